@@ -18,7 +18,9 @@ namespace hstu {
 
 enum class DType : int32_t { kBf16 = 0, kFp16 = 1 };
 
-// A (rows, heads, head_dim) tensor whose last stride is 1. Strides count elements.
+// A (rows, heads, head_dim) tensor whose last stride is 1. Strides count elements. The kernels move
+// 16 bytes at a time: `data` is 16-byte aligned and the strides are multiples of 8 (so for PagedKv;
+// Rab may lie anywhere).
 struct Rows {
   void* data = nullptr;
   int64_t row_stride = 0;
