@@ -1,0 +1,81 @@
+"""Every version and hash of what the build fetches. Nothing is fetched that is not named here.
+
+A wheel is named as pip names it. Several hashes are allowed: registries serve different builds.
+"""
+
+# The CUDA 13.0 toolkit. Declared inputs of every CUDA action; a toolkit of the machine is not used.
+CUDA_WHEELS = {
+    "nvidia-cuda-nvcc==13.0.88": ["56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03"],
+    "nvidia-nvvm==13.0.88": ["c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0"],
+    "nvidia-cuda-crt==13.0.88": ["2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4"],
+    "nvidia-cuda-runtime==13.0.96": ["7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"],
+    "nvidia-cuda-cccl==13.0.85": ["e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649"],
+}
+
+CUTLASS_WHEELS = {
+    "nvidia-cutlass==4.2.0.0": ["f9599ada45c7bcb6bf53f7d3f0a7d154183e53451c01bfa59eecd37dd4a693f6"],
+}
+
+PYBIND11_WHEELS = {
+    "pybind11==3.1.0": ["b8488090f8acffbcb6b5d6a85571a6827a0a2981ffb75e5a0b27b87c4a6b7dd0"],
+}
+
+# The compiler: zig's clang 19 (0.15 brings glibc headers that CUDA 13.0 cannot read).
+ZIG_WHEELS = {
+    "ziglang==0.14.1": ["6eb9d4d759b292c83810dbee2e9e8e3fbfbf01d864e6e9811bae711fd74e1c2f"],
+}
+
+# libstdc++ 10: its headers reference nothing newer than manylinux_2_28 allows.
+LIBSTDCXX_SUITE = "bullseye"
+LIBSTDCXX_DEBS = {
+    "libstdc++-10-dev=10.2.1-6": "20b1f56863dcc5f187d6cb53b2aa6149bd013be4ec67e10c2c31a22fda619a01",
+    "libstdc++6=10.2.1-6": "5c155c58935870bf3b4bfe769116841c0d286a74f59eccfd5645693ac23f06b1",
+    "libgcc-s1=10.2.1-6": "e478f2709d8474165bb664de42e16950c391f30eaa55bc9b3573281d83a29daf",
+}
+
+# The Python environment of the build's own programs and of the tests (CPython 3.11).
+PYTHON_VERSION = "3.11"
+PYTHON_WHEELS = {
+    # The CPU build. Where a registry serves only CUDA builds, let pip find the CPU build.
+    "torch==2.13.0": ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"],
+    "filelock==4.2.11": ["020e229e4bb9d410fc799c07ddf45fa217cba970278f40b30751d94f309b69e2"],
+    "fsspec==2026.9.0": ["8dd6e646e99ea382bd85f97a45e6b526a442d79423a7dc673f1e2756d05fcb5f"],
+    "jinja2==3.1.6": ["85ece4451f492d0c13c5dd7c13a64681a86afae63a5f347908daf103ce6d2f67"],
+    "markupsafe==3.0.4": ["6da83a088f8ef93b2d483a8232a4dbf4d69d3d8496b568a03c56becac43e1808"],
+    "mpmath==1.3.0": ["a0b2b9fe80bbcd81a6647ff13108738cfb482d481d826cc0e02f5b35e5c88d2c"],
+    "networkx==3.6.1": ["d47fbf302e7d9cbbb9e2555a0d267983d2aa476bac30e90dfbe5669bd57f3762"],
+    "setuptools==84.2.1": ["ca140b45d5325a9478f880e351484f62fef15f336462e449ca0c03c873d589c2"],
+    "sympy==1.14.0": ["e091cc3e99d2141a0ba2847328f5479b05d94a6635cb96148ccb3f34671bd8f5"],
+    "typing-extensions==4.16.0": ["481caa481374e813c1b176ada14e97f1f67a4539ce9cfeb3f350d78d6370c2e8"],
+    "numpy==2.4.6": ["89cd468399cfd2504718f0ba50e410dca55a170b61a02ad92bb18c8a65186e93"],
+    # pytest, hypothesis
+    "pytest==9.2.0": ["07acdcf88ec174f907dc01af70bf52d49b014bbab03faeeade31c96b18c2e588"],
+    "hypothesis==6.170.15": ["ecbd6294a636594580689debc3011a0ca3eb76577770f661224314202f107e14"],
+    "iniconfig==2.3.1": ["9121e2c1fdb355232495be3194c8dfe87ccc2d5dee45947b78e68f499790d7a7"],
+    "packaging==26.3": ["d7193f7c8e4e93f444fde0262bf90af30e16fa0ad0ad44cb553c87339b23cd1c"],
+    "pluggy==1.7.0": ["7dd7b0d8832ba3cb632c306926ded123429211b83641b35dc5c41ad2d34f9bec"],
+    "pygments==2.21.0": ["2363c69b61c4a97c838da3b130dcd6468f4848992b21a82f2a63ec34377137d9"],
+    "sortedcontainers==2.4.0": ["a163dcaede0f1c021485e957a39245190e74249897e2ae4b2aa38595db237ee0"],
+    # wheel policy
+    "auditwheel==6.8.2": ["05fd2dd4b743217cd5f66066adc95b03a079424b1f0a878ad1e40fe2cdea4704"],
+    "pyelftools==0.33": ["f215ad5f47d3f1373a21496a6c9e0707c622840d0622f23ff7ce08678b020036"],
+    # lint
+    "ast-serialize==0.13.1": ["9f99786e0d62082a5b121b3437f3167562133711df22128de1e9886f57f0b226"],
+    "clang-format==19.1.7": ["f4906fb463dd2033032978f56962caab268c9428a384126b9400543eb667f11c"],
+    "librt==0.16.0": ["94aed6a8308818b91677957d1bd03188869cd7aeb23c5dba7912a6c0402f7602"],
+    "mypy==2.4.1": ["b69a15fc2e75858d6b15e91ed3a0dcff1a533265183b64734138791fe0f49aa5"],
+    "mypy-extensions==1.2.0": ["993e7a20aa5671eb41a7132cf555af30062da99729601601b9a8382b11cae768"],
+    "pathspec==1.1.1": ["a00ce642f577bf7f473932318056212bc4f8bfdf53128c78bbd5af0b9b20b189"],
+    "ruff==0.17.5": ["40ca8afaac309b41a5b2e09e4e7beb1f824826b93c25697c4d74f573324fba4e"],
+    # conda
+    "backports.zstd==1.8.0": ["9c7fe40a58dbe1fd358e0ceb5b6b3f50a9b328f8fff42dcb3bdaeb9a022c2506"],
+    "py-rattler==0.28.0": ["4f4ab1d34d5394e7ce130a86e59009c95ace4f5757d9c3af04de1351bcea47eb"],
+    "py-rattler-build==0.73.0": ["2a0d8b3fa656b334d16132927d37ef6061d706ee6598e5ccac98d8d8fb03a242"],
+}
+
+BUILDIFIER_NPM = "@bazel/buildifier@8.2.1"
+BUILDIFIER_INTEGRITY = "sha512-eZ/Aq+2r4PcJa6LbPCT6ffgIJfTU/gYilqIzoX2OLM4nNkbQC6tTMPZNn7aHHjhGPxbNLv41zm4Xqt1olCLgXw=="
+
+# Fetched only where a target asks for it; the default build never does.
+HIERARCHICAL_KV_COMMIT = "ae24eecde0b42a90b2c83db15eba0294b5cc2928"
+HIERARCHICAL_KV_SHA256 = "e5b0e07769246cbe2cde6ceb3a29d1823569fa8112aa9541105a56e39b9f82f5"

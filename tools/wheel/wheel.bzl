@@ -1,0 +1,114 @@
+"""wheel: a deterministic wheel; wheel_site: the same wheel unpacked, for tests to import."""
+
+load("@rules_python//python:defs.bzl", "PyInfo")
+load("//:version.bzl", "VERSION")
+
+WheelInfo = provider(
+    doc = "A built wheel.",
+    fields = {"file": "the .whl", "distribution": "its name as pip knows it"},
+)
+
+def _place(file, roots):
+    """Where a file goes inside the wheel: its path below one of the given source roots."""
+    path = file.short_path
+    for root in roots:
+        if path.startswith(root + "/"):
+            return path.removeprefix(root + "/")
+    fail("%s lies under none of the roots %s" % (path, roots))
+
+def _wheel_impl(ctx):
+    version = ctx.attr.version
+    escaped = ctx.attr.distribution.replace("-", "_")
+    out = ctx.actions.declare_file("%s-%s-%s.whl" % (escaped, version, ctx.attr.tag))
+    files = {_place(f, ctx.attr.roots): f.path for f in ctx.files.srcs}
+    for target, folder in ctx.attr.libs.items():
+        for f in target.files.to_list():
+            files[folder + "/" + f.basename] = f.path
+
+    python, abi, platform = ctx.attr.tag.split("-")
+    fields = {
+        "Name": ctx.attr.distribution,
+        "Version": version,
+        "Summary": ctx.attr.summary,
+        "Requires-Python": ctx.attr.requires_python,
+        "License-Expression": ctx.attr.license_expression,
+        "License-File": [f.basename for f in ctx.files.licenses],
+        "Keywords": ",".join(ctx.attr.keywords),
+        "Classifier": ctx.attr.classifiers,
+        "Project-URL": ctx.attr.project_urls,
+        "Requires-Dist": [r.replace("{VERSION}", version) for r in ctx.attr.requires],
+        "Provides-Extra": ctx.attr.extras,
+    }
+    spec = ctx.actions.declare_file(ctx.label.name + ".json")
+    ctx.actions.write(spec, json.encode_indent({
+        "description": ctx.file.description.path if ctx.file.description else "",
+        "dist_info": "%s-%s.dist-info" % (escaped, version),
+        "files": files,
+        "licenses": [f.path for f in ctx.files.licenses],
+        "metadata": {k: v for k, v in fields.items() if v},
+        "pure": platform == "any",
+        "sbom": ctx.file.sbom.path if ctx.file.sbom else "",
+        "tags": ["%s-%s-%s" % (python, abi, p) for p in platform.split(".")],
+    }))
+    extra = [f for f in [ctx.file.description, ctx.file.sbom] if f]
+    ctx.actions.run(
+        executable = ctx.executable._make_wheel,
+        arguments = ["--spec", spec.path, "--out", out.path],
+        inputs = ctx.files.srcs + ctx.files.libs + ctx.files.licenses + extra + [spec],
+        outputs = [out],
+        mnemonic = "Wheel",
+        progress_message = "Writing " + out.basename,
+    )
+    return [
+        DefaultInfo(files = depset([out])),
+        WheelInfo(file = out, distribution = ctx.attr.distribution),
+    ]
+
+wheel = rule(
+    doc = "Writes one wheel. Times, order and modes are fixed, so equal inputs give equal bytes.",
+    implementation = _wheel_impl,
+    attrs = {
+        "classifiers": attr.string_list(),
+        "description": attr.label(allow_single_file = [".md"], doc = "the long description"),
+        "distribution": attr.string(mandatory = True),
+        "extras": attr.string_list(),
+        "keywords": attr.string_list(),
+        "libs": attr.label_keyed_string_dict(doc = "shared objects and the folder in the wheel of each"),
+        "license_expression": attr.string(default = "Apache-2.0"),
+        "licenses": attr.label_list(allow_files = True, default = ["//:LICENSE"]),
+        "project_urls": attr.string_list(),
+        "requires": attr.string_list(doc = "Requires-Dist; {VERSION} is this wheel's version"),
+        "requires_python": attr.string(default = ">=3.10"),
+        "roots": attr.string_list(default = ["python"], doc = "folders that srcs are placed relative to"),
+        "sbom": attr.label(allow_single_file = True),
+        "srcs": attr.label_list(allow_files = True),
+        "summary": attr.string(mandatory = True),
+        "tag": attr.string(mandatory = True),
+        "version": attr.string(default = VERSION),
+        "_make_wheel": attr.label(default = "//tools/wheel:make_wheel", executable = True, cfg = "exec"),
+    },
+)
+
+def _wheel_site_impl(ctx):
+    folder = ctx.actions.declare_directory(ctx.label.name)
+    ctx.actions.run(
+        executable = ctx.executable._unpack,
+        arguments = [ctx.attr.wheel[WheelInfo].file.path, folder.path],
+        inputs = [ctx.attr.wheel[WheelInfo].file],
+        outputs = [folder],
+        mnemonic = "UnpackWheel",
+    )
+    imports = "/".join([p for p in [ctx.workspace_name, ctx.label.package, ctx.label.name] if p])
+    return [
+        DefaultInfo(files = depset([folder]), runfiles = ctx.runfiles([folder])),
+        PyInfo(transitive_sources = depset([folder]), imports = depset([imports])),
+    ]
+
+wheel_site = rule(
+    doc = "The wheel, unpacked: what depends on it imports what a user would install.",
+    implementation = _wheel_site_impl,
+    attrs = {
+        "wheel": attr.label(mandatory = True, providers = [WheelInfo]),
+        "_unpack": attr.label(default = "//tools/wheel:unpack_wheel", executable = True, cfg = "exec"),
+    },
+)

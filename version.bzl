@@ -1,0 +1,3 @@
+"""The version of every wheel and conda package."""
+
+VERSION = "0.1.0"
