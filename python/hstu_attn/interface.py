@@ -1,0 +1,306 @@
+"""The public functions of hstu_attn.
+
+The mathematics. Per sequence of the batch and head, with rows of q counted by their absolute
+position ``i`` (the last row of q stands at the last position of k) and columns ``j``::
+
+    S[i,j] = alpha * (q_i . k_j + rab[i,j])
+    P[i,j] = visible[i,j] * silu(S[i,j]) / N         silu(x) = x * sigmoid(x)
+    o_i    = sum_j P[i,j] * v_j
+
+N is ``scaling_seqlen`` (default: ``max_seqlen_q``), one number for the whole call. There is no
+softmax. A row that sees nothing, and an empty sequence, give 0. Backward, from ``do``::
+
+    dP = (do . v) / N        dS = visible * dP * sigmoid(S) * (1 + S * (1 - sigmoid(S)))
+    dv = P^T do              dq = alpha * dS k         dk = alpha * dS^T q      drab = alpha * dS
+
+A sequence is laid out as [contexts | history | targets]. What a row (down) sees of the columns
+(across), for 6 positions; ``#`` is visible::
+
+    none (-1,-1)    causal (-1,0)   local (1,1)     causal, q shorter than k (3 rows)
+    ######          #.....          ##....
+    ######          ##....          ###...
+    ######          ###...          .###..
+    ######          ####..          ..###.          ####..
+    ######          #####.          ...###          #####.
+    ######          ######          ....##          ######
+
+    2 contexts      2 targets       4 targets in    2 contexts,     func, n_func = 3:
+                                    groups of 2     2 targets       [0,f0) + [f1,f2)
+    ######          #.....          #.....          ####..          #..##.
+    ######          ##....          ##....          ####..          ##..##
+    ###...          ###...          ###...          ###...          .#.##.
+    ####..          ####..          ####..          ####..          ###..#
+    #####.          #####.          ##..#.          #####.          ......
+    ######          ####.#          ##..##          ####.#          ##.#..
+
+References: J. Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential
+Transducers for Generative Recommendations" (2024). Signatures, argument order and semantics follow
+the Ampere interface of the ``hstu_attn`` package in NVIDIA recsys-examples.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+import hstu_attn.ops  # noqa: F401  (defines torch.ops.hstu_attn)
+from hstu_attn import checks
+
+
+def _scaling(scaling_seqlen: int, max_seqlen_q: int) -> int:
+    """N: the launch-wide divisor; an empty batch may have max_seqlen_q = 0."""
+    if scaling_seqlen != -1:
+        return scaling_seqlen
+    return max_seqlen_q if max_seqlen_q > 0 else 1
+
+
+def hstu_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    num_contexts: Tensor | None = None,
+    num_targets: Tensor | None = None,
+    target_group_size: int = 1,
+    window_size: tuple[int, int] = (-1, -1),
+    alpha: float = 1.0,
+    rab: Tensor | None = None,
+    has_drab: bool = False,
+    kv_cache: Tensor | None = None,
+    page_offsets: Tensor | None = None,
+    page_ids: Tensor | None = None,
+    last_page_lens: Tensor | None = None,
+    cu_seqlens_t: Tensor | None = None,
+    func: Tensor | None = None,
+    scaling_seqlen: int = -1,
+    *,
+    deterministic: bool = False,
+) -> Tensor:
+    """HSTU attention over a batch of sequences of different lengths, packed without padding.
+
+    Formulas and pictures of the masks: the docstring of this module. CPU tensors are computed by
+    the reference in plain PyTorch (``hstu_attn.ref``). Works under torch.compile, torch.export
+    (forward) and CUDA-graph capture.
+
+    Args:
+        q: (total_q, H, D) bfloat16 or float16, last stride 1, other strides free, so slices of a
+            packed tensor are fine; D is 32, 64, 128 or 256. On the CPU also float32, float64.
+        k: (total_k, H_k, D), dtype as q; H_k divides H (each head of k serves H / H_k of q).
+        v: (total_k, H_k, D), as k.
+        cu_seqlens_q: (B + 1) int32, contiguous: prefix sums of the lengths of the sequences in q,
+            contexts and targets included. Rows of q behind the last sequence belong to nobody.
+        cu_seqlens_k: (B + 1) int32: the same for k and v. No sequence is longer in q than in k;
+            where it is shorter, the rows of q are the last positions of the sequence.
+        max_seqlen_q: the longest sequence in q, in rows (a larger number is allowed).
+        max_seqlen_k: the longest sequence in k; at least ``max_seqlen_q``.
+        num_contexts: (B) int32: positions at the front of each sequence that see the whole
+            history. Causal only.
+        num_targets: (B) int32: positions at the end of each sequence that see the history and
+            their own group of targets up to themselves. Causal only.
+        target_group_size: targets per group, >= 1; other than 1 only with targets.
+        window_size: (left, right) visible columns beside the diagonal; a negative side is
+            unbounded: (-1, -1) no mask, (-1, 0) causal, anything else local.
+        alpha: factor of (q k^T + rab); usually 1 / sqrt(D).
+        rab: (B, H or 1, max_seqlen_k, max_seqlen_k) relative attention bias in q's dtype, last
+            stride 1, indexed by absolute row and column.
+        has_drab: give ``rab`` a gradient (if it requires one); zero where masked.
+        kv_cache: (pages, 2, page_size, H_k, D) keys [:, 0] and values [:, 1] of the history in
+            pages of 16, 32, 64, 128 or 256 positions. Then q, k and v hold the new positions
+            (new history and targets) of each sequence, laid out by ``cu_seqlens_q``; the history,
+            new positions included, is read from the pages, and of k and v only the targets are
+            read. ``cu_seqlens_k`` counts history and targets. Forward only.
+        page_offsets: (B + 1) int32: the pages of sequence b are
+            ``page_ids[page_offsets[b]:page_offsets[b + 1]]``.
+        page_ids: (page_offsets[B]) int32: indices into ``kv_cache``.
+        last_page_lens: (B) int32: positions used in the last page of each sequence. They follow
+            from the lengths; that they agree is checked (see Errors).
+        cu_seqlens_t: (B + 1) int32, only with ``kv_cache``: prefix sums of ``num_targets``, in
+            place of it or beside it.
+        func: (1, n_func, >= total_q) int32, n_func odd: packed row p sees the columns
+            [0, func[0, 0, p]) and, for n = 1, 3, ..., [func[0, n, p], func[0, n + 1, p]), inside
+            its own sequence. ``window_size`` must be (-1, -1).
+        scaling_seqlen: N, the divisor of P; -1: ``max_seqlen_q``.
+        deterministic: gradients that are bit-equal from run to run (slower backward). Also on
+            under ``torch.use_deterministic_algorithms(True)``.
+
+    Returns:
+        (total_q, H, D), contiguous, dtype of q. Gradients go to q, k, v and, with ``has_drab``,
+        to rab.
+
+    Raises:
+        ValueError: a bad argument, named with its value and what is allowed, before anything is
+            launched. Errors in the values of the index tensors (prefix sums that do not start at
+            0, fall or pass the end; a maximum below the longest sequence; page ids out of range;
+            contradicting lengths) are found on CPU tensors always and on CUDA tensors when the
+            environment variable HSTU_CHECK is 1 (costs a synchronisation; not in compiled code
+            nor under graph capture).
+        RuntimeError: a feature that this build was made without (names the HSTU_DISABLE_ switch),
+            a GPU that it does not serve, or an error of CUDA, by name.
+        NotImplementedError: backward through paged attention, or a second derivative.
+
+    Example::
+
+        >>> q = k = v = torch.randn(5, 2, 32)                     # sequences of 3 and 2 positions
+        >>> cu = torch.tensor([0, 3, 5], dtype=torch.int32)
+        >>> hstu_attn_varlen_func(q, k, v, cu, cu, 3, 3, window_size=(-1, 0)).shape
+        torch.Size([5, 2, 32])
+    """
+    checks.check_arguments(
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        num_contexts,
+        num_targets,
+        target_group_size,
+        window_size,
+        rab,
+        has_drab,
+        kv_cache,
+        page_offsets,
+        page_ids,
+        last_page_lens,
+        cu_seqlens_t,
+        func,
+        scaling_seqlen,
+    )
+    if cu_seqlens_t is not None:
+        checked = q.device.type == "cpu" and not torch.compiler.is_compiling()
+        if num_targets is None:
+            num_targets = torch.diff(cu_seqlens_t)
+        elif checked or checks.values_wanted(q):
+            checks.check_targets_agree(cu_seqlens_t, num_targets)
+    if checks.values_wanted(q):
+        checks.check_values(
+            q,
+            k,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            max_seqlen_q,
+            max_seqlen_k,
+            num_contexts,
+            num_targets,
+            func,
+            kv_cache,
+            page_offsets,
+            page_ids,
+            last_page_lens,
+        )
+    out = torch.ops.hstu_attn.varlen_fwd(
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        _scaling(scaling_seqlen, max_seqlen_q),
+        num_contexts,
+        num_targets,
+        target_group_size,
+        window_size[0],
+        window_size[1],
+        float(alpha),
+        rab,
+        has_drab,
+        func,
+        deterministic or torch.are_deterministic_algorithms_enabled(),
+        kv_cache,
+        page_offsets,
+        page_ids,
+        last_page_lens,
+    )
+    return cast(Tensor, out)
+
+
+def hstu_attn_qkvpacked_func(
+    qkv: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    num_contexts: Tensor | None = None,
+    num_targets: Tensor | None = None,
+    target_group_size: int = 1,
+    window_size: tuple[int, int] = (-1, -1),
+    alpha: float = 1.0,
+    rab: Tensor | None = None,
+    has_drab: bool = False,
+    func: Tensor | None = None,
+    scaling_seqlen: int = -1,
+    *,
+    deterministic: bool = False,
+) -> Tensor:
+    """HSTU self-attention on packed q, k and v.
+
+    Args:
+        qkv: (total, 3, H, D) bfloat16 or float16, last stride 1: q is ``qkv[:, 0]``, k
+            ``qkv[:, 1]``, v ``qkv[:, 2]``. Its gradient comes as one tensor of this shape, written
+            by the kernels without a copy.
+
+    The other arguments, the result (total, H, D) and the errors are those of
+    ``hstu_attn_varlen_func``.
+    """
+    checks.check_packed(qkv)
+    q, k, v = qkv.unbind(1)
+    checks.check_arguments(
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        num_contexts,
+        num_targets,
+        target_group_size,
+        window_size,
+        rab,
+        has_drab,
+        None,
+        None,
+        None,
+        None,
+        None,
+        func,
+        scaling_seqlen,
+    )
+    if checks.values_wanted(qkv):
+        checks.check_values(
+            q,
+            k,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            max_seqlen_q,
+            max_seqlen_k,
+            num_contexts,
+            num_targets,
+            func,
+        )
+    out = torch.ops.hstu_attn.qkvpacked_fwd(
+        qkv,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        _scaling(scaling_seqlen, max_seqlen_q),
+        num_contexts,
+        num_targets,
+        target_group_size,
+        window_size[0],
+        window_size[1],
+        float(alpha),
+        rab,
+        has_drab,
+        func,
+        deterministic or torch.are_deterministic_algorithms_enabled(),
+    )
+    return cast(Tensor, out)
