@@ -1,0 +1,9 @@
+// One forward instance: {DTYPE}, head dim {HEAD_DIM}, rab: {HAS_RAB}.
+#include "csrc/hstu_attn/fwd_launch.cuh"
+
+namespace hstu {
+
+template int run_fwd<FwdTraits<{DTYPE}, {HEAD_DIM}, {HAS_RAB}>>(const FwdParams&, void*,
+                                                                cudaStream_t);
+
+}  // namespace hstu

@@ -1,0 +1,79 @@
+// File: fwd_traits.h
+//
+// Types and constants of one forward instance. A block of kWarps warps owns kBlockM query rows; each
+// warp keeps the output of its kWarpRows rows in registers while the block walks over tiles of
+// kBlockN keys, of which a warp turns kChunkN at a time into S, SiLU(S) and a product with V.
+#pragma once
+
+#include <cstdint>
+
+#include "csrc/hstu_attn/hstu.h"
+#include "csrc/hstu_attn/tile.cuh"
+
+namespace hstu {
+
+template <int kWarps_, int kWarpRows_, int kBlockN_, int kChunkN_, int kStages_, bool kQInRegs_,
+          bool kShareQ_, int kMinBlocks_>
+struct FwdTile {
+  static constexpr int kWarps = kWarps_;
+  static constexpr int kWarpRows = kWarpRows_;   // 16 or 32
+  static constexpr int kBlockN = kBlockN_;       // keys per shared-memory stage
+  static constexpr int kChunkN = kChunkN_;       // keys per pass through the registers
+  static constexpr int kStages = kStages_;       // tiles in flight, the current one included
+  static constexpr bool kQInRegs = kQInRegs_;    // else Q is read from shared memory every pass
+  static constexpr bool kShareQ = kShareQ_;      // Q passes through the memory of the K/V stages
+  static constexpr int kMinBlocks = kMinBlocks_; // blocks that must fit on one multiprocessor
+};
+
+// The tile of each instance; docs/hstu_kernels.md has the counts and measurements behind them.
+template <int kHeadDim, bool kHasRab>
+struct FwdTileFor;
+template <bool kHasRab>
+struct FwdTileFor<32, kHasRab> : FwdTile<4, 32, 64, 32, 2, true, false, 3> {};
+template <bool kHasRab>
+struct FwdTileFor<64, kHasRab> : FwdTile<4, 32, 64, 32, 2, true, false, 3> {};
+template <bool kHasRab>
+struct FwdTileFor<128, kHasRab> : FwdTile<4, 32, 64, 32, 2, true, true, 2> {};
+template <bool kHasRab>
+struct FwdTileFor<256, kHasRab> : FwdTile<8, 16, 32, 32, 2, true, true, 1> {};
+
+template <class Element_, int kHeadDim_, bool kHasRab_,
+          class Tile_ = FwdTileFor<kHeadDim_, kHasRab_>>
+struct FwdTraits : Tile_ {
+  using Element = Element_;
+  using Tile = Tile_;
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr bool kHasRab = kHasRab_;
+
+  static constexpr int kThreads = Tile::kWarps * kWarpSize;
+  static constexpr int kBlockM = Tile::kWarps * Tile::kWarpRows;
+  static constexpr int kMmaM = Tile::kWarpRows / 16;  // per warp
+  static constexpr int kMmaN = Tile::kChunkN / 8;     // per chunk
+  static constexpr int kMmaK = kHeadDim / 16;
+
+  static_assert(sizeof(Element) == 2, "bf16 or fp16");
+  static_assert(Tile::kWarpRows == 16 || Tile::kWarpRows == 32, "a lane names a row of the warp");
+  static_assert(Tile::kChunkN % 32 == 0, "a row's visibility in a chunk is whole 32-bit words");
+  static_assert(Tile::kBlockN % Tile::kChunkN == 0, "a tile is whole chunks");
+  static_assert(Tile::kStages >= 2, "one tile is computed on while another is copied");
+  static_assert(Tile::kQInRegs || !Tile::kShareQ, "shared memory that is reused keeps no Q");
+
+  using QTile = SmemTile<kBlockM, kHeadDim>;         // also stages the output
+  using KvTile = SmemTile<Tile::kBlockN, kHeadDim>;
+  using RabTile = SmemTile<kBlockM, Tile::kBlockN>;
+
+  // Shared memory: [Q] K stages, V stages, [rab stages], control.
+  static constexpr int kQBytes = Tile::kShareQ ? 0 : QTile::kBytes;
+  static constexpr int kKOffset = kQBytes;
+  static constexpr int kVOffset = kKOffset + Tile::kStages * KvTile::kBytes;
+  static constexpr int kRabOffset = kVOffset + Tile::kStages * KvTile::kBytes;
+  static constexpr int kControlOffset =
+      kRabOffset + (kHasRab ? Tile::kStages * RabTile::kBytes : 0);
+  static_assert(!Tile::kShareQ || QTile::kBytes <= kControlOffset, "Q fits into the stages");
+};
+
+// Defined in fwd_launch.cuh, instantiated one per translation unit.
+template <class Traits>
+int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream);
+
+}  // namespace hstu

@@ -1,0 +1,83 @@
+// File: schedule.cu
+//
+// The sort behind the listed order of schedule.cuh: a counting sort of all row blocks by the columns
+// that they see, in one CUDA block.
+#include "csrc/hstu_attn/schedule.cuh"
+
+namespace hstu {
+
+constexpr int kScheduleThreads = 1024;
+constexpr int kScheduleBuckets = 1024;
+
+// Columns that absolute row i sees.
+__device__ __forceinline__ int columns_seen(const SeqMask& m, int i) {
+  const RowSpan s = m.row(i);
+  return SeqMask::greater(s.hist - s.begin, 0) + SeqMask::greater(s.end - s.group, 0);
+}
+
+// Launch with one block of kScheduleThreads. `bucket_columns`: columns per bucket of the sort;
+// `capacity`: row blocks that fit behind `out`, which lengths that add up never exceed.
+__global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_seqlens_q,
+                               const int32_t* __restrict__ cu_seqlens_k, int batch, int block_m,
+                               int bucket_columns, int capacity, ScheduleHeader* out) {
+  __shared__ int32_t start[kScheduleBuckets];  // bucket 0 holds the most columns
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  RowBlock* items = reinterpret_cast<RowBlock*>(out + 1);
+  start[threadIdx.x] = 0;
+  __syncthreads();
+  for (int pass = 0; pass < 2; ++pass) {
+    for (int b = warp; b < batch; b += kScheduleThreads / 32) {
+      const int q_len = cu_seqlens_q[b + 1] - cu_seqlens_q[b];
+      const int k_len = cu_seqlens_k[b + 1] - cu_seqlens_k[b];
+      const SeqMask m = seq_mask(mask, b, k_len);
+      for (int block = lane; block * block_m < q_len; block += 32) {
+        const int first = block * block_m + k_len - q_len;
+        const int last = SeqMask::lesser(first + block_m, k_len) - 1;
+        const int columns = mask.func != nullptr
+                                ? k_len
+                                : SeqMask::greater(columns_seen(m, first), columns_seen(m, last));
+        const int bucket = kScheduleBuckets - 1 -
+                           SeqMask::lesser(columns / bucket_columns, kScheduleBuckets - 1);
+        const int place = atomicAdd(&start[bucket], 1);
+        if (pass == 1 && place < capacity) items[place] = {b, block};
+      }
+    }
+    __syncthreads();
+    if (pass == 1) break;
+    // Exclusive prefix sum over the buckets, one bucket a thread.
+    __shared__ int32_t warp_sum[32];
+    const int mine = start[threadIdx.x];
+    int sum = mine;
+    for (int d = 1; d < 32; d *= 2) {
+      const int below = __shfl_up_sync(~0u, sum, d);
+      if (lane >= d) sum += below;
+    }
+    if (lane == 31) warp_sum[warp] = sum;
+    __syncthreads();
+    int before = 0;
+    for (int w = 0; w < warp; ++w) before += warp_sum[w];
+    start[threadIdx.x] = before + sum - mine;
+    if (threadIdx.x == kScheduleThreads - 1) out->count = SeqMask::lesser(before + sum, capacity);
+    __syncthreads();
+  }
+}
+
+int64_t make_schedule(const Problem& p, int block_m, void* workspace, cudaStream_t stream,
+                      Schedule* schedule) {
+  schedule->list = nullptr;
+  schedule->batch = p.batch;
+  schedule->heads = p.heads;
+  schedule->levels = (p.max_seqlen_q + block_m - 1) / block_m;
+  const int64_t dense = static_cast<int64_t>(schedule->levels) * p.batch;
+  const int64_t at_most = p.total_q / block_m + p.batch;
+  // A list pays when many dense blocks would be empty; a sort costs some microseconds.
+  if (schedule->levels <= 2 || dense <= p.total_q / block_m * 5 / 4 + 1) return dense * p.heads;
+  ScheduleHeader* list = static_cast<ScheduleHeader*>(workspace);
+  build_schedule<<<1, kScheduleThreads, 0, stream>>>(
+      p.mask, p.cu_seqlens_q, p.cu_seqlens_k, p.batch, block_m,
+      p.max_seqlen_k / kScheduleBuckets + 1, static_cast<int>(at_most), list);
+  schedule->list = list;
+  return (at_most < dense ? at_most : dense) * p.heads;
+}
+
+}  // namespace hstu
