@@ -46,7 +46,7 @@ def _cuda_library_impl(ctx):
         wrapped.add_all([ctx.executable._nvcc, header_list, depfile, unused, report])
         args = ctx.actions.args()
         args.add_all(["-c", "-x", "cu", "-std=c++17", "-O3", "-DNDEBUG", "-Xptxas", "-v", "--expt-relaxed-constexpr", "-ccbin", cc.compiler_executable])
-        args.add("-Xcompiler", "-fPIC,-fvisibility=hidden,-g0")
+        args.add("-Xcompiler", "-fPIC,-fvisibility=hidden,-g0,-ffile-prefix-map=external/_main~third_party~=external/")
         args.add_all(_gencode(ctx.attr.archs or ctx.attr._archs[BuildSettingInfo].value))
 
         # Bit-identical objects: no process ids in temporary names, no absolute path in module ids.
