@@ -1,0 +1,215 @@
+// File: bwd.cu
+//
+// The entry of the backward: the instances by head dim, dtype and bias, the scratch memory, and the
+// kernel that prepares it.
+#include "csrc/hstu_attn/bwd.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <atomic>
+
+#include "csrc/hstu_attn/bwd_traits.h"
+#include "csrc/hstu_attn/features.h"
+#include "csrc/hstu_attn/schedule.cuh"
+
+namespace hstu {
+
+constexpr int kPrepareThreads = 1024;
+constexpr int kPrepareBuckets = 8192;
+constexpr int kPrepareZeroBlocks = 1024;
+
+// Columns of a bucket sort: which bucket a block of keys goes to, the first one being run first.
+__device__ __forceinline__ int key_block_bucket(const BwdParams& p, const SeqMask& m, int q_len,
+                                                int block, int block_m, int block_n,
+                                                int blocks_per_bucket) {
+  // Ordered sums: a query block's dQ takes its key blocks from the last to the first.
+  if (p.deterministic) return kPrepareBuckets - 1 - block;
+  const int n0 = block * block_n, off = m.k_len - q_len;
+  int first = 0, last = q_len;  // rows that see the block
+  if (p.mask.func == nullptr) {
+    if (m.right < m.k_len) first = max(first, n0 - m.right - off);
+    if (m.left < m.k_len) last = min(last, n0 + block_n + m.left - off);
+  }
+  const int blocks = max(last - first, 0) / block_m + (m.contexts > 0);
+  return kPrepareBuckets - 1 - min(blocks / blocks_per_bucket, kPrepareBuckets - 1);
+}
+
+// Block 0 sorts the blocks of keys that exist; the others clear `words` 16-byte words at `zero`.
+__global__ __launch_bounds__(kPrepareThreads) void bwd_prepare_kernel(
+    const __grid_constant__ BwdParams p, int block_m, int block_n, int blocks_per_bucket,
+    ScheduleHeader* schedule, uint4* zero, int64_t words) {
+  if (blockIdx.x > 0) {
+    const int64_t step = static_cast<int64_t>(gridDim.x - 1) * blockDim.x;
+    for (int64_t i = (blockIdx.x - 1) * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < words;
+         i += step) {
+      zero[i] = make_uint4(0, 0, 0, 0);
+    }
+    return;
+  }
+  __shared__ int32_t start[kPrepareBuckets];
+  __shared__ int32_t warp_sum[32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  RowBlock* const items = reinterpret_cast<RowBlock*>(schedule + 1);
+  for (int i = threadIdx.x; i < kPrepareBuckets; i += kPrepareThreads) start[i] = 0;
+  __syncthreads();
+  for (int pass = 0; pass < 2; ++pass) {
+    for (int seq = warp; seq < p.batch; seq += kPrepareThreads / 32) {
+      const int q_len = p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq];
+      const int k_len = p.cu_seqlens_k[seq + 1] - p.cu_seqlens_k[seq];
+      const SeqMask m = seq_mask(p.mask, seq, k_len);
+      for (int block = lane; block * block_n < k_len; block += 32) {
+        const int bucket =
+            key_block_bucket(p, m, q_len, block, block_m, block_n, blocks_per_bucket);
+        const int place = atomicAdd(&start[bucket], 1);
+        if (pass == 1) items[place] = {seq, block};
+      }
+    }
+    __syncthreads();
+    if (pass == 1) break;
+    // Exclusive prefix sum over the buckets, kPrepareBuckets / kPrepareThreads a thread.
+    constexpr int kEach = kPrepareBuckets / kPrepareThreads;
+    int mine = 0;
+    for (int i = 0; i < kEach; ++i) mine += start[threadIdx.x * kEach + i];
+    int sum = mine;
+    for (int d = 1; d < 32; d *= 2) {
+      const int below = __shfl_up_sync(~0u, sum, d);
+      if (lane >= d) sum += below;
+    }
+    if (lane == 31) warp_sum[warp] = sum;
+    __syncthreads();
+    int before = sum - mine;
+    for (int w = 0; w < warp; ++w) before += warp_sum[w];
+    for (int i = 0; i < kEach; ++i) {
+      const int count = start[threadIdx.x * kEach + i];
+      start[threadIdx.x * kEach + i] = before;
+      before += count;
+    }
+    if (threadIdx.x == kPrepareThreads - 1) schedule->count = before;
+    __syncthreads();
+  }
+}
+
+// Zeroes rows of dRab, (batch, heads, max_seqlen_k) of them, max_seqlen_k values each.
+__global__ void bwd_zero_drab(Rab drab, int heads, int n) {
+  const int row = blockIdx.x, head = blockIdx.y % heads, seq = blockIdx.y / heads;
+  uint16_t* at = static_cast<uint16_t*>(drab.data) + seq * drab.batch_stride +
+                 head * drab.head_stride + row * drab.row_stride;
+  const bool whole = reinterpret_cast<uintptr_t>(at) % 16 == 0;
+  const int chunks = whole ? n / 8 : 0;
+  for (int i = threadIdx.x; i < chunks; i += blockDim.x) {
+    reinterpret_cast<uint4*>(at)[i] = make_uint4(0, 0, 0, 0);
+  }
+  for (int i = chunks * 8 + threadIdx.x; i < n; i += blockDim.x) at[i] = 0;
+}
+
+cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* workspace,
+                        cudaStream_t stream) {
+  if (p.deterministic && p.max_seqlen_k / block_n >= kPrepareBuckets) return cudaErrorInvalidValue;
+  const BwdWorkspace at = bwd_workspace(p);
+  unsigned char* const base = static_cast<unsigned char*>(workspace);
+  const int64_t values =
+      bwd_query_blocks(p, block_m) * block_m * p.heads * static_cast<int64_t>(p.head_dim);
+  const int64_t bytes =
+      static_cast<int64_t>(at.dq - at.semaphores) + values * static_cast<int64_t>(sizeof(float));
+  bwd_prepare_kernel<<<1 + kPrepareZeroBlocks, kPrepareThreads, 0, stream>>>(
+      p, block_m, block_n, p.max_seqlen_q / block_m / (kPrepareBuckets - 2) + 1,
+      reinterpret_cast<ScheduleHeader*>(base + at.schedule),
+      reinterpret_cast<uint4*>(base + at.semaphores), bytes / 16);
+  if (p.drab.data != nullptr && p.max_seqlen_k > 0) {
+    bwd_zero_drab<<<dim3(p.max_seqlen_k, p.batch * p.heads), 128, 0, stream>>>(p.drab, p.heads,
+                                                                             p.max_seqlen_k);
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t bwd_shared_memory_limit(int* bytes) {
+  constexpr int kMaxDevices = 64;
+  static std::atomic<int> limits[kMaxDevices];
+  int device = 0;
+  if (const cudaError_t e = cudaGetDevice(&device)) return e;
+  *bytes = device < kMaxDevices ? limits[device].load() : 0;
+  if (*bytes > 0) return cudaSuccess;
+  const cudaError_t e =
+      cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (e == cudaSuccess && device < kMaxDevices) limits[device].store(*bytes);
+  return e;
+}
+
+size_t bwd_workspace_bytes(const BwdParams& p) { return bwd_workspace(p).bytes; }
+
+// The instances live in their own translation units (bwd_inst.cu.tpl).
+
+// The instance of a head dim and a dtype, by bias.
+template <int kHeadDim, class T>
+int run_bwd_bias(const BwdParams& p, void* workspace, cudaStream_t stream) {
+  if (p.rab.data == nullptr) return run_bwd<kHeadDim, T, false, false>(p, workspace, stream);
+#ifndef HSTU_DISABLE_RAB
+  if (p.drab.data == nullptr) return run_bwd<kHeadDim, T, true, false>(p, workspace, stream);
+#ifndef HSTU_DISABLE_DRAB
+  return run_bwd<kHeadDim, T, true, true>(p, workspace, stream);
+#endif
+#endif
+  return cudaErrorNotSupported;
+}
+
+template <int kHeadDim>
+int run_bwd_dtype(const BwdParams& p, void* workspace, cudaStream_t stream) {
+  switch (p.dtype) {
+#ifndef HSTU_DISABLE_BF16
+    case DType::kBf16:
+      return run_bwd_bias<kHeadDim, __nv_bfloat16>(p, workspace, stream);
+#endif
+#ifndef HSTU_DISABLE_FP16
+    case DType::kFp16:
+      return run_bwd_bias<kHeadDim, __half>(p, workspace, stream);
+#endif
+    default:
+      return cudaErrorNotSupported;
+  }
+}
+
+// Whether this build serves the mask.
+bool bwd_serves(const BwdParams& p) {
+  const MaskParams& m = p.mask;
+  if (m.func != nullptr) return kWithArbitrary;
+  if (m.num_contexts != nullptr && !kWithContext) return false;
+  if (m.num_targets != nullptr && !kWithTarget) return false;
+  const bool causal = m.window_left < 0 && m.window_right == 0;
+  const bool local = !causal && (m.window_left >= 0 || m.window_right >= 0);
+  return (!causal || kWithCausal) && (!local || kWithLocal);
+}
+
+int bwd(const BwdParams& p, void* workspace, cudaStream_t stream) {
+#ifdef HSTU_DISABLE_BACKWARD
+  return cudaErrorNotSupported;
+#else
+#ifdef HSTU_DISABLE_DETERMINISTIC
+  if (p.deterministic) return cudaErrorNotSupported;
+#endif
+  if (!bwd_serves(p)) return cudaErrorNotSupported;
+  if (p.batch == 0 || p.heads == 0) return cudaSuccess;
+  switch (p.head_dim) {
+#ifndef HSTU_DISABLE_HDIM32
+    case 32:
+      return run_bwd_dtype<32>(p, workspace, stream);
+#endif
+#ifndef HSTU_DISABLE_HDIM64
+    case 64:
+      return run_bwd_dtype<64>(p, workspace, stream);
+#endif
+#ifndef HSTU_DISABLE_HDIM128
+    case 128:
+      return run_bwd_dtype<128>(p, workspace, stream);
+#endif
+#ifndef HSTU_DISABLE_HDIM256
+    case 256:
+      return run_bwd_dtype<256>(p, workspace, stream);
+#endif
+    default:
+      return cudaErrorNotSupported;
+  }
+#endif
+}
+
+}  // namespace hstu

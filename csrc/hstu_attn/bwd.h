@@ -1,0 +1,23 @@
+// File: bwd.h
+//
+// What the translation units of the backward share: the instances (bwd_inst.cu.tpl) and the steps
+// before a kernel's launch (bwd.cu).
+#pragma once
+
+#include "csrc/hstu_attn/hstu.h"
+
+namespace hstu {
+
+// One instance; T: __nv_bfloat16 or __half. kHasDrab needs kHasRab. Defined in bwd_launch.cuh.
+template <int kHeadDim, class T, bool kHasRab, bool kHasDrab>
+int run_bwd(const BwdParams& p, void* workspace, cudaStream_t stream);
+
+// Sorts the blocks of keys, the longest work first, and zeroes the accumulators, the semaphores and
+// dRab.
+cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* workspace,
+                        cudaStream_t stream);
+
+// Shared memory that a block may ask for on the current device.
+cudaError_t bwd_shared_memory_limit(int* bytes);
+
+}  // namespace hstu

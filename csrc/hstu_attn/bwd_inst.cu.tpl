@@ -1,0 +1,9 @@
+// One backward instance: {DTYPE}, head dim {HEAD_DIM}, rab: {HAS_RAB}, drab: {HAS_DRAB}.
+#include "csrc/hstu_attn/bwd_launch.cuh"
+
+namespace hstu {
+
+template int run_bwd<{HEAD_DIM}, {DTYPE}, {HAS_RAB}, {HAS_DRAB}>(const BwdParams&, void*,
+                                                                 cudaStream_t);
+
+}  // namespace hstu
