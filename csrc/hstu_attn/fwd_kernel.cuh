@@ -25,26 +25,37 @@ namespace hstu {
 struct FwdArgs {
   FwdParams p;
   Schedule schedule;
+  float half_alpha = 0.5f;
   bool rab_aligned = false;  // its rows can be copied 16 bytes at a time
 };
 
 // Intervals of `func` that are summarised one by one; later ones share the last summary.
 constexpr int kFuncSummaries = 32;
+constexpr int kMaxWarps = 8;
 
 // The least and the greatest ends of one interval of `func` over the rows of a block.
 struct FuncSummary {
   int32_t lo_min, lo_max, hi_min, hi_max;
 };
 
+// A warp's walk over the tiles that are not empty: bits of the tiles base .. base + 31 not yet taken.
+struct TileWalk {
+  int32_t base;
+  uint32_t some, full;
+};
+
 // What a block's threads need now and then, kept in shared memory to keep it out of registers.
 struct FwdControl {
   SeqMask mask;
+  int64_t rab_offset;  // of this sequence and head
+  int32_t head, head_k;
   int32_t rows;       // query rows of this block
   int32_t first_row;  // absolute index of the first, = the first row of rab
   int32_t q_row;      // its packed index in q
   int32_t k_row;      // packed index in k and v of column 0
   int32_t paged_end;  // columns before this one lie in pages
   int32_t page_base;  // of this sequence in page_ids
+  TileWalk walk[kMaxWarps];
   FuncSummary func[kFuncSummaries];
 };
 
@@ -115,32 +126,36 @@ __device__ __forceinline__ TileKind classify(const MaskParams& p, const FwdContr
   return c.mask.tile(c.first_row, c.first_row + c.rows, n0, n1);
 }
 
-// Walks over the tiles that are not empty, in order. Every warp does so on its own and alike.
+// The next tile that is not empty: 2 * tile + (the tile is full), or -1 at the end. A lane classifies
+// one of 32 tiles at a time. Every warp walks on its own, and alike.
 template <int kBlockN>
-struct TileWalk {
-  int base = -kWarpSize;
-  uint32_t some = 0, full = 0;  // of the tiles base .. base + 31
-
-  // 2 * tile + (the tile is full), or -1 at the end.
-  __device__ __forceinline__ int next(const MaskParams& p, const FwdControl& c) {
-    while (some == 0) {
-      base += kWarpSize;
-      const int k_len = c.mask.k_len;
-      if (base * kBlockN >= k_len) {
-        base -= kWarpSize;
-        return -1;
-      }
-      const int n0 = (base + static_cast<int>(threadIdx.x % kWarpSize)) * kBlockN;
-      const TileKind kind =
-          n0 < k_len ? classify(p, c, n0, SeqMask::lesser(n0 + kBlockN, k_len)) : TileKind::kEmpty;
-      some = __ballot_sync(~0u, kind != TileKind::kEmpty);
-      full = __ballot_sync(~0u, kind == TileKind::kFull);
-    }
-    const int bit = __ffs(some) - 1;
-    some &= some - 1;
-    return 2 * (base + bit) + static_cast<int>((full >> bit) & 1);
+__device__ __forceinline__ int next_tile(const MaskParams& p, FwdControl& c) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  TileWalk walk = c.walk[warp];
+  while (walk.some == 0) {
+    const int k_len = c.mask.k_len;
+    const int begin = walk.base + kWarpSize;
+    if (begin * kBlockN >= k_len) return -1;
+    const int n0 = (begin + lane) * kBlockN;
+    const TileKind kind =
+        n0 < k_len ? classify(p, c, n0, SeqMask::lesser(n0 + kBlockN, k_len)) : TileKind::kEmpty;
+    walk = {begin, __ballot_sync(~0u, kind != TileKind::kEmpty),
+            __ballot_sync(~0u, kind == TileKind::kFull)};
   }
-};
+  const int bit = __ffs(walk.some) - 1;
+  walk.some &= walk.some - 1;
+  __syncwarp();
+  if (lane == 0) c.walk[warp] = walk;
+  __syncwarp();
+  return 2 * (walk.base + bit) + static_cast<int>((walk.full >> bit) & 1);
+}
+
+// threadIdx.x, read anew: what the copies derive from it must not live in registers from tile to tile.
+__device__ __forceinline__ int thread_index() {
+  int i;
+  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(i));
+  return i;
+}
 
 // Copies rows [0, kRows) of a (rows, kCols) matrix into a tile; rows from `valid` on become zeros.
 template <class SmemTile, int kThreads>
@@ -148,7 +163,8 @@ __device__ __forceinline__ void load_rows(uint32_t dst, const uint16_t* src, int
                                           int valid) {
   constexpr int kRowsPerPass = kThreads / SmemTile::kChunks;
   static_assert(SmemTile::kRows % kRowsPerPass == 0, "whole passes");
-  const int chunk = threadIdx.x % SmemTile::kChunks, first = threadIdx.x / SmemTile::kChunks;
+  const int thread = thread_index();
+  const int chunk = thread % SmemTile::kChunks, first = thread / SmemTile::kChunks;
   src += first * row_stride + chunk * kChunkElems;
 #pragma unroll
   for (int i = 0; i < SmemTile::kRows / kRowsPerPass; ++i) {
@@ -178,20 +194,20 @@ struct FwdBlock {
 
   // Loads the K and V tiles that start at column n0.
   __device__ __forceinline__ static void load_kv(const FwdParams& p, const FwdControl& c,
-                                                 uint32_t k_dst, uint32_t v_dst, int head_k,
-                                                 int n0) {
+                                                 uint32_t k_dst, uint32_t v_dst, int n0) {
     const int valid = c.mask.k_len - n0;
     const int64_t row = c.k_row + n0;
-    const uint16_t* k = static_cast<const uint16_t*>(p.k.data) + head_k * p.k.head_stride;
-    const uint16_t* v = static_cast<const uint16_t*>(p.v.data) + head_k * p.v.head_stride;
+    const uint16_t* k = static_cast<const uint16_t*>(p.k.data) + c.head_k * p.k.head_stride;
+    const uint16_t* v = static_cast<const uint16_t*>(p.v.data) + c.head_k * p.v.head_stride;
     if (n0 >= c.paged_end) {
       load_rows<KvTile, kThreads>(k_dst, k + row * p.k.row_stride, p.k.row_stride, valid);
       load_rows<KvTile, kThreads>(v_dst, v + row * p.v.row_stride, p.v.row_stride, valid);
       return;
     }
     constexpr int kRowsPerPass = kThreads / KvTile::kChunks;
-    const int chunk = threadIdx.x % KvTile::kChunks, first = threadIdx.x / KvTile::kChunks;
-    const uint16_t* pages = static_cast<const uint16_t*>(p.kv.data) + head_k * p.kv.head_stride;
+    const int thread = thread_index();
+    const int chunk = thread % KvTile::kChunks, first = thread / KvTile::kChunks;
+    const uint16_t* pages = static_cast<const uint16_t*>(p.kv.data) + c.head_k * p.kv.head_stride;
 #pragma unroll 2
     for (int i = 0; i < kBlockN / kRowsPerPass; ++i) {
       const int r = first + i * kRowsPerPass, j = n0 + r;
@@ -213,12 +229,14 @@ struct FwdBlock {
 
   // Loads the rab tile of the block's rows and the columns from n0 on.
   __device__ __forceinline__ static void load_rab(const FwdArgs& args, const FwdControl& c,
-                                                  uint32_t dst, const uint16_t* rab, int n0) {
+                                                  uint32_t dst, int n0) {
     constexpr int kRowsPerPass = kThreads / RabTile::kChunks;
-    const int chunk = threadIdx.x % RabTile::kChunks, first = threadIdx.x / RabTile::kChunks;
+    const int thread = thread_index();
+    const int chunk = thread % RabTile::kChunks, first = thread / RabTile::kChunks;
     const int col = n0 + chunk * kChunkElems;
     const int cols = SeqMask::greater(0, SeqMask::lesser(c.mask.k_len - col, kChunkElems));
-    rab += c.first_row * args.p.rab.row_stride + col;
+    const uint16_t* rab = static_cast<const uint16_t*>(args.p.rab.data) + c.rab_offset +
+                          c.first_row * args.p.rab.row_stride + col;
     if (args.rab_aligned) {
 #pragma unroll
       for (int i = 0; i < kBlockM / kRowsPerPass; ++i) {
@@ -249,16 +267,18 @@ struct FwdBlock {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const uint32_t base = smem_address(smem);
 
-    const ScheduledWork work = scheduled_work(args.schedule, blockIdx.x);
-    if (work.block < 0) return;
-    const int head_k = work.head / (p.heads / p.heads_k);
     {
+      const ScheduledWork work = scheduled_work(args.schedule, blockIdx.x);
+      if (work.block < 0) return;
       const int q0 = p.cu_seqlens_q[work.seq], q_len = p.cu_seqlens_q[work.seq + 1] - q0;
       const int k0 = p.cu_seqlens_k[work.seq], k_len = p.cu_seqlens_k[work.seq + 1] - k0;
       const int m0 = work.block * kBlockM;
       if (m0 >= q_len) return;
       if (threadIdx.x == 0) {
         c.mask = seq_mask(p.mask, work.seq, k_len);
+        c.rab_offset = work.seq * p.rab.batch_stride + work.head * p.rab.head_stride;
+        c.head = work.head;
+        c.head_k = work.head / (p.heads / p.heads_k);
         c.rows = SeqMask::lesser(q_len - m0, kBlockM);
         c.first_row = m0 + k_len - q_len;
         c.q_row = q0 + m0;
@@ -267,17 +287,13 @@ struct FwdBlock {
         c.paged_end = paged ? c.mask.hist_end : 0;
         c.page_base = paged ? p.kv.page_offsets[work.seq] : 0;
       }
+      if (lane == 0) c.walk[warp] = {-kWarpSize, 0, 0};
       __syncthreads();
       if (kWithArbitrary && p.mask.func != nullptr) {
         summarise_func(p.mask, c);
         __syncthreads();
       }
     }
-    const int rows = c.rows;
-    const uint16_t* rab = static_cast<const uint16_t*>(p.rab.data) +
-                          (Traits::kHasRab ? work.seq * p.rab.batch_stride +
-                                                 work.head * p.rab.head_stride
-                                           : 0);
 
     float o[kMmaM][kHeadDim / 8][4];  // C fragments of (kWarpRows, kHeadDim)
 #pragma unroll
@@ -289,10 +305,9 @@ struct FwdBlock {
       }
     }
 
-    TileWalk<kBlockN> walk;
     // ahead[s]: the tile that is s steps away, in stage (stage + s) % kStages.
     int ahead[Traits::kStages];
-    ahead[0] = walk.next(p.mask, c);
+    ahead[0] = next_tile<kBlockN>(p.mask, c);
 
     if (ahead[0] >= 0) {
       const uint32_t q_lane =
@@ -300,8 +315,8 @@ struct FwdBlock {
       uint32_t q[Traits::kQInRegs ? kMmaK : 1][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
       load_rows<QTile, kThreads>(base,
                                  static_cast<const uint16_t*>(p.q.data) +
-                                     c.q_row * p.q.row_stride + work.head * p.q.head_stride,
-                                 p.q.row_stride, rows);
+                                     c.q_row * p.q.row_stride + c.head * p.q.head_stride,
+                                 p.q.row_stride, c.rows);
       if constexpr (Traits::kShareQ) {
         cp_async_commit();
         cp_async_wait<0>();
@@ -311,8 +326,8 @@ struct FwdBlock {
       }
 #pragma unroll
       for (int s = 0; s < Traits::kStages - 1; ++s) {
-        if (s > 0) ahead[s] = ahead[s - 1] < 0 ? -1 : walk.next(p.mask, c);
-        load_stage(args, c, base, rab, head_k, s, ahead[s]);
+        if (s > 0) ahead[s] = ahead[s - 1] < 0 ? -1 : next_tile<kBlockN>(p.mask, c);
+        load_stage(args, c, base, s, ahead[s]);
       }
       if constexpr (Traits::kQInRegs && !Traits::kShareQ) {
         cp_async_wait<Traits::kStages - 2>();
@@ -326,9 +341,8 @@ struct FwdBlock {
         cp_async_wait<Traits::kStages - 2>();
         __syncthreads();  // tile ahead[0] has come; nobody reads the stage before it any more
         constexpr int kLast = Traits::kStages - 1;
-        ahead[kLast] = ahead[kLast - 1] < 0 ? -1 : walk.next(p.mask, c);
-        load_stage(args, c, base, rab, head_k,
-                   stage == 0 ? kLast : stage - 1, ahead[kLast]);
+        ahead[kLast] = ahead[kLast - 1] < 0 ? -1 : next_tile<kBlockN>(p.mask, c);
+        load_stage(args, c, base, stage == 0 ? kLast : stage - 1, ahead[kLast]);
         compute(args, c, base, q_lane, stage, ahead[0], q, o);
 #pragma unroll
         for (int s = 0; s < kLast; ++s) ahead[s] = ahead[s + 1];
@@ -338,7 +352,7 @@ struct FwdBlock {
     cp_async_wait<0>();
     // The output is staged where Q was. Unshared, those are rows that only this warp reads.
     if (Traits::kShareQ) __syncthreads();
-    store(p, c, base, work.head, rows, o);
+    store(p, c, base, o);
   }
 
   __device__ __forceinline__ static void load_q(uint32_t (&q)[kMmaK][kMmaM][4], uint32_t q_lane) {
@@ -353,14 +367,13 @@ struct FwdBlock {
 
   // Enqueues the copies of one tile (none when tile_code < 0) as one group.
   __device__ __forceinline__ static void load_stage(const FwdArgs& args, const FwdControl& c,
-                                                    uint32_t base, const uint16_t* rab, int head_k,
-                                                    int stage, int tile_code) {
+                                                    uint32_t base, int stage, int tile_code) {
     if (tile_code >= 0) {
-      const int n0 = tile_code / 2 * kBlockN;
+      const int n0 = (tile_code >> 1) * kBlockN;
       load_kv(args.p, c, base + Traits::kKOffset + stage * KvTile::kBytes,
-              base + Traits::kVOffset + stage * KvTile::kBytes, head_k, n0);
+              base + Traits::kVOffset + stage * KvTile::kBytes, n0);
       if constexpr (Traits::kHasRab) {
-        load_rab(args, c, base + Traits::kRabOffset + stage * RabTile::kBytes, rab, n0);
+        load_rab(args, c, base + Traits::kRabOffset + stage * RabTile::kBytes, n0);
       }
     }
     cp_async_commit();
@@ -373,20 +386,21 @@ struct FwdBlock {
                                                  int tile_code, uint32_t (&q)[kQ][kMmaM][4],
                                                  float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const float half_alpha = 0.5f * args.p.alpha;
-    uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
+    const uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
                       KvTile::offset(lane_nk(lane).row, lane_nk(lane).chunk);
-    uint32_t v_lane = base + Traits::kVOffset + stage * KvTile::kBytes +
+    const uint32_t v_lane = base + Traits::kVOffset + stage * KvTile::kBytes +
                       KvTile::offset(lane_kn(lane).row, lane_kn(lane).chunk);
     const uint32_t rab_lane =
         base + Traits::kRabOffset + stage * RabTile::kBytes +
         RabTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
-    int n = tile_code / 2 * kBlockN;
+    const int n0 = (tile_code >> 1) * kBlockN;
     const bool full_tile = tile_code & 1;
 
-#pragma unroll 1
-    for (int chunk = 0; chunk < kBlockN / kChunkN; ++chunk, n += kChunkN,
-             k_lane += kChunkN * KvTile::kPitch, v_lane += kChunkN * KvTile::kPitch) {
+#pragma unroll
+    for (int chunk = 0; chunk < kBlockN / kChunkN; ++chunk) {
+      const int n = n0 + chunk * kChunkN;
+      const uint32_t k_chunk = k_lane + chunk * kChunkN * KvTile::kPitch;
+      const uint32_t v_chunk = v_lane + chunk * kChunkN * KvTile::kPitch;
       uint32_t bits[kWords];
       bool masked = false;
       if (!full_tile) {
@@ -435,7 +449,7 @@ struct FwdBlock {
 #pragma unroll
         for (int nn = 0; nn < kMmaN; nn += 2) {
           uint32_t b[4];
-          ldmatrix_x4(b, (k_lane ^ (k * 2 * kChunkBytes)) + nn * 8 * KvTile::kPitch);
+          ldmatrix_x4(b, (k_chunk ^ (k * 2 * kChunkBytes)) + nn * 8 * KvTile::kPitch);
 #pragma unroll
           for (int m = 0; m < kMmaM; ++m) {
             const uint32_t(&a)[4] = Traits::kQInRegs ? q[Traits::kQInRegs ? k : 0][m] : qk[m];
@@ -468,14 +482,14 @@ struct FwdBlock {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const float* x = &s[m][2 * kk + i / 2][i % 2 * 2];
-            a[m][i] = pack<Element>(silu_of_half(x[0] * half_alpha),
-                                    silu_of_half(x[1] * half_alpha));
+            a[m][i] = pack<Element>(silu_of_half(x[0] * args.half_alpha),
+                                    silu_of_half(x[1] * args.half_alpha));
           }
         }
 #pragma unroll
         for (int d = 0; d < kHeadDim / 16; ++d) {
           uint32_t b[4];
-          ldmatrix_x4_trans(b, (v_lane ^ (d * 2 * kChunkBytes)) + kk * 16 * KvTile::kPitch);
+          ldmatrix_x4_trans(b, (v_chunk ^ (d * 2 * kChunkBytes)) + kk * 16 * KvTile::kPitch);
 #pragma unroll
           for (int m = 0; m < kMmaM; ++m) {
             mma<Element>(o[m][2 * d], a[m], b[0], b[1]);
@@ -488,7 +502,7 @@ struct FwdBlock {
 
   // Writes this warp's rows of o / N, 16 bytes a lane, by way of shared memory.
   __device__ __forceinline__ static void store(const FwdParams& p, const FwdControl& c,
-                                               uint32_t base, int head, int rows,
+                                               uint32_t base,
                                                float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const float inv_n = p.inv_n;
@@ -509,11 +523,11 @@ struct FwdBlock {
     constexpr int kRowsPerPass = kWarpSize / QTile::kChunks;
     const int chunk = lane % QTile::kChunks;
     uint16_t* dst = static_cast<uint16_t*>(p.o.data) + c.q_row * p.o.row_stride +
-                    head * p.o.head_stride + chunk * kChunkElems;
+                    c.head * p.o.head_stride + chunk * kChunkElems;
 #pragma unroll
     for (int i = 0; i < kWarpRows / kRowsPerPass; ++i) {
       const int row = warp * kWarpRows + i * kRowsPerPass + lane / QTile::kChunks;
-      if (row < rows) {
+      if (row < c.rows) {
         *reinterpret_cast<uint4*>(dst + row * p.o.row_stride) =
             ld_shared(base + QTile::offset(row, chunk));
       }

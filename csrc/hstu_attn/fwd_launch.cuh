@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/fwd_kernel.cuh"
 
 namespace hstu {
@@ -44,10 +45,12 @@ int prepare_fwd(int bytes) {
 template <class Traits>
 int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   constexpr int kSmemBytes = Traits::kControlOffset + sizeof(FwdControl);
-  static_assert(kSmemBytes <= 99 * 1024, "what a block may have on sm_86 and sm_89");
+  static_assert(Traits::kWarps <= kMaxWarps, "FwdControl has a walk per warp");
+  static_assert(!kWith86Or89 || kSmemBytes <= 99 * 1024, "a block may have no more on sm_86, sm_89");
   if (const int e = prepare_fwd<Traits>(kSmemBytes); e != cudaSuccess) return e;
   FwdArgs args;
   args.p = p;
+  args.half_alpha = 0.5f * p.alpha;
   args.rab_aligned = copies_by_chunk(p.rab);
   const int64_t blocks =
       make_schedule(p, Traits::kBlockM, workspace, stream, &args.schedule);
