@@ -1,0 +1,196 @@
+"""The kernels over the published grid of problems, sampled, and where they are easily wrong.
+
+Grid: 32 sequences, 2 heads, inputs in +-1; history lengths (q, k); contexts; targets, windows and
+groups; head dims; bias; alpha; full or random lengths.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hstu_cases import assert_accurate, draw_case, make_case, poison, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LENGTHS = [
+    (32, 32),
+    (99, 99),
+    (256, 256),
+    (1111, 1111),
+    (27, 32),
+    (8, 99),
+    (51, 256),
+    (160, 2000),
+]
+CONTEXTS = [0, 99, 160, 333]
+TARGETS: list[dict[str, Any]] = [
+    {},
+    {"window": (11, 111)},
+    {"window": (111, 11)},
+    {"window": (111, 222)},
+    {"window": (-1, 0)},
+    {"window": (-1, 0), "targets": 33},
+    {"window": (-1, 0), "targets": 111},
+    {"window": (-1, 0), "targets": 111, "group": 11},
+    {"window": (-1, 0), "targets": 1111, "group": 222},
+    {"window": (-1, 0), "targets": 111, "group": 1111},
+]
+DIMS = [32, 64, 128, 256]
+BIASES = [(0, False), (1, False), (1, True), (2, False), (2, True)]
+ALPHAS = [1.0, 0.1]
+SAMPLES = 64
+
+
+def sampled_grid() -> list[tuple[Any, ...]]:
+    """SAMPLES points in which every value of every axis occurs equally often.
+
+    Contexts need the causal window and are left out elsewhere.
+    """
+    rng = random.Random(7)
+    columns: list[list[Any]] = []
+    for values in (LENGTHS, CONTEXTS, TARGETS, DIMS, BIASES, ALPHAS, [False, True]):
+        column = list(itertools.islice(itertools.cycle(values), SAMPLES))
+        rng.shuffle(column)
+        columns.append(column)
+    causal = [mask.get("window") == (-1, 0) for mask in columns[2]]
+    columns[1] = [c if ok else 0 for c, ok in zip(columns[1], causal, strict=True)]
+    return list(zip(*columns, strict=True))
+
+
+GRID = sampled_grid()
+
+
+def name(point: tuple[Any, ...]) -> str:
+    (q, k), contexts, mask, dim, (rab_heads, drab), alpha, full = point
+    window = "x".join(str(w) for w in mask.get("window", (-1, -1)))
+    text = f"q{q}-k{k}-c{contexts}-t{mask.get('targets', 0)}g{mask.get('group', 1)}-w{window}"
+    return f"{text}-d{dim}-rab{rab_heads}{'d' * drab}-a{alpha}-{'full' if full else 'random'}"
+
+
+def test_the_sample_holds_every_value_of_every_axis() -> None:
+    for axis, values in enumerate((LENGTHS, CONTEXTS, TARGETS, DIMS, BIASES, ALPHAS)):
+        assert all(any(p[axis] == value for p in GRID) for value in values)
+
+
+@pytest.mark.parametrize("point", GRID, ids=[name(p) for p in GRID])
+def test_grid(gpu: str, point: tuple[Any, ...]) -> None:
+    (max_q, max_k), contexts, mask, dim, (rab_heads, drab), alpha, full = point
+    case = make_case(
+        device=gpu,
+        batch=32 if max_k <= 256 else 8,
+        dim=dim,
+        max_q=None if max_q == max_k else max_q,
+        max_k=max_k,
+        contexts=contexts,
+        rab_heads=rab_heads,
+        alpha=alpha,
+        full=full,
+        **mask,
+    )
+    poison(gpu)
+    assert_accurate(run(case, has_drab=drab), case)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("scale", [5.0, 30.0])
+def test_large_inputs(gpu: str, dtype: torch.dtype, dim: int, scale: float) -> None:
+    case = make_case(
+        device=gpu,
+        dtype=dtype,
+        dim=dim,
+        max_k=150,
+        window=(-1, 0),
+        targets=10,
+        scale=scale,
+        alpha=dim**-0.5,
+        empties=True,
+    )
+    poison(gpu)
+    assert_accurate(run(case), case)
+
+
+@pytest.mark.parametrize("value", [0.0, 30.0, -30.0])
+def test_scores_far_beyond_the_range_of_exp_are_finite(gpu: str, value: float) -> None:
+    """Scores of +-230400: silu is the score itself, or zero."""
+    case = make_case(device=gpu, dim=256, max_k=100)
+    case = replace(case, q=torch.full_like(case.q, 30.0), k=torch.full_like(case.k, value))
+    got = run(case)
+    for name, x in got.items():
+        assert torch.isfinite(x).all(), name
+    if value < 0:
+        assert (got["out"] == 0).all() and (got["dv"] == 0).all()
+
+
+@pytest.mark.parametrize("delta", [-1, 0, 1])
+@pytest.mark.parametrize("base", [16, 32, 64, 128, 192])
+def test_lengths_round_the_tile_sizes(gpu: str, base: int, delta: int) -> None:
+    for dim in (64, 256):
+        case = make_case(
+            device=gpu, full=True, dim=dim, max_k=base + delta, window=(-1, 0), rab_heads=1
+        )
+        poison(gpu)
+        assert_accurate(run(case), case)
+
+
+@settings(max_examples=120)
+@given(st.data())
+def test_random_problems(data: st.DataObject) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU of compute capability 8.0 or newer")
+    case = draw_case("cuda", data)
+    poison("cuda")
+    assert_accurate(run(case), case)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("options", [{}, {"rab_heads": 1}, {"targets": 50, "contexts": 6}])
+def test_deterministic_backward(gpu: str, dim: int, options: dict[str, Any]) -> None:
+    case = make_case(
+        device=gpu, batch=8, heads=4, heads_k=2, dim=dim, max_k=700, window=(-1, 0), **options
+    )
+    first = run(case, deterministic=True)
+    assert_accurate(first, case)
+    for _ in range(4):
+        poison(gpu)
+        for name, value in run(case, deterministic=True).items():
+            assert torch.equal(value, first[name]), name
+
+
+def test_many_short_sequences(gpu: str) -> None:
+    case = make_case(device=gpu, batch=600, max_k=40, window=(-1, 0), empties=True, dim=64)
+    poison(gpu)
+    assert_accurate(run(case), case)
+
+
+def test_one_long_sequence(gpu: str) -> None:
+    case = make_case(
+        device=gpu, batch=1, heads=1, dim=128, max_k=9000, full=True, window=(-1, 0), targets=100
+    )
+    poison(gpu)
+    assert_accurate(run(case), case)
+
+
+def test_one_long_sequence_among_short_ones(gpu: str) -> None:
+    case = make_case(device=gpu, batch=40, heads=2, dim=64, max_k=30, full=True, window=(-1, 0))
+    lengths = [30] * 39
+    long = 30 * 40 - sum(lengths) + 3000
+    extra = make_case(device=gpu, batch=1, heads=2, dim=64, max_k=3000, full=True)
+    sums = torch.tensor([0, *lengths, long]).cumsum(0).to(gpu, torch.int32)
+    case = replace(
+        case,
+        q=torch.cat([case.q, extra.q]),
+        k=torch.cat([case.k, extra.k]),
+        v=torch.cat([case.v, extra.v]),
+        cu_seqlens_q=sums,
+        cu_seqlens_k=sums,
+        max_seqlen_q=long,
+        max_seqlen_k=long,
+    )
+    poison(gpu)
+    assert_accurate(run(case), case)

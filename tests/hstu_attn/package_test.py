@@ -1,0 +1,121 @@
+"""The package itself: its report, its version, and what it says when it cannot be loaded."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hstu_attn
+import pytest
+import torch
+from hstu_attn.__main__ import gpu_line, served_by
+from hstu_attn.ops import LIBRARY, build_info
+from hstu_cases import make_case, run
+
+ARCHS = ["sm_80", "sm_90", "compute_80"]
+SWITCHES = (
+    "BACKWARD DETERMINISTIC LOCAL CAUSAL CONTEXT TARGET ARBITRARY RAB DRAB BF16 FP16 HDIM32 HDIM64 "
+    "HDIM128 HDIM256 86OR89"
+).split()
+
+
+def python(code: str, path: Path) -> subprocess.CompletedProcess[str]:
+    """Runs code with this interpreter and ``path`` in front of everything."""
+    prelude = f"import sys; sys.path.insert(0, {str(path)!r}); "
+    return subprocess.run(
+        [sys.executable, "-c", prelude + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ":".join(sys.path), "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"},
+    )
+
+
+def copy_of_the_package(tmp_path: Path, library: bytes | None) -> Path:
+    source = LIBRARY.parent
+    target = tmp_path / "hstu_attn"
+    target.mkdir()
+    for file in source.glob("*.py"):
+        shutil.copyfile(file, target / file.name)
+    if library is not None:
+        (target / LIBRARY.name).write_bytes(library)
+    return tmp_path
+
+
+def test_every_switch_is_either_in_the_build_or_left_out() -> None:
+    info = build_info()
+    assert sorted(info["enabled"] + info["disabled"]) == sorted(SWITCHES)
+    assert info["version"] and info["archs"] and info["cuda"].split(".")[0].isdigit()
+
+
+def test_the_public_names() -> None:
+    assert hstu_attn.__version__
+    assert set(hstu_attn.__all__) == {
+        "__version__",
+        "hstu_attn_qkvpacked_func",
+        "hstu_attn_varlen_func",
+    }
+
+
+def test_the_report_says_what_there_is() -> None:
+    done = python("import runpy; runpy.run_module('hstu_attn', run_name='__main__')", Path("/"))
+    assert done.returncode == 0, done.stderr
+    for word in (hstu_attn.__version__, torch.__version__, "BF16", "GPU", build_info()["archs"]):
+        assert word in done.stdout, done.stdout
+
+
+def test_a_missing_library_is_one_sentence(tmp_path: Path) -> None:
+    done = python("import hstu_attn", copy_of_the_package(tmp_path, None))
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "ImportError: hstu_attn: the op library libhstu_attn.so is missing from" in last
+    assert "install" in last
+
+
+def test_a_broken_library_is_one_sentence(tmp_path: Path) -> None:
+    done = python("import hstu_attn", copy_of_the_package(tmp_path, b"not a shared object"))
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "ImportError: hstu_attn: the op library" in last and "cannot be loaded" in last
+
+
+def test_an_old_torch_is_one_sentence(tmp_path: Path) -> None:
+    old = "import torch; torch.__version__ = '2.9.1+cu128'; import hstu_attn"
+    done = python(old, copy_of_the_package(tmp_path, None))
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "ImportError: hstu_attn needs PyTorch >= 2.10, but this is 2.9.1+cu128" in last
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch"),
+    [
+        ((7, 5), None),
+        ((8, 0), "sm_80"),
+        ((8, 6), "sm_80"),
+        ((8, 9), "sm_80"),
+        ((9, 0), "sm_90"),
+        ((10, 0), "compute_80"),
+        ((12, 0), "compute_80"),
+    ],
+)
+def test_which_machine_code_serves_a_gpu(capability: tuple[int, int], arch: str | None) -> None:
+    assert served_by(capability, ARCHS) == arch
+
+
+def test_an_unserved_gpu_is_named_with_the_way_out() -> None:
+    info: dict[str, object] = {"archs": ",".join(ARCHS), "disabled": []}
+    line = gpu_line("Tesla T4", (7, 5), info)
+    assert "Tesla T4" in line and "NOT SERVED" in line and "8.0 or newer" in line
+    assert "NOT SERVED" not in gpu_line("A100", (8, 0), info)
+    info["disabled"] = ["86OR89"]
+    assert "HSTU_DISABLE_86OR89" in gpu_line("L4", (8, 9), info)
+    assert "NOT SERVED" not in gpu_line("A100", (8, 0), info)
+
+
+def test_this_gpu_is_served(gpu: str) -> None:
+    archs = build_info()["archs"].split(",")
+    assert served_by(torch.cuda.get_device_capability(), archs) is not None
+    assert torch.isfinite(run(make_case(device=gpu))["out"]).all()
