@@ -56,6 +56,8 @@ PYTHON_WHEELS = {
     "pluggy==1.7.0": ["7dd7b0d8832ba3cb632c306926ded123429211b83641b35dc5c41ad2d34f9bec"],
     "pygments==2.21.0": ["2363c69b61c4a97c838da3b130dcd6468f4848992b21a82f2a63ec34377137d9"],
     "sortedcontainers==2.4.0": ["a163dcaede0f1c021485e957a39245190e74249897e2ae4b2aa38595db237ee0"],
+    # installs the wheels in the tests of the release
+    "pip==26.0": ["98436feffb9e31bc9339cf369fd55d3331b1580b6a6f1173bacacddcf9c34754"],
     # wheel policy
     "auditwheel==6.8.2": ["05fd2dd4b743217cd5f66066adc95b03a079424b1f0a878ad1e40fe2cdea4704"],
     "pyelftools==0.33": ["f215ad5f47d3f1373a21496a6c9e0707c622840d0622f23ff7ce08678b020036"],

@@ -34,16 +34,17 @@ def _cuda_library_impl(ctx):
     names.add_all(compilation.headers)
     ctx.actions.write(header_list, names)
 
-    objects, reports = [], []
+    costs, objects, reports = [], [], []
     for src in ctx.files.srcs:
         stem = "_cuda/%s/%s" % (ctx.label.name, src.basename.removesuffix(".cu"))
         obj = ctx.actions.declare_file(stem + ".pic.o")
         depfile = ctx.actions.declare_file(stem + ".d")
         unused = ctx.actions.declare_file(stem + ".unused")
         report = ctx.actions.declare_file(stem + ".ptxas")
+        cost = ctx.actions.declare_file(stem + ".cost")
 
         wrapped = ctx.actions.args()
-        wrapped.add_all([ctx.executable._nvcc, header_list, depfile, unused, report])
+        wrapped.add_all([ctx.executable._measure, cost, ctx.executable._nvcc, header_list, depfile, unused, report])
         args = ctx.actions.args()
         args.add_all(["-c", "-x", "cu", "-std=c++17", "-O3", "-DNDEBUG", "-Xptxas", "-v", "--expt-relaxed-constexpr", "-ccbin", cc.compiler_executable])
         args.add("-Xcompiler", "-fPIC,-fvisibility=hidden,-g0,-ffile-prefix-map=external/_main~third_party~=external/")
@@ -66,14 +67,15 @@ def _cuda_library_impl(ctx):
             executable = ctx.executable._wrapper,
             arguments = [wrapped, args],
             inputs = depset([src, header_list], transitive = [compilation.headers, cc.all_files, depset(ctx.files._toolkit)]),
-            tools = [ctx.executable._nvcc],
-            outputs = [obj, depfile, unused, report],
+            tools = [ctx.executable._measure, ctx.executable._nvcc],
+            outputs = [cost, depfile, obj, report, unused],
             unused_inputs_list = unused,
             env = {"PATH": "/usr/local/bin:/usr/bin:/bin"},
             mnemonic = "CudaCompile",
             progress_message = "Compiling CUDA %{label} " + src.basename,
             resource_set = _memory,
         )
+        costs.append(cost)
         objects.append(obj)
         reports.append(report)
 
@@ -90,7 +92,7 @@ def _cuda_library_impl(ctx):
     return [
         DefaultInfo(files = depset(objects)),
         CcInfo(compilation_context = compilation, linking_context = linking),
-        OutputGroupInfo(ptxas = depset(reports)),
+        OutputGroupInfo(cost = depset(costs), ptxas = depset(reports)),
     ]
 
 cuda_library = rule(
@@ -105,6 +107,7 @@ cuda_library = rule(
         "local_defines": attr.string_list(doc = "-D for these sources alone"),
         "srcs": attr.label_list(allow_files = [".cu"]),
         "_archs": attr.label(default = "//tools/cuda:archs"),
+        "_measure": attr.label(default = "//tools/cuda:measure", executable = True, cfg = "exec"),
         "_nvcc": attr.label(default = "@cuda//:nvidia/cu13/bin/nvcc", executable = True, allow_single_file = True, cfg = "exec"),
         "_toolkit": attr.label(default = "@cuda//:toolkit"),
         "_wrapper": attr.label(default = "//tools/cuda:nvcc.sh", executable = True, allow_single_file = True, cfg = "exec"),

@@ -1,13 +1,14 @@
 #!/bin/sh
-# nvcc.sh NVCC HEADERS DEPS UNUSED REPORT ARGUMENT...: one compile. Writes to UNUSED those of the
-# files listed in HEADERS that the compiler did not read (DEPS), so that a change of them reruns
-# nothing, and to REPORT the registers and spills of each kernel.
+# nvcc.sh MEASURE COST NVCC HEADERS DEPS UNUSED REPORT ARGUMENT...: one compile. Writes to UNUSED
+# those of the files listed in HEADERS that the compiler did not read (DEPS), so that a change of
+# them reruns nothing, to REPORT the registers and spills of each kernel, and to COST its CPU time
+# and memory (measure.cc), for the compile report alone.
 set -e
-nvcc=$1 headers=$2 deps=$3 unused=$4 report=$5
-shift 5
+measure=$1 cost=$2 nvcc=$3 headers=$4 deps=$5 unused=$6 report=$7
+shift 7
 mkdir -p "${TMPDIR:=/tmp}" && export TMPDIR
 status=0
-"$nvcc" "$@" -MD -MF "$deps" 2> "$report" || status=$?
+"$measure" "$cost" "$nvcc" "$@" -MD -MF "$deps" 2> "$report" || status=$?
 grep -v '^ptxas info\|^    [0-9]* bytes stack frame' "$report" >&2 || true
 [ $status = 0 ] || exit $status
 tr -s ' \\' '\n\n' < "$deps" | awk '
