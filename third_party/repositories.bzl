@@ -3,6 +3,7 @@
 load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
 load("//third_party:fetch.bzl", "cc_repository", "npm_repository", "python_env_repository", "wheels_repository")
 load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_VERSION", "PYTHON_WHEELS", "ZIG_WHEELS")
+load("//tools/lint:tree.bzl", "tree_repository")
 
 def _wheels(name, wheels):
     wheels_repository(
@@ -46,3 +47,4 @@ def repositories():
         strip_prefix = "HierarchicalKV-" + HIERARCHICAL_KV_COMMIT,
         url = "https://github.com/NVIDIA-Merlin/HierarchicalKV/archive/%s.tar.gz" % HIERARCHICAL_KV_COMMIT,
     )
+    tree_repository(name = "tree")

@@ -1,0 +1,24 @@
+"""wheel_policy_test: one wheel against the rules that every wheel of ours keeps to."""
+
+load("//tools/py:pytest_test.bzl", "pytest_test")
+
+def wheel_policy_test(name, wheel, max_kib):
+    """Checks tag, symbols, libraries, GPU targets, metadata, RECORD and size of a wheel.
+
+    Args:
+      name: target name.
+      wheel: a wheel target.
+      max_kib: the wheel's size budget.
+    """
+    pytest_test(
+        name = name,
+        size = "small",
+        srcs = ["wheel_policy_test.py"],
+        data = [wheel, "@tree//:root.txt"],
+        env = {
+            "CHECKOUT": "$(rootpath @tree//:root.txt)",
+            "MAX_KIB": str(max_kib),
+            "WHEELS": "$(rootpath %s)" % wheel,
+        },
+        deps = [":fatbin"],
+    )
