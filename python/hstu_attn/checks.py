@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 HEAD_DIMS = (32, 64, 128, 256)
-PAGE_SIZES = (16, 32, 64, 128, 256)
+PAGE_SIZES = range(16, 257)
 GPU_DTYPES = (torch.bfloat16, torch.float16)
 CPU_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -187,7 +187,7 @@ def _check_paged(
             f"(pages, 2, page_size, {k.shape[1]}, {q.shape[2]}), got {_shape(kv_cache)}"
         )
     if kv_cache.shape[2] not in PAGE_SIZES:
-        _fail(f"the page size of kv_cache must be one of {PAGE_SIZES}, got {kv_cache.shape[2]}")
+        _fail(f"the page size of kv_cache must be between 16 and 256, got {kv_cache.shape[2]}")
     if kv_cache.stride(4) != 1:
         _fail(f"kv_cache must have last stride 1, got strides {tuple(kv_cache.stride())}")
     if k.shape[0] != q.shape[0]:

@@ -110,7 +110,7 @@ def hstu_attn_varlen_func(
             stride 1, indexed by absolute row and column.
         has_drab: give ``rab`` a gradient (if it requires one); zero where masked.
         kv_cache: (pages, 2, page_size, H_k, D) keys [:, 0] and values [:, 1] of the history in
-            pages of 16, 32, 64, 128 or 256 positions. Then q, k and v hold the new positions
+            pages of 16 to 256 positions, last stride 1. Then q, k and v hold the new positions
             (new history and targets) of each sequence, laid out by ``cu_seqlens_q``; the history,
             new positions included, is read from the pages, and of k and v only the targets are
             read. ``cu_seqlens_k`` counts history and targets. Forward only.

@@ -105,6 +105,20 @@ def test_empty_sequences_give_nothing_and_disturb_nothing(device: str, mask: str
     check(make_case(device=device, batch=7, empties=True, max_k=70, **MASKS[mask]))
 
 
+def test_keys_without_queries_get_zero_gradients(device: str) -> None:
+    case = make_case(device=device, max_k=60, max_q=30, window=(-1, 0), rab_heads=1)
+    q_lens = torch.diff(case.cu_seqlens_q).tolist()
+    kept = [0, q_lens[1], 0]
+    rows = slice(q_lens[0], q_lens[0] + q_lens[1])
+    sums = torch.tensor([0, *kept]).cumsum(0).to(device, torch.int32)
+    case = replace(case, q=case.q[rows], cu_seqlens_q=sums)
+    poison(device)
+    got = run(case)
+    assert_right(got, case)
+    first_k = int(case.cu_seqlens_k[1])
+    assert (got["dk"][:first_k] == 0).all() and (got["dv"][:first_k] == 0).all()
+
+
 def test_one_row_and_one_column(device: str) -> None:
     check(make_case(device=device, batch=5, max_k=1, window=(-1, 0)))
 
@@ -232,7 +246,7 @@ def test_signatures_are_those_of_the_ampere_interface() -> None:
             assert value == expected.get(name), name
 
 
-@pytest.mark.parametrize("page_size", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("page_size", [16, 32, 48, 64, 100, 128, 256])
 def test_paged_history(device: str, page_size: int) -> None:
     paged = make_paged(device=device, page_size=page_size, max_k=300, max_q=70, targets=20)
     poison(device)
