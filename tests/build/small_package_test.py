@@ -21,7 +21,9 @@ def test_the_cuda_kernel_multiplies() -> None:
 
 
 def test_the_op_compiles_whole() -> None:
-    compiled = torch.compile(lambda x: accel_small.scale(x, 2.0) + 1, fullgraph=True, backend="eager")
+    compiled = torch.compile(
+        lambda x: accel_small.scale(x, 2.0) + 1, fullgraph=True, backend="eager"
+    )
     torch.testing.assert_close(compiled(torch.ones(4)), torch.full((4,), 3.0))
 
 
