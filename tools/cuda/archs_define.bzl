@@ -4,7 +4,7 @@ load("@bazel_skylib//rules:common_settings.bzl", "BuildSettingInfo")
 
 def _archs_define_impl(ctx):
     targets = [t for entry in ctx.attr._archs[BuildSettingInfo].value for t in entry.split(":")[1].split("+")]
-    define = '%s=\\"%s\\"' % (ctx.attr.define, ",".join(targets))
+    define = '%s="%s"' % (ctx.attr.define, ",".join(targets))
     return CcInfo(compilation_context = cc_common.create_compilation_context(defines = depset([define])))
 
 archs_define = rule(
