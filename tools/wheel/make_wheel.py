@@ -23,7 +23,8 @@ def metadata(spec: dict[str, object], description: str) -> str:
     for key, value in spec.items():
         for item in value if isinstance(value, list) else [value]:
             lines.append(f"{key}: {item}")
-    lines.append("Description-Content-Type: text/markdown")
+    if description:
+        lines.append("Description-Content-Type: text/markdown")
     return "\n".join(lines) + "\n\n" + description
 
 

@@ -2,6 +2,23 @@
 
 load("@rules_python//python:defs.bzl", "PyInfo")
 load("//:version.bzl", "VERSION")
+load("//third_party:components.bzl", "COMPONENTS")
+load("//tools/wheel:sbom.bzl", "sbom")
+
+# What the metadata of every wheel of ours says.
+CLASSIFIERS = [
+    "Development Status :: 4 - Beta",
+    "Environment :: GPU :: NVIDIA CUDA",
+    "Intended Audience :: Developers",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Typing :: Typed",
+]
+
+# Set it to, e.g., ["Homepage, https://..."] when the project has a public address.
+PROJECT_URLS = []
 
 WheelInfo = provider(
     doc = "A built wheel.",
@@ -27,6 +44,7 @@ def _wheel_impl(ctx):
 
     python, abi, platform = ctx.attr.tag.split("-")
     fields = {
+        "Author": "The Accelerated Modules authors",
         "Name": ctx.attr.distribution,
         "Version": version,
         "Summary": ctx.attr.summary,
@@ -64,19 +82,19 @@ def _wheel_impl(ctx):
         WheelInfo(file = out, distribution = ctx.attr.distribution),
     ]
 
-wheel = rule(
+_wheel = rule(
     doc = "Writes one wheel. Times, order and modes are fixed, so equal inputs give equal bytes.",
     implementation = _wheel_impl,
     attrs = {
-        "classifiers": attr.string_list(),
+        "classifiers": attr.string_list(default = CLASSIFIERS),
         "description": attr.label(allow_single_file = [".md"], doc = "the long description"),
         "distribution": attr.string(mandatory = True),
         "extras": attr.string_list(),
         "keywords": attr.string_list(),
         "libs": attr.label_keyed_string_dict(doc = "shared objects and the folder in the wheel of each"),
-        "license_expression": attr.string(default = "Apache-2.0"),
-        "licenses": attr.label_list(allow_files = True, default = ["//:LICENSE"]),
-        "project_urls": attr.string_list(),
+        "license_expression": attr.string(mandatory = True),
+        "licenses": attr.label_list(allow_files = True),
+        "project_urls": attr.string_list(default = PROJECT_URLS),
         "requires": attr.string_list(doc = "Requires-Dist; {VERSION} is this wheel's version"),
         "requires_python": attr.string(default = ">=3.10"),
         "roots": attr.string_list(default = ["python"], doc = "folders that srcs are placed relative to"),
@@ -84,10 +102,45 @@ wheel = rule(
         "srcs": attr.label_list(allow_files = True),
         "summary": attr.string(mandatory = True),
         "tag": attr.string(mandatory = True),
-        "version": attr.string(default = VERSION),
+        "version": attr.string(mandatory = True),
         "_make_wheel": attr.label(default = "//tools/wheel:make_wheel", executable = True, cfg = "exec"),
     },
 )
+
+def wheel(name, distribution, tag, contains = [], version = VERSION, visibility = None, **kwargs):
+    """A deterministic wheel with its licences and its SBOM.
+
+    Args:
+      name: target name.
+      distribution: the name as pip knows it.
+      tag: python-abi-platform.
+      contains: what of third_party/components.bzl is compiled or linked into it.
+      version: by default the project's.
+      visibility: of the wheel.
+      **kwargs: passed on to the rule above.
+    """
+    own = "Apache-2.0"
+    licenses = [own] + [COMPONENTS[c].license for c in sorted(contains)]
+    sbom(
+        name = name + "_sbom",
+        contains = contains,
+        distribution = distribution,
+        license = own,
+        native = not tag.endswith("-any"),
+        version = version,
+        visibility = ["//visibility:private"],
+    )
+    _wheel(
+        name = name,
+        distribution = distribution,
+        license_expression = " AND ".join({license: None for license in licenses}.keys()),
+        licenses = ["//:LICENSE"] + {COMPONENTS[c].notice: None for c in sorted(contains)}.keys(),
+        sbom = name + "_sbom",
+        tag = tag,
+        version = version,
+        visibility = visibility,
+        **kwargs
+    )
 
 def _wheel_site_impl(ctx):
     folder = ctx.actions.declare_directory(ctx.label.name)

@@ -1,0 +1,10 @@
+"""``python -m accelerated_modules``: a report for a bug report. Leaves with 1 if something is wrong."""
+
+from __future__ import annotations
+
+import sys
+
+from accelerated_modules.report import show_versions
+
+if __name__ == "__main__":
+    sys.exit(0 if show_versions() else 1)

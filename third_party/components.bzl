@@ -1,0 +1,57 @@
+"""What of third parties is inside a wheel: for its licence files and its SBOM."""
+
+load("//third_party:pins.bzl", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_WHEELS", "ZIG_WHEELS")
+
+# A wheel names those of these that are compiled or linked into it: wheel(contains = [...]).
+COMPONENTS = {
+    "hierarchical-kv": struct(
+        license = "Apache-2.0",
+        notice = "//third_party/hierarchical_kv:LICENSE.hierarchical_kv.txt",
+    ),
+    "nvidia-cuda-cccl": struct(
+        license = "Apache-2.0 WITH LLVM-exception",
+        notice = "//third_party/cuda:NOTICE.cuda.txt",
+    ),
+    "nvidia-cuda-runtime": struct(
+        license = "LicenseRef-NVIDIA-CUDA-EULA",
+        notice = "//third_party/cuda:NOTICE.cuda.txt",
+    ),
+    "nvidia-cutlass": struct(
+        license = "BSD-3-Clause",
+        notice = "//third_party/cutlass:LICENSE.cutlass.txt",
+    ),
+    "pybind11": struct(
+        license = "BSD-3-Clause",
+        notice = "//third_party/pybind11:LICENSE.pybind11.txt",
+    ),
+    "torch": struct(
+        license = "BSD-3-Clause",
+        notice = "//third_party/torch:LICENSE.pytorch.txt",
+    ),
+}
+
+# What compiles every wheel that has machine code, and stays outside of it.
+BUILD_TOOLS = ["nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "ziglang"] + [
+    deb.split("=")[0]
+    for deb in LIBSTDCXX_DEBS
+]
+
+def _pins():
+    pins = {}
+    for wheels in [CUDA_WHEELS, CUTLASS_WHEELS, PYBIND11_WHEELS, PYTHON_WHEELS, ZIG_WHEELS]:
+        for requirement, hashes in wheels.items():
+            name, version = requirement.split("==")
+            pins[name] = struct(version = version, purl = "pkg:pypi/%s@%s" % (name, version), sha256 = hashes)
+    for requirement, sha256 in LIBSTDCXX_DEBS.items():
+        name, version = requirement.split("=")
+        purl = "pkg:deb/debian/%s@%s?arch=amd64&distro=%s" % (name.replace("+", "%2B"), version, LIBSTDCXX_SUITE)
+        pins[name] = struct(version = version, purl = purl, sha256 = [sha256])
+    pins["hierarchical-kv"] = struct(
+        version = HIERARCHICAL_KV_COMMIT,
+        purl = "pkg:github/nvidia-merlin/hierarchicalkv@" + HIERARCHICAL_KV_COMMIT,
+        sha256 = [HIERARCHICAL_KV_SHA256],
+    )
+    return pins
+
+# name -> version, package URL, the hashes that are allowed
+PINS = _pins()

@@ -1,0 +1,36 @@
+"""facts: what the provenance of a release says about its build, as JSON."""
+
+load("@bazel_skylib//rules:common_settings.bzl", "BuildSettingInfo")
+load("//:version.bzl", "RELEASE_DATE", "VERSION")
+load("//third_party:components.bzl", "PINS")
+
+def _facts_impl(ctx):
+    out = ctx.actions.declare_file(ctx.label.name + ".json")
+    ctx.actions.write(out, json.encode_indent({
+        "flags": {
+            "//tools/cuda:archs": ctx.attr._archs[BuildSettingInfo].value,
+            "--compilation_mode": ctx.var["COMPILATION_MODE"],
+            "--copt": ctx.fragments.cpp.copts,
+            "--cxxopt": ctx.fragments.cpp.cxxopts,
+            "--linkopt": ctx.fragments.cpp.linkopts,
+        },
+        "pins": {
+            name: {"purl": pin.purl, "sha256": pin.sha256}
+            for name, pin in PINS.items()
+        },
+        "release_date": RELEASE_DATE,
+        "tools": {
+            tool: PINS[tool].version
+            for tool in ["nvidia-cuda-nvcc", "nvidia-nvvm", "ziglang"]
+        },
+        "version": VERSION,
+    }, indent = "  "))
+    return [DefaultInfo(files = depset([out]))]
+
+facts = rule(
+    implementation = _facts_impl,
+    attrs = {
+        "_archs": attr.label(default = "//tools/cuda:archs"),
+    },
+    fragments = ["cpp"],
+)
