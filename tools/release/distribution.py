@@ -107,8 +107,7 @@ def restamp(wheel: Path, out: Path, old: str, new: str) -> None:
             place = name.replace(before, after, 1) if name.startswith(before + "/") else name
             if name == f"{before}/METADATA":
                 head, end, body = data.decode().partition("\n\n")
-                head = head.replace(f"\nVersion: {old}\n", f"\nVersion: {new}\n")
-                head = re.sub(rf"=={re.escape(old)}$", f"=={new}", head, flags=re.MULTILINE)
+                head = re.sub(rf"(^Version: |==){re.escape(old)}$", rf"\g<1>{new}", head, flags=re.M)
                 data = (head + end + body).encode()
             elif name.startswith(f"{before}/sboms/"):
                 data = data.replace(f'"versionInfo": "{old}"'.encode(), f'"versionInfo": "{new}"'.encode())

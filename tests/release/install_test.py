@@ -1,0 +1,71 @@
+"""What a user does with a release: pip, no network, and the example."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WHEELS = [Path(path) for path in os.environ["WHEELS"].split()]
+EXAMPLE = Path(os.environ["EXAMPLE"])
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean virtual environment that has torch, into which pip put accelerated-modules."""
+    folder = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin/python"
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "torch_is_here.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    dist = tmp_path_factory.mktemp("dist")
+    for wheel in WHEELS:
+        (dist / wheel.name).symlink_to(wheel.resolve())
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "-q"]
+    pip += ["--find-links", dist, "--disable-pip-version-check", "accelerated-modules"]
+    subprocess.run(pip, check=True, env=clean())
+    return python
+
+
+def clean() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
+
+
+def run(python: Path, *args: object) -> subprocess.CompletedProcess[str]:
+    command = [python, *args]
+    return subprocess.run(command, env=clean(), cwd="/", capture_output=True, text=True)
+
+
+def test_the_report_finds_nothing_wrong(python: Path) -> None:
+    done = run(python, "-m", "accelerated_modules")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PROBLEM" not in done.stdout
+
+
+def test_the_packages_come_from_the_environment(python: Path) -> None:
+    place = "import hstu_attn; print(hstu_attn.__file__)"
+    assert run(python, "-c", place).stdout.startswith(str(python.parents[1]))
+
+
+def test_the_example_runs_on_the_cpu(python: Path) -> None:
+    done = run(python, EXAMPLE.resolve())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_pip_finds_the_environment_consistent(python: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--python", python, "check", "--disable-pip-version-check"]
+    done = subprocess.run(pip, capture_output=True, text=True, env=clean())
+    ours = [line for line in done.stdout.splitlines() if line.startswith(("accel", "hstu", "hkv"))]
+    assert not ours, ours
+
+
+def test_uninstalling_removes_every_file(python: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--python", python, "uninstall", "-q", "-y"]
+    subprocess.run([*pip, "accelerated-modules", "hstu-attn"], check=True, env=clean())
+    (site,) = python.parents[1].glob("lib/python*/site-packages")
+    assert not [path for path in site.rglob("*") if "hstu" in path.name or "accelerated" in path.name]
