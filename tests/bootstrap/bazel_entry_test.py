@@ -128,3 +128,30 @@ def test_an_installed_bazel_starts_in_well_under_a_second(machine: Machine) -> N
     start = time.monotonic()
     machine.bazel("info")
     assert time.monotonic() - start < 1
+
+
+def test_an_installed_bazel_does_not_wait_for_a_bazelisk_that_cannot_answer(
+    machine: Machine,
+) -> None:
+    machine.can_install()
+    machine.bazel("info")
+    machine.program("bazelisk", "sleep 50")
+    start = time.monotonic()
+    done = machine.bazel("info")
+    assert done.stdout.endswith("<info>")
+    assert "not using" in done.stderr
+    assert time.monotonic() - start < 10
+
+
+def test_a_bazel_put_on_the_path_later_goes_before_the_installed_one(machine: Machine) -> None:
+    machine.can_install()
+    machine.bazel("info")
+    machine.program("bazel", answering("path"))
+    assert machine.bazel("info").stdout == "path:<info>"
+
+
+def test_the_entry_works_through_a_link(machine: Machine) -> None:
+    machine.program("bazel", answering("path"))
+    link = machine.root / "link"
+    link.symlink_to(machine.entry)
+    assert machine.bazel("info", entry=link).stdout == "path:<info>"

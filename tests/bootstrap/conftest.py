@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PLAIN_TOOLS = ("bash", "cat", "cp", "cut", "readlink", "sha256sum", "sh", "sleep", "touch", "uname")
+PLAIN_TOOLS = "bash cat cksum cp cut readlink sh sleep timeout touch uname"
 PROGRESS = "tools/bazel: ["
 APT_GET = """
 echo "$@" >> "$MACHINE/apt-get.log"
@@ -56,7 +56,7 @@ class Machine:
             shutil.copy(REPOSITORY / path, self.checkout / path)
         (self.checkout / ".bazelversion").write_text("7.7.1\n")
         self.entry = self.checkout / "tools/bazel"
-        for tool in PLAIN_TOOLS:
+        for tool in PLAIN_TOOLS.split():
             (self.bin / tool).symlink_to(str(shutil.which(tool)))
         self.program("python3", f'exec "{sys.executable}" "$@"')
 
