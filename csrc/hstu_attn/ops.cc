@@ -21,6 +21,7 @@
 #include <utility>
 
 #include "csrc/common/stable_torch.h"
+#include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/mask.h"
 
@@ -43,47 +44,30 @@ using MaybeTensor = std::optional<Tensor>;
 // What is in this build
 // ---------------------------------------------------------------------------
 
-// True when the macro that is spelt `name` was not defined: an undefined macro expands to its own
-// name, a defined one (by -DNAME or -DNAME=TRUE) to something else.
-constexpr bool is_undefined(const char* expansion, const char* name) {
-  while (*expansion != 0 && *expansion == *name) ++expansion, ++name;
-  return *expansion == *name;
-}
-
 struct Feature {
   const char* name;  // HSTU_DISABLE_<name> leaves it out
   bool enabled;
 };
 
-#define HSTU_TEXT_(...) #__VA_ARGS__
-#define HSTU_TEXT(...) HSTU_TEXT_(__VA_ARGS__)
-#define HSTU_FEATURE(name) \
-  Feature { #name, is_undefined(HSTU_TEXT(HSTU_DISABLE_##name), "HSTU_DISABLE_" #name) }
-
-constexpr Feature kBackward = HSTU_FEATURE(BACKWARD);
-constexpr Feature kDeterministic = HSTU_FEATURE(DETERMINISTIC);
-constexpr Feature kLocal = HSTU_FEATURE(LOCAL);
-constexpr Feature kCausal = HSTU_FEATURE(CAUSAL);
-constexpr Feature kContext = HSTU_FEATURE(CONTEXT);
-constexpr Feature kTarget = HSTU_FEATURE(TARGET);
-constexpr Feature kArbitrary = HSTU_FEATURE(ARBITRARY);
-constexpr Feature kRab = HSTU_FEATURE(RAB);
-constexpr Feature kDrab = HSTU_FEATURE(DRAB);
-constexpr Feature kBf16 = HSTU_FEATURE(BF16);
-constexpr Feature kFp16 = HSTU_FEATURE(FP16);
-constexpr Feature kHdim32 = HSTU_FEATURE(HDIM32);
-constexpr Feature kHdim64 = HSTU_FEATURE(HDIM64);
-constexpr Feature kHdim128 = HSTU_FEATURE(HDIM128);
-constexpr Feature kHdim256 = HSTU_FEATURE(HDIM256);
-constexpr Feature k86Or89 = HSTU_FEATURE(86OR89);
-constexpr Feature kFeatures[] = {kBackward,  kDeterministic, kLocal,   kCausal,
-                                 kContext,   kTarget,        kArbitrary, kRab,
-                                 kDrab,      kBf16,          kFp16,    kHdim32,
+constexpr Feature kBackward{"BACKWARD", hstu::kWithBackward};
+constexpr Feature kDeterministic{"DETERMINISTIC", hstu::kWithDeterministic};
+constexpr Feature kLocal{"LOCAL", hstu::kWithLocal};
+constexpr Feature kCausal{"CAUSAL", hstu::kWithCausal};
+constexpr Feature kContext{"CONTEXT", hstu::kWithContext};
+constexpr Feature kTarget{"TARGET", hstu::kWithTarget};
+constexpr Feature kArbitrary{"ARBITRARY", hstu::kWithArbitrary};
+constexpr Feature kRab{"RAB", hstu::kWithRab};
+constexpr Feature kDrab{"DRAB", hstu::kWithDrab};
+constexpr Feature kBf16{"BF16", hstu::kWithBf16};
+constexpr Feature kFp16{"FP16", hstu::kWithFp16};
+constexpr Feature kHdim32{"HDIM32", hstu::kWithHeadDim32};
+constexpr Feature kHdim64{"HDIM64", hstu::kWithHeadDim64};
+constexpr Feature kHdim128{"HDIM128", hstu::kWithHeadDim128};
+constexpr Feature kHdim256{"HDIM256", hstu::kWithHeadDim256};
+constexpr Feature k86Or89{"86OR89", hstu::kWith86Or89};
+constexpr Feature kFeatures[] = {kBackward,  kDeterministic, kLocal,   kCausal, kContext, kTarget,
+                                 kArbitrary, kRab,           kDrab,    kBf16,   kFp16,    kHdim32,
                                  kHdim64,    kHdim128,       kHdim256, k86Or89};
-
-#undef HSTU_FEATURE
-#undef HSTU_TEXT
-#undef HSTU_TEXT_
 
 void require(const Feature& feature, const char* what) {
   check(feature.enabled, "hstu_attn: ", what, " is not in this build (HSTU_DISABLE_", feature.name,
@@ -128,8 +112,9 @@ struct Common {
 };
 
 int32_t to_int32(int64_t value, const char* name) {
-  check(value >= std::numeric_limits<int32_t>::min() && value <= std::numeric_limits<int32_t>::max(),
-        "hstu_attn: ", name, "=", value, " does not fit into 32 bits");
+  check(
+      value >= std::numeric_limits<int32_t>::min() && value <= std::numeric_limits<int32_t>::max(),
+      "hstu_attn: ", name, "=", value, " does not fit into 32 bits");
   return static_cast<int32_t>(value);
 }
 
@@ -206,11 +191,20 @@ void fill_problem(hstu::Problem& p, const Tensor& q, const Tensor& k, const Tens
       fail("hstu_attn: q must be bfloat16 or float16 on a GPU");
   }
   switch (q.size(2)) {
-    case 32: require(kHdim32, "head dim 32"); break;
-    case 64: require(kHdim64, "head dim 64"); break;
-    case 128: require(kHdim128, "head dim 128"); break;
-    case 256: require(kHdim256, "head dim 256"); break;
-    default: fail("hstu_attn: head dim ", q.size(2), ": allowed are 32, 64, 128, 256");
+    case 32:
+      require(kHdim32, "head dim 32");
+      break;
+    case 64:
+      require(kHdim64, "head dim 64");
+      break;
+    case 128:
+      require(kHdim128, "head dim 128");
+      break;
+    case 256:
+      require(kHdim256, "head dim 256");
+      break;
+    default:
+      fail("hstu_attn: head dim ", q.size(2), ": allowed are 32, 64, 128, 256");
   }
   const int64_t batch = a.cu_seqlens_q.numel() - 1;
   p.head_dim = static_cast<int32_t>(q.size(2));
@@ -276,7 +270,8 @@ void check_launch(int code, const char* what, const Tensor& q) {
   if (code == cudaSuccess) return;
   if (code == cudaErrorNotSupported) {
     // The features that can be named were checked before; what is left depends on the GPU.
-    check(k86Or89.enabled, "hstu_attn: ", what, " needs a kernel for GPUs with 99 KB of shared "
+    check(k86Or89.enabled, "hstu_attn: ", what,
+          " needs a kernel for GPUs with 99 KB of shared "
           "memory per block, which is not in this build (HSTU_DISABLE_86OR89)");
     fail("hstu_attn: ", what, " for q ", stable_torch::shape_text(q),
          " is not in this build; `python -m hstu_attn` lists what is");
@@ -345,8 +340,8 @@ Tensor forward(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const
   p.v = rows(v);
   p.o = rows(out);
   const Tensor workspace = stable_torch::scratch(q, hstu::fwd_workspace_bytes(p));
-  const int code =
-      hstu::fwd(p, workspace.mutable_data_ptr(), stable_torch::current_stream(q.get_device_index()));
+  const int code = hstu::fwd(p, workspace.mutable_data_ptr(),
+                             stable_torch::current_stream(q.get_device_index()));
   check_launch(code, "the forward", q);
   return out;
 }
@@ -358,11 +353,11 @@ Tensor varlen_fwd(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   double alpha, MaybeTensor rab, bool /*has_drab*/, MaybeTensor func,
                   bool /*deterministic*/, MaybeTensor kv_cache, MaybeTensor page_offsets,
                   MaybeTensor page_ids, MaybeTensor last_page_lens) {
-  return forward(q, k, v,
-                 {cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scaling_seqlen,
-                  num_contexts, num_targets, target_group_size, window_left, window_right, alpha,
-                  rab, func},
-                 {kv_cache, page_offsets, page_ids, last_page_lens});
+  return forward(
+      q, k, v,
+      {cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scaling_seqlen, num_contexts,
+       num_targets, target_group_size, window_left, window_right, alpha, rab, func},
+      {kv_cache, page_offsets, page_ids, last_page_lens});
 }
 
 // The three tensors inside a packed one, (total, 3, heads, D).
@@ -381,11 +376,11 @@ Tensor qkvpacked_fwd(const Tensor& qkv, const Tensor& cu_seqlens_q, const Tensor
                      bool /*has_drab*/, MaybeTensor func, bool /*deterministic*/) {
   const auto [q, k, v] = unpack(qkv);
   const MaybeTensor none;
-  return forward(q, k, v,
-                 {cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scaling_seqlen,
-                  num_contexts, num_targets, target_group_size, window_left, window_right, alpha,
-                  rab, func},
-                 {none, none, none, none});
+  return forward(
+      q, k, v,
+      {cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scaling_seqlen, num_contexts,
+       num_targets, target_group_size, window_left, window_right, alpha, rab, func},
+      {none, none, none, none});
 }
 
 // ---------------------------------------------------------------------------
@@ -431,8 +426,8 @@ Tensor backward(const Tensor& dout_in, const Tensor& q_in, const Tensor& k_in, c
     p.drab = {drab.mutable_data_ptr(), drab.stride(0), drab.stride(1), drab.stride(2)};
   }
   const Tensor workspace = stable_torch::scratch(q, hstu::bwd_workspace_bytes(p));
-  const int code =
-      hstu::bwd(p, workspace.mutable_data_ptr(), stable_torch::current_stream(q.get_device_index()));
+  const int code = hstu::bwd(p, workspace.mutable_data_ptr(),
+                             stable_torch::current_stream(q.get_device_index()));
   check_launch(code, "the backward", q);
   if (has_drab && a.rab->size(1) == 1 && p.heads > 1) {
     const int64_t heads_dim = 1;
@@ -450,32 +445,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> varlen_bwd(
   const Tensor dq = torch::stable::new_empty(q, q.sizes());
   const Tensor dk = torch::stable::new_empty(k, k.sizes());
   const Tensor dv = torch::stable::new_empty(v, v.sizes());
-  const Tensor drab =
-      backward(dout, q, k, v,
-               {cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scaling_seqlen,
-                num_contexts, num_targets, target_group_size, window_left, window_right, alpha, rab,
-                func},
-               has_drab, deterministic, dq, dk, dv);
+  const Tensor drab = backward(
+      dout, q, k, v,
+      {cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scaling_seqlen, num_contexts,
+       num_targets, target_group_size, window_left, window_right, alpha, rab, func},
+      has_drab, deterministic, dq, dk, dv);
   return {dq, dk, dv, drab};
 }
 
-std::tuple<Tensor, Tensor> qkvpacked_bwd(const Tensor& dout, const Tensor& qkv,
-                                         const Tensor& cu_seqlens_q, const Tensor& cu_seqlens_k,
-                                         int64_t max_seqlen_q, int64_t max_seqlen_k,
-                                         int64_t scaling_seqlen, MaybeTensor num_contexts,
-                                         MaybeTensor num_targets, int64_t target_group_size,
-                                         int64_t window_left, int64_t window_right, double alpha,
-                                         MaybeTensor rab, bool has_drab, MaybeTensor func,
-                                         bool deterministic) {
+std::tuple<Tensor, Tensor> qkvpacked_bwd(
+    const Tensor& dout, const Tensor& qkv, const Tensor& cu_seqlens_q, const Tensor& cu_seqlens_k,
+    int64_t max_seqlen_q, int64_t max_seqlen_k, int64_t scaling_seqlen, MaybeTensor num_contexts,
+    MaybeTensor num_targets, int64_t target_group_size, int64_t window_left, int64_t window_right,
+    double alpha, MaybeTensor rab, bool has_drab, MaybeTensor func, bool deterministic) {
   const auto [q, k, v] = unpack(qkv);
   const Tensor dqkv = torch::stable::new_empty(qkv, qkv.sizes());
   const auto [dq, dk, dv] = unpack(dqkv);
-  const Tensor drab =
-      backward(dout, q, k, v,
-               {cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scaling_seqlen,
-                num_contexts, num_targets, target_group_size, window_left, window_right, alpha, rab,
-                func},
-               has_drab, deterministic, dq, dk, dv);
+  const Tensor drab = backward(
+      dout, q, k, v,
+      {cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scaling_seqlen, num_contexts,
+       num_targets, target_group_size, window_left, window_right, alpha, rab, func},
+      has_drab, deterministic, dq, dk, dv);
   return {dqkv, drab};
 }
 
@@ -526,8 +516,8 @@ STABLE_TORCH_LIBRARY(hstu_attn, m) {
                "(Tensor dq, Tensor dk, Tensor dv, Tensor drab)")
             .c_str());
   m.def(schema("qkvpacked_fwd", "Tensor qkv", "", "Tensor").c_str());
-  m.def(schema("qkvpacked_bwd", "Tensor dout, Tensor qkv", "", "(Tensor dqkv, Tensor drab)")
-            .c_str());
+  m.def(
+      schema("qkvpacked_bwd", "Tensor dout, Tensor qkv", "", "(Tensor dqkv, Tensor drab)").c_str());
   m.def("build_info() -> str");
   m.def(
       "mask_rows(int k_len, int window_left, int window_right, int contexts, int targets, "

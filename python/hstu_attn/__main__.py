@@ -28,9 +28,10 @@ def served_by(capability: tuple[int, int], archs: Sequence[str]) -> str | None:
         return f"sm_{best[0]}{best[1]}"
     for arch in archs:
         kind, _, number = arch.partition("_")
-        if kind == "compute" and number.isdigit():
-            if (int(number[:-1]), int(number[-1])) <= capability:
-                return arch
+        if kind != "compute" or not number.isdigit():
+            continue
+        if (int(number[:-1]), int(number[-1])) <= capability:
+            return arch
     return None
 
 

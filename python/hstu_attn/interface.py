@@ -40,13 +40,10 @@ the Ampere interface of the ``hstu_attn`` package in NVIDIA recsys-examples.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
-import hstu_attn.ops  # noqa: F401  (defines torch.ops.hstu_attn)
-from hstu_attn import checks
+from hstu_attn import checks, ops
 
 
 def _scaling(scaling_seqlen: int, max_seqlen_q: int) -> int:
@@ -194,7 +191,7 @@ def hstu_attn_varlen_func(
             page_ids,
             last_page_lens,
         )
-    out = torch.ops.hstu_attn.varlen_fwd(
+    return ops.varlen(
         q,
         k,
         v,
@@ -218,7 +215,6 @@ def hstu_attn_varlen_func(
         page_ids,
         last_page_lens,
     )
-    return cast(Tensor, out)
 
 
 def hstu_attn_qkvpacked_func(
@@ -285,7 +281,7 @@ def hstu_attn_qkvpacked_func(
             num_targets,
             func,
         )
-    out = torch.ops.hstu_attn.qkvpacked_fwd(
+    return ops.qkvpacked(
         qkv,
         cu_seqlens_q,
         cu_seqlens_k,
@@ -303,4 +299,3 @@ def hstu_attn_qkvpacked_func(
         func,
         deterministic or torch.are_deterministic_algorithms_enabled(),
     )
-    return cast(Tensor, out)

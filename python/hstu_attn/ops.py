@@ -195,24 +195,27 @@ def _qkvpacked_bwd_fake(dout: Tensor, qkv: Tensor, *rest: Any) -> tuple[Tensor, 
 
 # --- Autograd ------------------------------------------------------------------------------------
 #
-# A forward op takes `tensors` (q, k, v or qkv), then the same arguments as its backward op, then
-# (varlen only) the paged ones.
+# A forward op takes its tensors (q, k, v or qkv), then the arguments that its backward op takes too
+# (`common`), then, varlen only, the paged ones.
 
 _COMMON_ARGS = 15  # cu_seqlens_q ... deterministic
+_COMMON_TENSORS = (0, 1, 5, 6, 11, 13)  # cu_seqlens_q, cu_seqlens_k, num_*, rab, func
 
 
 class _Autograd:
-    """The autograd of one forward op; its first ``tensors`` inputs have gradients."""
+    """The autograd of one forward op, whose first ``tensors`` inputs have gradients."""
 
-    def __init__(self, tensors: int, backward_name: str) -> None:
+    def __init__(self, forward_name: str, backward_name: str, tensors: int) -> None:
+        self.forward_op = getattr(torch.ops.hstu_attn, forward_name)
+        self.backward_op = getattr(torch.ops.hstu_attn, backward_name)
         self.tensors = tensors
-        self.backward_name = backward_name
 
     def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        saved = inputs[: self.tensors + _COMMON_ARGS]
-        ctx.is_tensor = [isinstance(x, Tensor) for x in saved]
-        ctx.save_for_backward(*(x for x in saved if isinstance(x, Tensor)))
-        ctx.others = [None if isinstance(x, Tensor) else x for x in saved]
+        common = list(inputs[self.tensors : self.tensors + _COMMON_ARGS])
+        ctx.save_for_backward(*inputs[: self.tensors], *(common[i] for i in _COMMON_TENSORS))
+        for i in _COMMON_TENSORS:
+            common[i] = None
+        ctx.common = common
         ctx.inputs = len(inputs)
         ctx.paged = any(x is not None for x in inputs[self.tensors + _COMMON_ARGS :])
 
@@ -221,20 +224,49 @@ class _Autograd:
             raise NotImplementedError(
                 "hstu_attn: attention over paged keys and values (kv_cache) has no backward"
             )
-        tensors = iter(ctx.saved_tensors)
-        args = [
-            next(tensors) if is_tensor else other
-            for is_tensor, other in zip(ctx.is_tensor, ctx.others, strict=True)
-        ]
-        rab_at, has_drab_at = self.tensors + _BWD_RAB, self.tensors + _BWD_HAS_DRAB
-        wants_drab = bool(args[has_drab_at] and ctx.needs_input_grad[rab_at])
-        args[has_drab_at] = wants_drab
-        *grads, drab = getattr(torch.ops.hstu_attn, self.backward_name)(dout, *args)
+        saved, common = ctx.saved_tensors, list(ctx.common)
+        for i, tensor in zip(_COMMON_TENSORS, saved[self.tensors :], strict=True):
+            common[i] = tensor
+        rab_at = self.tensors + _BWD_RAB
+        wants_drab = bool(common[_BWD_HAS_DRAB] and ctx.needs_input_grad[rab_at])
+        common[_BWD_HAS_DRAB] = wants_drab
+        *grads, drab = self.backward_op(dout, *saved[: self.tensors], *common)
         result: list[Tensor | None] = [None] * ctx.inputs
         result[: self.tensors] = grads
         if wants_drab:
             result[rab_at] = drab
         return tuple(result)
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        """Calls the forward op; in eager mode by way of _Eager where there is a gradient."""
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            rab = inputs[self.tensors + _BWD_RAB]
+            if any(x.requires_grad for x in inputs[: self.tensors]) or (
+                rab is not None and rab.requires_grad
+            ):
+                return cast(Tensor, _Eager.apply(*inputs, self))  # type: ignore[no-untyped-call]
+        return cast(Tensor, self.forward_op(*inputs))
+
+
+class _Eager(torch.autograd.Function):
+    """What register_autograd makes of setup_context and backward, for a third of the host time:
+    that fills in defaults of the schema at every call, quadratic in the number of arguments."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *arguments, rules = inputs
+        output = rules.forward_op(*arguments)
+        rules.setup_context(ctx, tuple(arguments), output)
+        ctx.rules = rules
+        return cast(Tensor, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return (*ctx.rules.backward(ctx, *grads), None)
+
+
+varlen = _Autograd("varlen_fwd", "varlen_bwd", tensors=3)
+qkvpacked = _Autograd("qkvpacked_fwd", "qkvpacked_bwd", tensors=1)
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -261,8 +293,7 @@ def _register() -> None:
     for name, implementation in cpu.items():
         torch.library.impl(f"hstu_attn::{name}", "cpu", implementation)
         torch.library.register_fake(f"hstu_attn::{name}", fake[name])
-    for kind, tensors in (("varlen", 3), ("qkvpacked", 1)):
-        autograd = _Autograd(tensors, f"{kind}_bwd")
+    for kind, autograd in (("varlen", varlen), ("qkvpacked", qkvpacked)):
         torch.library.register_autograd(
             f"hstu_attn::{kind}_fwd", autograd.backward, setup_context=autograd.setup_context
         )

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from hstu_attn import hstu_attn_qkvpacked_func, hstu_attn_varlen_func
+from hstu_attn import hstu_attn_qkvpacked_func, hstu_attn_varlen_func, ops
 from hstu_cases import Case, assert_right, make_case, make_paged, run
 from torch import Tensor
+from torch.library import opcheck
+
+OPS = torch.ops.hstu_attn
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "causal": {"window": (-1, 0)},
@@ -54,21 +57,25 @@ def test_opcheck_of_the_forward_and_backward_ops(device: str, options: str) -> N
         case = replace(case, rab=leaf(case.rab))
     arguments = op_arguments(case, has_drab)
     q, k, v = leaf(case.q), leaf(case.k), leaf(case.v)
-    ops = torch.ops.hstu_attn
-    torch.library.opcheck(ops.varlen_fwd.default, (q, k, v, *arguments, None, None, None, None))
+    torch.library.opcheck(
+        torch.ops.hstu_attn.varlen_fwd.default, (q, k, v, *arguments, None, None, None, None)
+    )
     plain = op_arguments(
         replace(case, rab=None if case.rab is None else case.rab.detach()), has_drab
     )
-    torch.library.opcheck(ops.varlen_bwd.default, (case.dout, case.q, case.k, case.v, *plain))
+    torch.library.opcheck(
+        torch.ops.hstu_attn.varlen_bwd.default, (case.dout, case.q, case.k, case.v, *plain)
+    )
 
 
 def test_opcheck_of_the_packed_ops(device: str) -> None:
     case = make_case(device=device, window=(-1, 0), rab_heads=1)
     packed = torch.stack([case.q, case.k, case.v], dim=1)
     arguments = op_arguments(case, True)
-    ops = torch.ops.hstu_attn
-    torch.library.opcheck(ops.qkvpacked_fwd.default, (leaf(packed), *arguments))
-    torch.library.opcheck(ops.qkvpacked_bwd.default, (case.dout, packed, *arguments))
+    opcheck(OPS.qkvpacked_fwd.default, (leaf(packed), *arguments))
+    torch.library.opcheck(
+        torch.ops.hstu_attn.qkvpacked_bwd.default, (case.dout, packed, *arguments)
+    )
 
 
 def test_opcheck_of_the_paged_forward(device: str) -> None:
@@ -206,13 +213,13 @@ def test_a_checked_value_is_found_in_compiled_code_on_the_cpu() -> None:
 
 def test_deterministic_algorithms_of_torch_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    real = torch.ops.hstu_attn.varlen_fwd
+    real = ops.varlen
 
     def spy(*arguments: Any) -> Tensor:
         seen.append(arguments[17])
-        return real(*arguments)  # type: ignore[no-any-return]
+        return real(*arguments)
 
-    monkeypatch.setattr(torch.ops.hstu_attn, "varlen_fwd", spy)
+    monkeypatch.setattr(ops, "varlen", spy)
     case = make_case()
     hstu_attn_varlen_func(**case.arguments())
     hstu_attn_varlen_func(**case.arguments(), deterministic=True)

@@ -3,11 +3,11 @@
 // mask.h by brute force on every small sequence: a row's spans against the definition of the mask,
 // one pair (i, j) at a time, and the verdict on every tile against its pairs.
 
+#include "csrc/hstu_attn/mask.h"
+
 #include <climits>
 #include <cstdint>
 #include <cstdio>
-
-#include "csrc/hstu_attn/mask.h"
 
 namespace {
 
@@ -19,8 +19,7 @@ constexpr int32_t kMaxLen = 13;
 // The definition. Contexts and targets come with the causal window only.
 bool sees(const SeqMask& m, int32_t i, int32_t j) {
   if (i >= m.hist_end && j >= m.hist_end) {
-    const bool same_group =
-        (i - m.hist_end) / m.group_size == (j - m.hist_end) / m.group_size;
+    const bool same_group = (i - m.hist_end) / m.group_size == (j - m.hist_end) / m.group_size;
     if (m.hist_end < m.k_len && !same_group) return false;
   }
   if (i < m.contexts && j < m.hist_end) return true;
@@ -60,8 +59,9 @@ void check(const SeqMask& m, Count& count) {
           }
           const TileKind kind = m.tile(m0, m1, n0, n1);
           // Partial is always allowed, but costs time where it is not needed: it has to be exact.
-          const TileKind exact =
-              !any ? TileKind::kEmpty : all ? TileKind::kFull : TileKind::kPartial;
+          const TileKind exact = !any  ? TileKind::kEmpty
+                                 : all ? TileKind::kFull
+                                       : TileKind::kPartial;
           if (kind != exact) report(count, m, "wrong tile", m0, m1, n0, n1);
         }
       }

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import hstu_attn
 import pytest
@@ -113,6 +114,34 @@ def test_an_unserved_gpu_is_named_with_the_way_out() -> None:
     info["disabled"] = ["86OR89"]
     assert "HSTU_DISABLE_86OR89" in gpu_line("L4", (8, 9), info)
     assert "NOT SERVED" not in gpu_line("A100", (8, 0), info)
+
+
+USES: dict[str, dict[str, Any]] = {
+    "BACKWARD": {},
+    "DETERMINISTIC": {},
+    "LOCAL": {"window": (3, 2)},
+    "CAUSAL": {"window": (-1, 0)},
+    "CONTEXT": {"window": (-1, 0), "contexts": 3},
+    "TARGET": {"window": (-1, 0), "targets": 3},
+    "ARBITRARY": {"n_func": 3},
+    "RAB": {"rab_heads": 1},
+    "DRAB": {"rab_heads": 1},
+    "BF16": {"dtype": torch.bfloat16},
+    "FP16": {"dtype": torch.float16},
+    "HDIM32": {"dim": 32},
+    "HDIM64": {"dim": 64},
+    "HDIM128": {"dim": 128},
+    "HDIM256": {"dim": 256},
+}
+
+
+@pytest.mark.parametrize("switch", USES)
+def test_what_was_left_out_says_so(gpu: str, switch: str) -> None:
+    if switch in build_info()["enabled"]:
+        pytest.skip(f"{switch} is in this build")
+    case = make_case(device=gpu, **USES[switch])
+    with pytest.raises(RuntimeError, match=rf"is not in this build \(HSTU_DISABLE_{switch}\)"):
+        run(case, deterministic=switch == "DETERMINISTIC")
 
 
 def test_this_gpu_is_served(gpu: str) -> None:
