@@ -1,4 +1,4 @@
-"""A release folder: wheels, SHA256SUMS and provenance.json, the same bytes from the same commit."""
+"""A release folder: wheels, conda packages, SHA256SUMS, provenance.json; equal bytes from one commit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.release import conda
+from tools.release.refused import Refused
 from tools.wheel import make_wheel
 
 SUMS = "SHA256SUMS"
 PROVENANCE = "provenance.json"
 BUILD_TYPE = "urn:accelerated-modules:release:v1"
-
-
-class Refused(Exception):
-    """A reason in one line, with what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def restamp(wheel: Path, out: Path, old: str, new: str) -> None:
     make_wheel.write(out, files, after)
 
 
-def statement(facts: dict[str, Any], src: Source, subjects: list[Path]) -> dict[str, Any]:
+def statement(facts: dict[str, Any], src: Source, hashes: dict[str, str]) -> dict[str, Any]:
     """An in-toto statement with a SLSA v1 provenance predicate. No clock, no host: only inputs."""
     dependencies: list[dict[str, Any]] = [
         {"name": "source", "digest": {"gitCommit": src.commit}},
@@ -128,9 +126,7 @@ def statement(facts: dict[str, Any], src: Source, subjects: list[Path]) -> dict[
             dependencies.append({"name": name, "uri": pin["purl"], "digest": {"sha256": digest}})
     return {
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [
-            {"name": path.name, "digest": {"sha256": sha256(path)}} for path in sorted(subjects)
-        ],
+        "subject": [{"name": name, "digest": {"sha256": hashes[name]}} for name in sorted(hashes)],
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
@@ -151,13 +147,20 @@ def statement(facts: dict[str, Any], src: Source, subjects: list[Path]) -> dict[
     }
 
 
-def write_distribution(folder: Path, wheels: list[Path], facts: dict[str, Any], src: Source) -> None:
-    """Fills an empty folder with the release."""
-    copies = copy_wheels(wheels, folder, facts["version"], "dirty" if src.dirty else None)
-    text = json.dumps(statement(facts, src, copies), indent=2) + "\n"
+def write_distribution(
+    folder: Path, wheels: list[Path], facts: dict[str, Any], src: Source, recipe: Path | None
+) -> None:
+    """Fills an empty folder with the release; without a recipe it has no conda packages."""
+    local = "dirty" if src.dirty else None
+    copy_wheels(wheels, folder, facts["version"], local)
+    if recipe:
+        version = facts["version"] + (f"+{local}" if local else "")
+        conda.build(recipe, folder, version, facts["release_date"], folder / "conda")
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files_of(folder).items()}
+    text = json.dumps(statement(facts, src, hashes), indent=2) + "\n"
     (folder / PROVENANCE).write_text(text)
-    listed = sorted([*copies, folder / PROVENANCE])
-    (folder / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in listed))
+    hashes[PROVENANCE] = sha256(folder / PROVENANCE)
+    (folder / SUMS).write_text("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -218,6 +221,7 @@ def _paths(text: str) -> list[Path]:
 def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--facts", type=Path, required=True, help=argparse.SUPPRESS)
+    made.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
     made.add_argument("--wheels", type=_paths, required=True, help=argparse.SUPPRESS)
     return made
 

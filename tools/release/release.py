@@ -1,7 +1,8 @@
 """tools/bazel run //:release -- [--out dist]: everything that a release manager uploads.
 
-Bazel has built the wheels when this starts. It checks the checkout and the changelog, writes wheels,
-SHA256SUMS and provenance.json to --out in one step, then runs the example from the wheels.
+Bazel has built the wheels when this starts. It checks the checkout and the changelog, makes conda
+packages of the wheels, writes all of it with SHA256SUMS and provenance.json to --out in one step,
+and runs the example from the wheels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tools.release import distribution
-from tools.release.distribution import Refused
+from tools.release.refused import Refused
 
 
 def run_example(example: Path, dist: Path) -> None:
@@ -48,14 +49,14 @@ def main() -> None:
     src = distribution.source(workspace, args.allow_dirty)
     distribution.check_changelog(workspace / "CHANGELOG.md", facts["version"], facts["release_date"])
     with distribution.folder_in_one_step(out) as folder:
-        distribution.write_distribution(folder, args.wheels, facts, src)
+        distribution.write_distribution(folder, args.wheels, facts, src, args.recipe)
         if args.sign:
             command = [*shlex.split(args.sign), distribution.SUMS]
             if subprocess.run(command, cwd=folder).returncode:
                 raise Refused(f"--sign failed: {shlex.join(command)}")
     print(f"{out}:")
-    for path in sorted(out.iterdir()):
-        print(f"{path.stat().st_size:>12,}  {path.name}")
+    for name, data in distribution.files_of(out).items():
+        print(f"{len(data):>12,}  {name}")
     if not args.no_example:
         run_example(args.example, out)
 

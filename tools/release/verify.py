@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tools.release import distribution
-from tools.release.distribution import PROVENANCE, SUMS, Refused
+from tools.release.distribution import PROVENANCE, SUMS
+from tools.release.refused import Refused
 
 
 def check_sums(dist: Path) -> None:
@@ -74,7 +75,7 @@ def main() -> None:
             how = "this checkout"
             ours.mkdir()
             facts = distribution.load_facts(args.facts, workspace)
-            distribution.write_distribution(ours, args.wheels, facts, claimed)
+            distribution.write_distribution(ours, args.wheels, facts, claimed, args.recipe)
         else:
             how = "a fresh checkout"
             scratch = distribution.user_path(args.scratch) if args.scratch else Path(temporary)

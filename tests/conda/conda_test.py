@@ -1,0 +1,247 @@
+"""The conda packages of a release: what they hold, and what a real solver does with them.
+
+conda-forge is not reached: empty placeholders stand for python (a shim of this interpreter, which has
+torch), pytorch and cuda-version.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.message import Message
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import parse_wheel_filename
+from tools.release import conda
+from tools.release.refused import Refused
+
+EXAMPLE = Path(os.environ["EXAMPLE"]).resolve()
+FACTS = json.loads(Path(os.environ["FACTS"]).read_text())
+RECIPE = Path(os.environ["RECIPE"]).resolve()
+WHEELS = sorted(Path(path).resolve() for path in os.environ["WHEELS"].split())
+VERSION = FACTS["version"]
+NEW_MACHINE = {"CONDA_OVERRIDE_CUDA": "13.0", "CONDA_OVERRIDE_GLIBC": "2.28"}
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Ours and the placeholders, as folders and as the URLs that a client is given."""
+
+    ours: Path
+    placeholders: Path
+
+    @property
+    def files(self) -> str:
+        return f"{self.ours.as_uri()} {self.placeholders.as_uri()}"
+
+
+def wheels_in(folder: Path) -> Path:
+    for wheel in WHEELS:
+        (folder / wheel.name).write_bytes(wheel.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
+    root = tmp_path_factory.mktemp("channels")
+    wheels = wheels_in(tmp_path_factory.mktemp("wheels"))
+    built = conda.build(RECIPE, wheels, VERSION, FACTS["release_date"], root / "built")
+    conda.publish(built, root / "ours")
+    conda.step("placeholders", root / "placeholders")
+    return Channels(root / "ours", root / "placeholders")
+
+
+@pytest.fixture(scope="module")
+def server(channels: Channels) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(channels.ours.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+
+
+def packages(channels: Channels) -> dict[str, Path]:
+    found = {}
+    for path in channels.ours.rglob("*.conda"):
+        found[path.name.removesuffix(".conda").rsplit("-", 2)[0]] = path
+    return found
+
+
+def wheel_of(name: str) -> Path:
+    (wheel,) = [w for w in WHEELS if w.name.split("-")[0] == name.replace("-", "_")]
+    return wheel
+
+
+def metadata_of(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        return message_from_bytes(archive.read(name))
+
+
+def index_of(package: Path) -> dict[str, list[str]]:
+    index: dict[str, list[str]] = json.loads(conda.contents(package)["info/index.json"])
+    return index
+
+
+def test_every_wheel_has_its_package(channels: Channels) -> None:
+    assert packages(channels).keys() == {w.name.split("-")[0].replace("_", "-") for w in WHEELS}
+
+
+def test_a_package_holds_the_exact_bytes_of_its_wheel(channels: Channels) -> None:
+    for name, package in packages(channels).items():
+        files = conda.contents(package)
+        payload = {n.removeprefix("site-packages/"): d for n, d in files.items() if n[:5] != "info/"}
+        with zipfile.ZipFile(wheel_of(name)) as wheel:
+            want = {n: wheel.read(n) for n in wheel.namelist()}
+        assert payload.keys() - want.keys() == {n for n in payload if n.endswith("/INSTALLER")}
+        assert want.items() <= payload.items()
+
+
+def test_a_package_is_one_for_every_python(channels: Channels) -> None:
+    for package in packages(channels).values():
+        index = index_of(package)
+        assert index["noarch"] == "python"
+        assert not [d for d in index["depends"] if d.startswith("python_abi")]
+
+
+def test_paths_json_is_right(channels: Channels) -> None:
+    for package in packages(channels).values():
+        files = conda.contents(package)
+        for entry in json.loads(files["info/paths.json"])["paths"]:
+            assert hashlib.sha256(files[entry["_path"]]).hexdigest() == entry["sha256"]
+
+
+def test_the_licences_come_along(channels: Channels) -> None:
+    for name, package in packages(channels).items():
+        files = conda.contents(package)
+        there = {Path(n).name for n in files if n.startswith("info/licenses/")}
+        assert there == set(metadata_of(wheel_of(name)).get_all("License-File", []))
+
+
+def test_the_metadata_agrees_with_the_wheel(channels: Channels) -> None:
+    for name, package in packages(channels).items():
+        metadata, index = metadata_of(wheel_of(name)), index_of(package)
+        assert (index["name"], index["version"]) == (metadata["Name"], metadata["Version"])
+        terms = (set(text.split(" AND ")) for text in (index["license"], metadata["License-Expression"]))
+        assert next(terms) == next(terms)
+        depends = set(index["depends"])
+        assert f"python {metadata['Requires-Python']}" in depends
+        for requirement in map(Requirement, metadata.get_all("Requires-Dist", [])):
+            if requirement.name == "torch":
+                assert f"pytorch {requirement.specifier},<3" in depends
+            elif requirement.marker is None:
+                assert f"{requirement.name} {requirement.specifier}" in depends
+        (tag,) = parse_wheel_filename(wheel_of(name).name)[3]
+        if tag.platform == "any":
+            assert index["subdir"] == "noarch"
+        else:
+            assert (index["subdir"], tag.platform) == ("linux-64", "manylinux_2_28_x86_64")
+            assert "__glibc >=2.28,<3.0.a0" in depends
+
+
+def test_two_builds_are_equal_byte_by_byte(channels: Channels, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    wheels = wheels_in(tmp_path / "wheels")
+    date = FACTS["release_date"]
+    for package in conda.build(RECIPE, wheels, VERSION, date, tmp_path / "again", test=False):
+        published = channels.ours / package.parent.name / package.name
+        assert package.read_bytes() == published.read_bytes(), package.name
+
+
+@pytest.mark.parametrize("via", ["file", "http"])
+def test_a_fresh_prefix_runs_the_example(
+    channels: Channels, server: str, tmp_path: Path, via: str
+) -> None:
+    places = channels.files if via == "file" else f"{server}/ours {server}/placeholders"
+    prefix = tmp_path / "prefix"
+    got = conda.step("install", prefix, places, "accelerated-modules", **NEW_MACHINE)
+    versions = {name: (version, build) for name, version, build, _ in got}
+    assert versions["accelerated-modules"][0] == VERSION
+    assert versions["pytorch"] == ("2.10.0", "cuda130_generic_py311_h0_200")
+    assert all(url.startswith(via) for *_, url in got)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    python = prefix / "bin/python"
+    where = "import hstu_attn; print(hstu_attn.__file__)"
+    said = subprocess.check_output([python, "-c", where], env=env, text=True, cwd="/")
+    assert said.startswith(str(prefix))
+    subprocess.run([python, EXAMPLE], env=env, check=True, cwd="/")
+
+
+def test_a_machine_without_a_gpu_may_install(channels: Channels, tmp_path: Path) -> None:
+    machine = {**NEW_MACHINE, "CONDA_OVERRIDE_CUDA": ""}
+    assert conda.step("install", tmp_path / "prefix", channels.files, "hstu-attn", **machine)
+
+
+@pytest.mark.parametrize(
+    ("machine", "also", "reason"),
+    [
+        ({"CONDA_OVERRIDE_CUDA": "12.9"}, [], "__cuda >=13.0"),
+        ({"CONDA_OVERRIDE_GLIBC": "2.17"}, [], "__glibc >=2.28"),
+        ({}, ["pytorch 2.9.*"], "pytorch >=2.10"),
+        ({}, ["cuda-version 12.9.*"], "cuda-version >=13.0"),
+        ({}, ["pytorch * cpu*"], "pytorch * cuda*"),
+    ],
+)
+def test_the_solver_refuses_and_says_why(
+    channels: Channels, tmp_path: Path, machine: dict[str, str], also: list[str], reason: str
+) -> None:
+    specs = ["accelerated-modules", *also]
+    machine = {**NEW_MACHINE, **machine}
+    with pytest.raises(Refused, match="Cannot solve") as refused:
+        conda.step("install", tmp_path / "prefix", channels.files, *specs, **machine)
+    assert reason in str(refused.value)
+    assert not (tmp_path / "prefix").exists()
+
+
+def test_the_builders_parser_accepts_the_recipe() -> None:
+    env = {"ACCEL_DIST": "/nowhere", "ACCEL_VERSION": VERSION}
+    names = {metadata_of(wheel)["Name"] for wheel in WHEELS}
+    assert set(conda.step("lint", RECIPE, **env)) == names
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("binary_relocation: false", "binary_relocations: false"),
+        ("license: Apache-2.0\n", "license: Apache Two\n"),
+        ("summary:", "sumary:"),
+    ],
+)
+def test_the_builders_parser_refuses_mistakes(tmp_path: Path, old: str, new: str) -> None:
+    text = RECIPE.read_text()
+    assert old in text
+    (tmp_path / "recipe.yaml").write_text(text.replace(old, new))
+    with pytest.raises(Refused):
+        conda.step("lint", tmp_path / "recipe.yaml", ACCEL_DIST="/nowhere", ACCEL_VERSION=VERSION)
+
+
+def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCEL_VERSION", raising=False)
+    with pytest.raises(Refused, match="ACCEL_VERSION"):
+        conda.step("lint", RECIPE, ACCEL_DIST="/nowhere")
+
+
+def test_a_published_package_never_changes(channels: Channels, tmp_path: Path) -> None:
+    package = packages(channels)["accelerated-modules"]
+    before = package.read_bytes()
+    other = tmp_path / package.parent.name / package.name
+    other.parent.mkdir()
+    conda.normalise(package, other, epoch=1_000_000_000)
+    with pytest.raises(Refused, match="published with other contents"):
+        conda.publish([other], channels.ours)
+    assert package.read_bytes() == before
