@@ -38,9 +38,9 @@ class Case:
     @property
     def dout(self) -> Tensor:
         """A fixed random gradient of the output."""
-        generator = torch.Generator().manual_seed(99)
-        noise = torch.rand(self.q.shape, generator=generator) * 2 - 1
-        return noise.to(self.q.device, self.q.dtype)
+        generator = torch.Generator(self.q.device).manual_seed(99)
+        noise = torch.rand(self.q.shape, generator=generator, device=self.q.device) * 2 - 1
+        return noise.to(self.q.dtype)
 
     def cast(self, dtype: torch.dtype) -> Case:
         rab = None if self.rab is None else self.rab.to(dtype)
@@ -88,7 +88,8 @@ def make_case(
     """
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)  # lengths are the same on every device
+    values = torch.Generator(device).manual_seed(seed)
 
     def integer(low: int, high: int) -> int:
         return high if full else int(torch.randint(low, high + 1, (1,), generator=g))
@@ -106,10 +107,11 @@ def make_case(
         target_lens.append(t)
 
     def uniform(*shape: int) -> Tensor:
-        return ((torch.rand(*shape, generator=g) * 2 - 1) * scale).to(device, dtype)
+        noise = torch.rand(*shape, generator=values, device=device) * 2 - 1
+        return (noise * scale).to(dtype)
 
-    def index(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int32, device=device)
+    def index(numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int32, device=device)
 
     total_q, total_k = sum(q_lens), sum(k_lens)
     max_seqlen_q, max_seqlen_k = max(q_lens) + slack, max(k_lens) + slack
