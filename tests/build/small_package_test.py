@@ -9,15 +9,17 @@ import pytest
 import torch
 
 
-def test_the_cpu_op_multiplies() -> None:
+def test_the_cpu_ops_calculate() -> None:
     x = torch.randn(1000)
     torch.testing.assert_close(accel_small.scale(x, 3.0), 3 * x)
+    torch.testing.assert_close(accel_small.shift(x, 3.0), x + 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_the_cuda_kernel_multiplies() -> None:
+def test_the_cuda_kernels_calculate() -> None:
     x = torch.randn(100_003, device="cuda")
     torch.testing.assert_close(accel_small.scale(x, 3.0), 3 * x)
+    torch.testing.assert_close(accel_small.shift(x, 3.0), x + 3)
 
 
 def test_the_op_compiles_whole() -> None:

@@ -1,4 +1,4 @@
-"""The small package: one op that multiplies by a number."""
+"""The small package: two ops, one for each way to compile a kernel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ torch.ops.load_library(Path(__file__).with_name("libaccel_small.so"))
 
 
 @torch.library.register_fake("accel_small::scale")
-def _(x: torch.Tensor, alpha: float) -> torch.Tensor:
+@torch.library.register_fake("accel_small::shift")
+def _(x: torch.Tensor, number: float) -> torch.Tensor:
     return torch.empty_like(x)
 
 
 scale = torch.ops.accel_small.scale
+shift = torch.ops.accel_small.shift
