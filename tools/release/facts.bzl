@@ -8,11 +8,14 @@ def _facts_impl(ctx):
     out = ctx.actions.declare_file(ctx.label.name + ".json")
     ctx.actions.write(out, json.encode_indent({
         "flags": {
-            "//tools/cuda:archs": ctx.attr._archs[BuildSettingInfo].value,
             "--compilation_mode": ctx.var["COMPILATION_MODE"],
             "--copt": ctx.fragments.cpp.copts,
             "--cxxopt": ctx.fragments.cpp.cxxopts,
             "--linkopt": ctx.fragments.cpp.linkopts,
+        } | {
+            "//%s:%s" % (setting.label.package, setting.label.name): setting[BuildSettingInfo].value
+            for setting in ctx.attr.settings
+            if setting[BuildSettingInfo].value not in [False, [], ""]
         },
         "pins": {
             name: {"purl": pin.purl, "sha256": pin.sha256}
@@ -30,7 +33,7 @@ def _facts_impl(ctx):
 facts = rule(
     implementation = _facts_impl,
     attrs = {
-        "_archs": attr.label(default = "//tools/cuda:archs"),
+        "settings": attr.label_list(doc = "build settings that change the wheels; recorded where set"),
     },
     fragments = ["cpp"],
 )
