@@ -108,16 +108,18 @@ def test_meta_tensors_give_shapes() -> None:
 def test_compiled_whole_with_gradients(device: str, options: str, dynamic: bool) -> None:
     torch._dynamo.reset()
 
-    def layer(q: Tensor, k: Tensor, v: Tensor, rab: Tensor | None, case: Case) -> Tensor:
-        rest = {**case.arguments(), "q": q * 1.0, "k": k, "v": v, "rab": rab}
-        return hstu_attn_varlen_func(**rest, has_drab=rab is not None) * 2.0
+    def layer(
+        q: Tensor, k: Tensor, v: Tensor, rab: Tensor | None, arguments: dict[str, Any]
+    ) -> Tensor:
+        given = {**arguments, "q": q * 1.0, "k": k, "v": v, "rab": rab}
+        return hstu_attn_varlen_func(**given, has_drab=rab is not None) * 2.0
 
     compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for seed in (0, 1):  # other lengths, other numbers of rows
         case = make_case(device=device, seed=seed, slack=seed, **OPTIONS[options])
         q, k, v = leaf(case.q), leaf(case.k), leaf(case.v)
         rab = None if case.rab is None else leaf(case.rab)
-        out = compiled(q, k, v, rab, case)
+        out = compiled(q, k, v, rab, case.arguments())
         (out / 2).backward(case.dout)
         got = {"out": out.detach() / 2, "dq": q.grad, "dk": k.grad, "dv": v.grad}
         if rab is not None:

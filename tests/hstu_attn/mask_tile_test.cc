@@ -1,4 +1,4 @@
-// File: mask_test.cc
+// File: mask_tile_test.cc
 //
 // mask.h by brute force on every small sequence: a row's spans against the definition of the mask,
 // one pair (i, j) at a time, and the verdict on every tile against its pairs.
