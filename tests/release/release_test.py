@@ -24,7 +24,7 @@ GIT_ENV = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what 
 
 # Stands for Bazel in the checkouts: "builds" the wheels that lie ready outside.
 BAZEL = f"""#!/bin/sh
-case $2 in shutdown) exit ;; esac
+case "$*" in *shutdown) exit ;; *--compilation_mode=opt*) ;; *) exit 1 ;; esac
 while [ "$1" != -- ]; do shift; done
 shift
 BUILD_WORKSPACE_DIRECTORY=$PWD; export BUILD_WORKSPACE_DIRECTORY
@@ -98,7 +98,8 @@ def test_the_provenance_names_commit_pins_flags_and_tools(checkout: Path, tmp_pa
     build = statement["predicate"]["buildDefinition"]
     source = {"gitCommit": git(checkout, "rev-parse", "HEAD"), "uncommittedChanges": False}
     assert build["externalParameters"]["source"] == source
-    assert "//tools/cuda:archs" in build["externalParameters"]["flags"]
+    flags = build["externalParameters"]["flags"]
+    assert "--//tools/cuda:archs=compute_80:sm_80+sm_90+compute_80" in flags
     pins = {d["name"]: d for d in build["resolvedDependencies"]}
     assert {"nvidia-cuda-nvcc", "nvidia-cutlass", "ziglang", "torch"} <= pins.keys()
     assert all(d["digest"].get("sha256") or d["digest"]["gitCommit"] for d in pins.values())
@@ -244,6 +245,18 @@ def test_verify_rebuilds_the_commit_that_was_released(checkout: Path, tmp_path: 
     done = call("verify", checkout, tmp_path / "dist")
     assert done.returncode == 0, done.stderr
     assert "a fresh checkout" in done.stdout
+
+
+def test_verify_hands_no_forged_flag_to_bazel(checkout: Path, tmp_path: Path) -> None:
+    release(checkout, tmp_path / "dist")
+    provenance = tmp_path / "dist/provenance.json"
+    was = hashlib.sha256(provenance.read_bytes()).hexdigest()
+    text = provenance.read_text().replace("--compilation_mode=opt", "--run_under=/bin/evil")
+    provenance.write_text(text)
+    sums = tmp_path / "dist/SHA256SUMS"
+    sums.write_text(sums.read_text().replace(was, hashlib.sha256(text.encode()).hexdigest()))
+    said = refusal(call("verify", checkout, tmp_path / "dist"))
+    assert "--run_under=/bin/evil" in said
 
 
 def test_verify_refuses_what_is_no_release(checkout: Path, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def build(recipe: Path, wheels: Path, version: str, date: str, out: Path, test: 
     env |= {"CONDA_OVERRIDE_CUDA": "13.0", "CONDA_OVERRIDE_GLIBC": "2.28"}
     epoch = calendar.timegm(time.strptime(date, "%Y-%m-%d"))
     with tempfile.TemporaryDirectory() as temporary:
+        env["RATTLER_CACHE_DIR"] = str(Path(temporary, "cache"))
         channel, built = Path(temporary, "placeholders"), Path(temporary, "built")
         built.mkdir()
         step("placeholders", channel)

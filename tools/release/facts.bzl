@@ -4,19 +4,26 @@ load("@bazel_skylib//rules:common_settings.bzl", "BuildSettingInfo")
 load("//:version.bzl", "RELEASE_DATE", "VERSION")
 load("//third_party:components.bzl", "PINS")
 
+def _flags(ctx):
+    """The options that differ from a bare command line, as they are written on it."""
+    flags = ["--compilation_mode=" + ctx.var["COMPILATION_MODE"]]
+    for option, values in [
+        ("copt", ctx.fragments.cpp.copts),
+        ("cxxopt", ctx.fragments.cpp.cxxopts),
+        ("linkopt", ctx.fragments.cpp.linkopts),
+    ]:
+        flags += ["--%s=%s" % (option, value) for value in values]
+    for setting in ctx.attr.settings:
+        value = setting[BuildSettingInfo].value
+        if value:
+            value = ",".join(value) if type(value) == "list" else str(value).lower()
+            flags.append("--//%s:%s=%s" % (setting.label.package, setting.label.name, value))
+    return flags
+
 def _facts_impl(ctx):
     out = ctx.actions.declare_file(ctx.label.name + ".json")
     ctx.actions.write(out, json.encode_indent({
-        "flags": {
-            "--compilation_mode": ctx.var["COMPILATION_MODE"],
-            "--copt": ctx.fragments.cpp.copts,
-            "--cxxopt": ctx.fragments.cpp.cxxopts,
-            "--linkopt": ctx.fragments.cpp.linkopts,
-        } | {
-            "//%s:%s" % (setting.label.package, setting.label.name): setting[BuildSettingInfo].value
-            for setting in ctx.attr.settings
-            if setting[BuildSettingInfo].value not in [False, [], ""]
-        },
+        "flags": _flags(ctx),
         "pins": {
             name: {"purl": pin.purl, "sha256": pin.sha256}
             for name, pin in PINS.items()
