@@ -90,7 +90,8 @@ def hstu_attn_varlen_func(
         k: (total_k, H_k, D), dtype as q; H_k divides H (each head of k serves H / H_k of q).
         v: (total_k, H_k, D), as k.
         cu_seqlens_q: (B + 1) int32, contiguous: prefix sums of the lengths of the sequences in q,
-            contexts and targets included. Rows of q behind the last sequence belong to nobody.
+            contexts and targets included. Rows behind the last sequence belong to nobody: on a
+            GPU, what the results hold there is undefined.
         cu_seqlens_k: (B + 1) int32: the same for k and v. No sequence is longer in q than in k;
             where it is shorter, the rows of q are the last positions of the sequence.
         max_seqlen_q: the longest sequence in q, in rows (a larger number is allowed).

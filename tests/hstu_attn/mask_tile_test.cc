@@ -3,11 +3,11 @@
 // mask.h by brute force on every small sequence: a row's spans against the definition of the mask,
 // one pair (i, j) at a time, and the verdict on every tile against its pairs.
 
-#include "csrc/hstu_attn/mask.h"
-
 #include <climits>
 #include <cstdint>
 #include <cstdio>
+
+#include "csrc/hstu_attn/mask.h"
 
 namespace {
 
