@@ -11,7 +11,13 @@ status=0
 "$measure" "$cost" "$nvcc" "$@" -MD -MF "$deps" 2> "$report" || status=$?
 grep -v '^ptxas info\|^    [0-9]* bytes stack frame' "$report" >&2 || true
 [ $status = 0 ] || exit $status
+# nvcc says ./a/b.h and a/../a/b.h where Bazel says a/b.h.
 tr -s ' \\' '\n\n' < "$deps" | awk '
-  NR == FNR { read[$0] = 1; next }
+  NR == FNR {
+    gsub(/\/(\.\/)+/, "/"); sub(/^(\.\/)+/, "")
+    while (sub(/[^\/.][^\/]*\/\.\.\//, "")) {}
+    read[$0] = 1
+    next
+  }
   !($0 in read)
 ' - "$headers" > "$unused"
