@@ -73,9 +73,6 @@ def _python_env_impl(rctx):
     imported = rctx.execute(["env/bin/python", "-c", "import torch"])
     if imported.return_code != 0:
         fail("the pinned torch does not import: let pip find its CPU build. Python said: %s" % imported.stderr.strip().split("\n")[-1])
-    include = rctx.execute([python, "-c", "import sysconfig; print(sysconfig.get_paths()['include'])"]).stdout.strip()
-    if rctx.path(include + "/Python.h").exists:
-        rctx.symlink(include, "include")
     rctx.symlink(site + "/torch/include", "torch_include")
     rctx.template("BUILD.bazel", rctx.attr.build_file, {
         "{PYTHON}": str(rctx.path("env/bin/python")),
@@ -167,4 +164,39 @@ npm_repository = repository_rule(
         "missing": attr.string(doc = "BUILD text where the machine has no npm"),
         "package": attr.string(mandatory = True),
     },
+)
+
+def _cpythons_impl(rctx):
+    asked = [p for p in (rctx.getenv("ACCEL_PYTHONS") or "").split(",") if p]
+    found = {}
+    for python in [_host_python(rctx)] + asked + [rctx.which("python3.%d" % minor) for minor in range(10, 16)]:
+        if not python:
+            continue
+        probe = rctx.execute([python, "-c", "import sys, sysconfig; print(sys.version_info[1], sysconfig.get_paths()['include'], sysconfig.get_config_var('EXT_SUFFIX'))"])
+        words = probe.stdout.strip().split(" ")
+        if probe.return_code == 0 and len(words) == 3 and rctx.path(words[1] + "/Python.h").exists:
+            found.setdefault("3" + words[0], words[1:])
+        elif python in asked:
+            fail("ACCEL_PYTHONS: %s is no CPython with headers (Debian: apt-get install python3-dev)" % python)
+    for minor, (include, _) in found.items():
+        rctx.symlink(include, "include_" + minor)
+    rctx.file("defs.bzl", "CPYTHONS = %s\n" % json.encode_indent({minor: suffix for minor, (_, suffix) in found.items()}))
+    rctx.file("BUILD.bazel", """load("@rules_cc//cc:defs.bzl", "cc_library")
+
+[
+    cc_library(
+        name = "headers_" + minor,
+        hdrs = glob(["include_%s/**/*.h" % minor]),
+        includes = ["include_" + minor],
+        visibility = ["//visibility:public"],
+    )
+    for minor in """ + repr(found.keys()) + """
+]
+""")
+
+cpythons_repository = repository_rule(
+    doc = "The headers of each CPython minor that the machine has: those found, and those named in ACCEL_PYTHONS.",
+    implementation = _cpythons_impl,
+    attrs = _PYTHON,
+    environ = ["ACCEL_PYTHON", "ACCEL_PYTHONS", "PATH"],
 )

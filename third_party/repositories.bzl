@@ -1,7 +1,7 @@
 """The one list of external repositories, made from pins.bzl for both module and WORKSPACE mode."""
 
 load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
-load("//third_party:fetch.bzl", "cc_repository", "npm_repository", "python_env_repository", "wheels_repository")
+load("//third_party:fetch.bzl", "cc_repository", "cpythons_repository", "npm_repository", "python_env_repository", "wheels_repository")
 load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_VERSION", "PYTHON_WHEELS", "ZIG_WHEELS")
 load("//tools/lint:tree.bzl", "tree_repository")
 
@@ -32,6 +32,10 @@ def repositories():
         build_file = "//third_party/python:python.BUILD",
         python_version = PYTHON_VERSION,
         wheels = PYTHON_WHEELS,
+    )
+    cpythons_repository(
+        name = "cpythons",
+        python_version = PYTHON_VERSION,
     )
     npm_repository(
         name = "buildifier",
