@@ -1,0 +1,87 @@
+// File: copy.cuh
+//
+// Row copies by a whole warp: every lane names one source and one destination row, and all lanes
+// move the rows together, neighbouring lanes neighbouring bytes, several loads in flight.
+#pragma once
+
+#include "csrc/hkv/probe.cuh"
+
+namespace hkv {
+namespace device {
+
+__device__ __forceinline__ uint4 LoadShared(const uint4* p) { return LoadRelaxed(p); }
+
+template <class Word>
+__device__ __forceinline__ Word LoadShared(const Word* p) {
+  return *static_cast<const volatile Word*>(p);
+}
+
+// The `count` rows are one sequence of count * words words; lane l takes words l, l + 32, ...
+template <class Word, int kUnroll, bool kReadOnly>
+__device__ __forceinline__ void CopyWords(const WarpScratch& scratch, uint32_t count,
+                                          uint32_t words) {
+  const uint32_t lane = threadIdx.x & 31;
+  const uint32_t row_step = 32 / words, word_step = 32 - row_step * words;
+  uint32_t row = lane / words, word = lane - row * words;
+#pragma unroll 1
+  while (row - lane / words < count) {
+    Word data[kUnroll];
+    Word* to[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      to[u] = nullptr;
+      if (row < count) {
+        const ulonglong2 pair = *reinterpret_cast<const ulonglong2*>(&scratch.items[row]);
+        const Word* from = reinterpret_cast<const Word*>(pair.x) + word;
+        to[u] = reinterpret_cast<Word*>(pair.y) + word;
+        data[u] = kReadOnly ? __ldcs(from) : LoadShared(from);
+      }
+      row += row_step;
+      word += word_step;
+      if (word >= words) {
+        word -= words;
+        ++row;
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (to[u] != nullptr) __stcs(to[u], data[u]);
+    }
+  }
+}
+
+// Rows whose size or address does not suit 16-byte words.
+template <bool kReadOnly>
+__device__ __noinline__ void CopyNarrow(const WarpScratch& scratch, uint32_t count,
+                                        uint32_t row_bytes, uint32_t word_bytes) {
+  if (word_bytes == 4) {
+    CopyWords<unsigned int, 4, kReadOnly>(scratch, count, row_bytes / 4);
+  } else {
+    CopyWords<unsigned short, 4, kReadOnly>(scratch, count, row_bytes / 2);
+  }
+}
+
+// Copies row_bytes from `from` to `to`; a lane with from == nullptr takes part but copies nothing.
+// kReadOnly: no thread of this grid writes the sources. Whole warps only.
+template <int kUnroll, bool kReadOnly>
+__device__ __forceinline__ void CopyRows(WarpScratch& scratch, const char* from, char* to,
+                                         uint32_t row_bytes, uint32_t word_bytes) {
+  const unsigned mask = __ballot_sync(kFull, from != nullptr);
+  if (mask == 0) return;
+  const uint32_t rank = __popc(mask & ((1u << (threadIdx.x & 31)) - 1));
+  __syncwarp();
+  if (from != nullptr) {
+    *reinterpret_cast<ulonglong2*>(&scratch.items[rank]) =
+        make_ulonglong2(reinterpret_cast<unsigned long long>(from),
+                        reinterpret_cast<unsigned long long>(to));
+  }
+  __syncwarp();
+  if (word_bytes == 16) {
+    CopyWords<uint4, kUnroll, kReadOnly>(scratch, __popc(mask), row_bytes / 16);
+  } else {
+    CopyNarrow<kReadOnly>(scratch, __popc(mask), row_bytes, word_bytes);
+  }
+}
+
+}  // namespace device
+}  // namespace hkv

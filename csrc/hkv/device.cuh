@@ -1,0 +1,133 @@
+// File: device.cuh
+//
+// What every kernel of the table shares: the device view of a table and the few memory operations
+// whose ordering matters. Loads of shared state bypass L1 (relaxed at device scope).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "csrc/hkv/layout.h"
+#include "csrc/hkv/types.h"
+
+namespace hkv {
+namespace device {
+
+constexpr uint32_t kNone = 0xffffffff;  // no position
+constexpr unsigned kFull = 0xffffffff;  // all lanes of a warp
+constexpr int kThreads = 128;           // per block, in every kernel; a warp works on 32 keys
+
+// The insertions of equal keys exclude each other by a lock of their home bucket; several locks
+// keep different keys apart.
+constexpr uint32_t kLocksPerBucket = 4;
+
+// A position is bucket * kBucketSlots + slot; it indexes keys, scores and digests.
+struct View {
+  Layout layout;
+  uint8_t* digests = nullptr;    // (num_buckets, 128)
+  uint64_t* keys = nullptr;      // (num_buckets, 128)
+  uint64_t* scores = nullptr;    // (num_buckets, 128)
+  uint32_t* locks = nullptr;     // (num_buckets, kLocksPerBucket): bit 0: held; + 2 per insertion
+  uint32_t* busy = nullptr;      // (num_buckets, 4): one bit per slot, set while a row is in use
+  uint32_t* pinned = nullptr;    // (num_buckets, 4): one bit per slot held by lock_keys, or null
+  char* hbm_rows = nullptr;
+  char* host_rows = nullptr;  // pinned and mapped; rows num_hbm_rows ... capacity - 1
+  uint64_t num_hbm_rows = 0;
+  uint32_t row_bytes = 0;
+
+  __device__ __forceinline__ char* RowAt(uint32_t position) const {
+    const uint64_t row = layout.Row(position / kBucketSlots, position % kBucketSlots);
+    return row < num_hbm_rows ? hbm_rows + row * row_bytes
+                              : host_rows + (row - num_hbm_rows) * row_bytes;
+  }
+
+  __device__ __forceinline__ bool IsPinned(uint32_t position) const {
+    return pinned != nullptr && (pinned[position >> 5] >> (position & 31) & 1) != 0;
+  }
+};
+
+__device__ __forceinline__ uint32_t LoadRelaxed(const uint32_t* p) {
+  uint32_t x;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+  return x;
+}
+
+__device__ __forceinline__ uint64_t LoadRelaxed(const uint64_t* p) {
+  uint64_t x;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
+  return x;
+}
+
+__device__ __forceinline__ uint32_t LoadRelaxed(const uint8_t* p) {
+  uint32_t x;
+  asm volatile("ld.relaxed.gpu.global.u8 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+  return x;
+}
+
+__device__ __forceinline__ uint4 LoadRelaxed(const uint4* p) {
+  uint4 x;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(p)
+               : "memory");
+  return x;
+}
+
+__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
+  uint32_t x;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+  return x;
+}
+
+__device__ __forceinline__ void StoreRelaxed(uint64_t* p, uint64_t x) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
+}
+
+__device__ __forceinline__ void StoreRelaxed(uint8_t* p, uint32_t x) {
+  asm volatile("st.relaxed.gpu.global.u8 [%0], %1;" ::"l"(p), "r"(x) : "memory");
+}
+
+__device__ __forceinline__ void StoreRelaxed(uint32_t* p, uint32_t x) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
+}
+
+__device__ __forceinline__ void Fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
+__device__ __forceinline__ uint64_t GlobalTimer() {
+  uint64_t ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+  return ns;
+}
+
+// Takes the row of `position` for this thread. Nobody waits while holding a row. Its last holder's
+// work is seen; the new holder's work is made visible by a Fence() before UnlockRow().
+__device__ __forceinline__ bool TryLockRow(const View& t, uint32_t position) {
+  const uint32_t bit = 1u << (position & 31);
+  uint32_t old;
+  asm volatile("atom.acquire.gpu.global.or.b32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(t.busy + (position >> 5)), "r"(bit)
+               : "memory");
+  return (old & bit) == 0;
+}
+
+__device__ __forceinline__ void UnlockRow(const View& t, uint32_t position) {
+  atomicAnd(t.busy + (position >> 5), ~(1u << (position & 31)));
+}
+
+__device__ __forceinline__ uint64_t ThreadIndex() {
+  return static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+// One slot of an output list for every thread with `wanted`; one atomic per warp. Whole warps only.
+__device__ __forceinline__ uint64_t Append(unsigned long long* counter, bool wanted) {
+  const unsigned lane = threadIdx.x & 31;
+  const unsigned mask = __ballot_sync(kFull, wanted);
+  unsigned long long base = 0;
+  if (lane == 0 && mask != 0) base = atomicAdd(counter, __popc(mask));
+  return __shfl_sync(kFull, base, 0) + __popc(mask & ((1u << lane) - 1));
+}
+
+}  // namespace device
+}  // namespace hkv

@@ -1,0 +1,114 @@
+// File: lookup_kernel.cuh
+//
+// Read-only calls: find (values, pointers, missed keys) and contains; and the small calls that only
+// need a key's position: erase, lock_keys, unlock_keys.
+#pragma once
+
+#include "csrc/hkv/copy.cuh"
+#include "csrc/hkv/probe.cuh"
+
+namespace hkv {
+namespace device {
+
+struct LookupArgs {
+  uint64_t n = 0;
+  const uint64_t* keys = nullptr;  // (n)
+  char* values = nullptr;          // (n, dim) or null; rows of absent keys stay as they are
+  void** rows = nullptr;           // (n) or null; null pointers for absent keys
+  bool* founds = nullptr;          // (n) or null
+  uint64_t* scores = nullptr;      // (n) or null; scores of absent keys stay as they are
+  uint64_t* missed_keys = nullptr;  // (n) or null, with the two below
+  int32_t* missed_indices = nullptr;
+  unsigned long long* missed_size = nullptr;
+  uint32_t word_bytes = 16;
+};
+
+// The position of each lane's key, or kNone.
+__device__ __forceinline__ uint32_t FindPosition(const View& t, WarpScratch& scratch, bool active,
+                                                 uint64_t key) {
+  const Place place = t.layout.PlaceOf(key);
+  uint32_t position = kNone;
+  uint32_t bucket = place.home;
+#pragma unroll 1
+  for (int choice = 0; choice < 2; ++choice) {
+    const Probe probe = ProbeBuckets<false>(t, scratch, active, bucket, place.tag, key);
+    if (probe.found != kNone) position = probe.found;
+    active = active && probe.found == kNone && probe.spills && place.other != place.home;
+    if (__ballot_sync(kFull, active) == 0) break;
+    bucket = place.other;
+  }
+  return position;
+}
+
+#ifndef HKV_LOOKUP_UNROLL
+#define HKV_LOOKUP_UNROLL 4
+#endif
+#ifndef HKV_LOOKUP_BLOCKS
+#define HKV_LOOKUP_BLOCKS 8
+#endif
+
+template <bool kValues>
+__global__ void __launch_bounds__(kThreads, HKV_LOOKUP_BLOCKS)
+    LookupKernel(const View t, const LookupArgs a) {
+  const uint64_t i = ThreadIndex();
+  const bool active = i < a.n;
+  const uint64_t key = active ? a.keys[i] : 0;
+  __shared__ WarpScratch scratches[kThreads / 32];
+  WarpScratch& scratch = scratches[threadIdx.x / 32];
+  const uint32_t position = FindPosition(t, scratch, active, key);
+  const bool found = position != kNone;
+  char* row = found && (kValues || a.rows != nullptr) ? t.RowAt(position) : nullptr;
+  if (active) {
+    if (a.founds != nullptr) a.founds[i] = found;
+    if (a.rows != nullptr) a.rows[i] = row;
+    if (a.scores != nullptr && found) a.scores[i] = t.scores[position];
+  }
+  if (a.missed_keys != nullptr) {
+    const bool missed = active && !found;
+    const uint64_t at = Append(a.missed_size, missed);
+    if (missed) {
+      a.missed_keys[at] = key;
+      a.missed_indices[at] = static_cast<int32_t>(i);
+    }
+  }
+  if (kValues) {
+    CopyRows<HKV_LOOKUP_UNROLL, true>(scratch, row, a.values + i * t.row_bytes, t.row_bytes, a.word_bytes);
+  }
+}
+
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock)
+    EraseKernel(const View t, uint64_t n, const uint64_t* keys, uint8_t* status) {
+  const uint64_t i = ThreadIndex();
+  const bool active = i < n;
+  __shared__ WarpScratch scratches[kBlock / 32];
+  const uint32_t position =
+      FindPosition(t, scratches[threadIdx.x / 32], active, active ? keys[i] : 0);
+  uint8_t done = kSkipped;
+  if (position != kNone) {
+    done = t.IsPinned(position) ? kLocked : kUpdated;
+    if (done == kUpdated) StoreRelaxed(t.digests + position, kReclaimed);
+  }
+  if (active && status != nullptr) status[i] = done;
+}
+
+// Pins (or unpins) the rows of present keys. succeeded[i]: this call changed the state.
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock)
+    LockKernel(const View t, uint64_t n, const uint64_t* keys, bool lock, bool* succeeded) {
+  const uint64_t i = ThreadIndex();
+  const bool active = i < n;
+  __shared__ WarpScratch scratches[kBlock / 32];
+  const uint32_t position =
+      FindPosition(t, scratches[threadIdx.x / 32], active, active ? keys[i] : 0);
+  bool done = false;
+  if (position != kNone) {
+    const uint32_t bit = 1u << (position & 31);
+    uint32_t* word = t.pinned + (position >> 5);
+    done = lock ? (atomicOr(word, bit) & bit) == 0 : (atomicAnd(word, ~bit) & bit) != 0;
+  }
+  if (active && succeeded != nullptr) succeeded[i] = done;
+}
+
+}  // namespace device
+}  // namespace hkv

@@ -1,0 +1,81 @@
+// File: types.h
+//
+// The plain types of the hash table that every engine and binding shares: the options, the evict
+// strategies, what became of each key of a batch, and predicates on (key, score).
+// Nothing here needs CUDA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hkv {
+
+// What a score means, and so which key of a full bucket leaves first (the smallest score).
+//   kLru         nanoseconds of the device's global timer at the last write access
+//   kLfu         sum of the increments that callers passed (saturating; no increment: the maximum)
+//   kEpochLru    epoch << 32 | (nanoseconds >> 20 & 0xffffffff)
+//   kEpochLfu    epoch << 32 | min(sum of increments, 2^32 - 1)
+//   kCustomized  the caller's score, verbatim
+// The rules are those of nv::merlin::HashTable (HierarchicalKV).
+enum class EvictStrategy : int32_t {
+  kLru = 0,
+  kLfu = 1,
+  kEpochLru = 2,
+  kEpochLfu = 3,
+  kCustomized = 4,
+};
+
+enum class KeyType : int32_t { kInt64 = 0, kUInt64 = 1 };
+enum class ValueType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+
+// What a writing call did with one key of the batch.
+enum Status : uint8_t {
+  kSkipped = 0,   // nothing to do (assign of an absent key, accum_or_assign with the other flag)
+  kUpdated = 1,   // the key was present; for find_or_insert: it was found
+  kInserted = 2,  // inserted into a free slot
+  kEvicted = 3,   // inserted in place of the key with the smallest score, which is gone
+  kRefused = 4,   // not inserted: its score is below every score of the full bucket
+  kLocked = 5,    // not written: lock_keys holds the row
+};
+
+struct HashTableOptions {
+  uint64_t init_capacity = 0;  // rows at the start; 0: max_capacity
+  uint64_t max_capacity = 0;   // rows, any positive number; the table evicts beyond it
+  uint64_t max_hbm_for_vectors = UINT64_MAX;  // bytes; further rows live in pinned host memory
+  uint32_t dim = 64;                          // values per row
+  double max_load_factor = 0.5;  // the table doubles beyond it while it is below max_capacity
+  int32_t device_id = -1;        // CUDA ordinal; -1: the current device
+  bool api_lock = true;          // order calls from several streams (on the device, no host wait)
+};
+
+// Keys with (key & key_mask) == key_pattern and score_min <= score <= score_max.
+struct Predicate {
+  uint64_t key_mask = 0;
+  uint64_t key_pattern = 0;
+  uint64_t score_min = 0;
+  uint64_t score_max = UINT64_MAX;
+};
+
+inline size_t SizeOf(ValueType type) { return type == ValueType::kFloat32 ? 4 : 2; }
+
+inline const char* Name(KeyType type) { return type == KeyType::kInt64 ? "int64" : "uint64"; }
+
+inline const char* Name(ValueType type) {
+  switch (type) {
+    case ValueType::kFloat32: return "float32";
+    case ValueType::kFloat16: return "float16";
+    default: return "bfloat16";
+  }
+}
+
+inline const char* Name(EvictStrategy strategy) {
+  switch (strategy) {
+    case EvictStrategy::kLru: return "lru";
+    case EvictStrategy::kLfu: return "lfu";
+    case EvictStrategy::kEpochLru: return "epoch_lru";
+    case EvictStrategy::kEpochLfu: return "epoch_lfu";
+    default: return "customized";
+  }
+}
+
+}  // namespace hkv

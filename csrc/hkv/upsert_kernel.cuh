@@ -1,0 +1,379 @@
+// File: upsert_kernel.cuh
+//
+// Every call that writes by key: insert_or_assign, insert_and_evict, find_or_insert,
+// accum_or_assign, assign and find_and_update are one kernel.
+//
+// A warp works on 32 keys in rounds until all are done. In a round a lane looks its key up; chooses
+// the key's slot, or a free one, or the one with the smallest score; takes the slot's busy bit and,
+// for a new key, the key's lock; then the warp moves the rows and gives everything back. A lane
+// that loses a race looks again in the next round. No lane ever waits while it holds something, so
+// there is no deadlock.
+//
+// One key never gets two slots: inserting needs the key's lock in the version that was read before
+// the lookup that missed it, and an insertion changes the version. Rows are never torn: they are
+// written and read under their busy bit. Equal keys inside a warp act through one lane; equal keys
+// elsewhere in the batch take their turns.
+#pragma once
+
+#include "csrc/hkv/copy.cuh"
+#include "csrc/hkv/probe.cuh"
+#include "csrc/hkv/score.h"
+
+namespace hkv {
+namespace device {
+
+enum class UpsertMode {
+  kInsertOrAssign,
+  kInsertAndEvict,
+  kFindOrInsert,
+  kAccumOrAssign,
+  kAssign,         // present keys: write values and / or scores
+  kFindAndUpdate,  // present keys: read values, touch scores
+};
+
+struct UpsertArgs {
+  uint64_t n = 0;
+  const uint64_t* keys = nullptr;    // (n)
+  const uint64_t* scores = nullptr;  // (n) or null
+  char* values = nullptr;            // (n, dim) or null; read, except for found keys of a find
+  const bool* accums = nullptr;      // (n), accum_or_assign
+  void** rows = nullptr;             // (n) or null: row addresses instead of values
+  bool* founds = nullptr;            // (n) or null
+  uint64_t* out_scores = nullptr;    // (n) or null: the scores after the call
+  uint8_t* status = nullptr;         // (n) of Status, or null
+  uint64_t* evicted_keys = nullptr;  // insert_and_evict: (n) each
+  char* evicted_values = nullptr;
+  uint64_t* evicted_scores = nullptr;  // or null
+  unsigned long long* evicted_count = nullptr;
+  uint64_t epoch = 0;
+  uint32_t word_bytes = 16;
+  bool verbatim = false;     // scores are stored as given, whatever the strategy
+  bool touch_scores = true;  // false: assign_values
+  bool pin = false;          // leave every row pinned, for unlock_keys
+};
+
+#ifndef HKV_UPSERT_BLOCKS
+#define HKV_UPSERT_BLOCKS 5
+#endif
+#ifndef HKV_EVICT_DEPTH
+#define HKV_EVICT_DEPTH 4
+#endif
+
+#ifndef HKV_UPSERT_UNROLL
+#define HKV_UPSERT_UNROLL 4
+#endif
+constexpr int kUpsertUnroll = HKV_UPSERT_UNROLL;
+constexpr int kEvictDepth = HKV_EVICT_DEPTH;  // buckets whose scores a warp reads at a time
+
+struct Victim {
+  uint32_t slot = kNone;
+  uint64_t score = 0;
+  bool blocked = false;  // some slot was busy, so there may be a victim later
+};
+
+// The scores of kEvictDepth buckets, for one warp.
+struct VictimScores {
+  ulonglong2 pairs[kEvictDepth][kBucketSlots / 2];
+};
+
+__device__ __forceinline__ void CopyAsync(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
+
+// The slot with the smallest score in the home bucket of every lane in `wanted`; among equals the
+// first slot.
+__device__ __forceinline__ Victim FindVictims(const View& t, VictimScores& scores, unsigned wanted,
+                                              uint32_t home) {
+  const uint32_t lane = threadIdx.x & 31;
+  Victim mine;
+#pragma unroll 1
+  while (wanted != 0) {
+    uint32_t barred[kEvictDepth];  // 4 bits: this lane's slots that are busy; << 8: pinned or none
+    unsigned left = wanted;
+    __syncwarp();
+#pragma unroll
+    for (int u = 0; u < kEvictDepth; ++u) {
+      barred[u] = 0;
+      if (left == 0) continue;
+      const uint32_t bucket = __shfl_sync(kFull, home, __ffs(left) - 1);
+      left &= left - 1;
+      const ulonglong2* line = reinterpret_cast<const ulonglong2*>(
+          t.scores + static_cast<uint64_t>(bucket) * kBucketSlots);
+      CopyAsync(&scores.pairs[u][lane], line + lane);
+      CopyAsync(&scores.pairs[u][lane + 32], line + lane + 32);
+      const uint32_t word = bucket * (kBucketSlots / 32) + (lane >> 3);
+      const uint32_t shift = (lane & 7) * 4;
+      barred[u] = LoadRelaxed(t.busy + word) >> shift & 15;
+      if (t.pinned != nullptr) barred[u] |= (LoadRelaxed(t.pinned + word) >> shift & 15) << 8;
+      const uint32_t slots = t.layout.SlotsOf(bucket);
+      const uint32_t mine4 = slots > lane * 4 ? min(slots - lane * 4, 4u) : 0;
+      barred[u] |= (0xfu << mine4 & 0xf) << 8;
+    }
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncwarp();
+#pragma unroll
+    for (int u = 0; u < kEvictDepth; ++u) {
+      if (wanted == 0) break;
+      const uint32_t owner = __ffs(wanted) - 1;
+      wanted &= wanted - 1;
+      const ulonglong2 a = scores.pairs[u][lane * 2], b = scores.pairs[u][lane * 2 + 1];
+      const uint64_t score[4] = {a.x, a.y, b.x, b.y};
+      // Slots that may not go count as kMaxScore; a slot that may wins among equals.
+      const uint32_t bars = barred[u] | barred[u] >> 8;
+      uint64_t best = bars & 1 ? kMaxScore : score[0];
+      uint32_t best_slot = 0;
+#pragma unroll
+      for (int s = 1; s < 4; ++s) {
+        const uint64_t other = bars >> s & 1 ? kMaxScore : score[s];
+        if (other < best || (other == best && (bars >> best_slot & 1))) {
+          best = other;
+          best_slot = s;
+        }
+      }
+      const bool any = (bars >> best_slot & 1) == 0;
+      const uint32_t high = __reduce_min_sync(kFull, static_cast<uint32_t>(best >> 32));
+      const bool in_high = static_cast<uint32_t>(best >> 32) == high;
+      const uint32_t low =
+          __reduce_min_sync(kFull, in_high ? static_cast<uint32_t>(best) : 0xffffffffu);
+      const unsigned winners =
+          __ballot_sync(kFull, any && in_high && static_cast<uint32_t>(best) == low);
+      const bool blocked = __ballot_sync(kFull, (barred[u] & ~(barred[u] >> 8) & 15) != 0) != 0;
+      const uint32_t slot =
+          __shfl_sync(kFull, lane * 4 + best_slot, winners != 0 ? __ffs(winners) - 1 : 0);
+      if (lane == owner) {
+        mine.slot = winners != 0 ? slot : kNone;
+        mine.score = static_cast<uint64_t>(high) << 32 | low;
+        mine.blocked = blocked;
+      }
+    }
+  }
+  return mine;
+}
+
+// Adds the lanes' delta rows to their table rows.
+template <class Value>
+__device__ __forceinline__ void AddRows(const char* deltas, char* rows, uint32_t row_bytes) {
+  const uint32_t lane = threadIdx.x & 31;
+  const uint32_t dim = row_bytes / sizeof(Value);
+  for (unsigned left = __ballot_sync(kFull, rows != nullptr); left != 0; left &= left - 1) {
+    const int owner = __ffs(left) - 1;
+    const auto delta = reinterpret_cast<const Value*>(
+        __shfl_sync(kFull, reinterpret_cast<unsigned long long>(deltas), owner));
+    const auto row = reinterpret_cast<Value*>(
+        __shfl_sync(kFull, reinterpret_cast<unsigned long long>(rows), owner));
+    for (uint32_t i = lane; i < dim; i += 32) {
+      const float sum = static_cast<float>(__ldcg(row + i)) + static_cast<float>(delta[i]);
+      row[i] = static_cast<Value>(sum);
+    }
+  }
+}
+
+// Value matters to accum_or_assign alone; the other modes pass char.
+template <EvictStrategy kStrategy, UpsertMode kMode, class Value = char>
+__global__ void __launch_bounds__(kThreads, HKV_UPSERT_BLOCKS)
+    UpsertKernel(const View t, const UpsertArgs a) {
+  constexpr bool kInserts = kMode != UpsertMode::kAssign && kMode != UpsertMode::kFindAndUpdate;
+  constexpr bool kReads = kMode == UpsertMode::kFindOrInsert || kMode == UpsertMode::kFindAndUpdate;
+  constexpr bool kAccum = kMode == UpsertMode::kAccumOrAssign;
+  constexpr bool kEvicts = kMode == UpsertMode::kInsertAndEvict;
+
+  __shared__ WarpScratch scratches[kThreads / 32];
+  __shared__ VictimScores victim_scores[kInserts ? kThreads / 32 : 1];
+  WarpScratch& scratch = scratches[threadIdx.x / 32];
+  const uint32_t lane = threadIdx.x & 31;
+  const uint64_t i = ThreadIndex();
+  const bool active = i < a.n;
+  const uint64_t key = active ? a.keys[i] : 0;
+  const Place place = t.layout.PlaceOf(key);
+  const bool accum = kAccum && active && a.accums[i];
+  uint64_t given = a.scores != nullptr && active ? a.scores[i] : kMaxScore;
+
+  // Equal keys of the warp: the last one writes, the first one of a find inserts; deltas all count.
+  unsigned equal = 1u << lane;
+  if (!kAccum) {
+    const unsigned actives = __ballot_sync(kFull, active);
+    equal &= actives;
+    if (active) equal = __match_any_sync(actives, key);
+    __syncwarp();
+  }
+  const uint32_t leader = !active ? lane : kReads ? __ffs(equal) - 1 : 31 - __clz(equal);
+  if (AddsUp(kStrategy) && __ballot_sync(kFull, (equal & (equal - 1)) != 0) != 0) {
+    uint64_t sum = 0;
+    for (int j = 0; j < 32; ++j) {
+      const uint64_t other = __shfl_sync(kFull, given, j);
+      if (equal >> j & 1) sum = SaturatingAdd(sum, other);
+    }
+    if (!a.verbatim) given = sum;
+  }
+
+  bool pending = active && leader == lane;
+  uint8_t status = kSkipped;
+  char* row = nullptr;  // for a.rows
+  bool found = false;
+  uint64_t score = 0;
+
+  while (__ballot_sync(kFull, pending) != 0) {
+    // -- look up
+    uint32_t version = 0;
+    if (kInserts && pending) {
+      version = LoadAcquire(t.locks + place.home * kLocksPerBucket + place.tag % kLocksPerBucket);
+    }
+    uint32_t position = kNone;
+    uint32_t num_free = 0, room_position = kNone;
+    {
+      bool active_here = pending;
+      uint32_t bucket = place.home;
+#pragma unroll 1
+      for (int choice = 0; choice < 2; ++choice) {
+        const Probe probe = ProbeBuckets<kInserts>(t, scratch, active_here, bucket, place.tag, key);
+        if (active_here && probe.found != kNone) position = probe.found;
+        if (kInserts && probe.room != kNone && probe.num_free > num_free) {
+          num_free = probe.num_free;
+          room_position = probe.room;
+        }
+        active_here = active_here && probe.found == kNone && probe.spills &&
+                      place.other != place.home;
+        if (__ballot_sync(kFull, active_here) == 0) break;
+        bucket = place.other;
+      }
+    }
+
+    // -- choose a slot: the key's own, a free one, or the one with the smallest score at home
+    bool hit = pending && position != kNone;
+    bool inserts = pending && !hit;
+    if (hit && ((kAccum && !accum) || (!kReads && t.IsPinned(position)))) {
+      if (!kAccum || accum) status = kLocked;
+      hit = pending = false;
+    }
+    if (inserts && (!kInserts || (kAccum && accum))) inserts = pending = false;
+    const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
+    const uint64_t new_score =
+        !inserts ? 0 : a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
+    uint32_t target = hit ? position : room_position;
+    const bool evicts = inserts && room_position == kNone;
+    bool refused = false;
+    uint64_t old_score = 0;
+    const unsigned evictors = kInserts ? __ballot_sync(kFull, evicts) : 0;
+    if (evictors != 0) {
+      const Victim victim = FindVictims(t, victim_scores[threadIdx.x / 32], evictors, place.home);
+      if (evicts) {
+        old_score = victim.score;
+        refused = victim.slot == kNone ? !victim.blocked : new_score < victim.score;
+        if (victim.slot != kNone) target = place.home * kBucketSlots + victim.slot;
+        inserts = !refused && victim.slot != kNone;
+      }
+    }
+
+    // -- take the row, and for a new key the right to insert it
+    uint32_t* const lock = t.locks + place.home * kLocksPerBucket + place.tag % kLocksPerBucket;
+    bool got_row = false, got_key = false;
+    if (inserts && (version & 1) == 0) got_key = atomicCAS(lock, version, version | 1) == version;
+    if (hit || got_key) got_row = TryLockRow(t, target);
+    // Meanwhile the row may have gone to another key, and the slot may have been taken.
+    uint64_t key_there = key, old_key = 0, score_there = old_score;
+    uint32_t digest_there = kEmpty;
+    if (kInserts && hit) key_there = LoadRelaxed(t.keys + target);
+    if (kEvicts && evicts && inserts) old_key = LoadRelaxed(t.keys + target);
+    if (evicts && inserts) score_there = LoadRelaxed(t.scores + target);
+    if (inserts && !evicts) digest_there = LoadRelaxed(t.digests + target);
+    const bool valid = key_there == key && score_there == old_score && digest_there <= kReclaimed;
+    const bool fresh = inserts && got_row && got_key && valid;
+    const bool replaced = fresh && evicts;
+    const uint32_t held = fresh || (hit && got_row && valid) ? target : kNone;
+    if (got_row && held == kNone) UnlockRow(t, target);
+    if (got_key && !fresh) StoreRelaxed(lock, version);
+
+    // -- keys, scores, digests
+    if (fresh) {
+      StoreRelaxed(t.keys + held, key);
+      StoreRelaxed(t.scores + held, new_score);
+      StoreRelaxed(t.digests + held, place.tag);
+      status = replaced ? kEvicted : kInserted;
+      score = new_score;
+    } else if (held != kNone) {
+      found = true;
+      status = kUpdated;
+      if (a.touch_scores) {
+        score = given;
+        if (!a.verbatim) {
+          const uint64_t old = AddsUp(kStrategy) ? LoadRelaxed(t.scores + held) : 0;
+          score = HitScore(kStrategy, old, given, now, a.epoch);
+        }
+        StoreRelaxed(t.scores + held, score);
+      } else if (a.out_scores != nullptr) {
+        score = LoadRelaxed(t.scores + held);
+      }
+    }
+    if (refused) {
+      status = kRefused;
+      pending = false;
+    }
+
+    // -- values
+    if (held != kNone) {
+      row = t.RowAt(held);
+      if (a.pin) atomicOr(t.pinned + (held >> 5), 1u << (held & 31));
+    }
+    char* const mine = a.values != nullptr ? a.values + i * t.row_bytes : nullptr;
+    __syncwarp();
+    if (kEvicts) {
+      const bool out = replaced || refused;
+      const uint64_t at = Append(a.evicted_count, out);
+      if (out) {
+        a.evicted_keys[at] = replaced ? old_key : key;
+        if (a.evicted_scores != nullptr) a.evicted_scores[at] = replaced ? old_score : new_score;
+      }
+      CopyRows<kUpsertUnroll, false>(scratch, !out ? nullptr : replaced ? row : mine,
+                         a.evicted_values + at * t.row_bytes, t.row_bytes, a.word_bytes);
+    }
+    if (a.values != nullptr) {
+      const bool holds = held != kNone;
+      if (kReads) {
+        // Followers of this warp take what their leader read, or what it inserted.
+        const bool leader_holds = __shfl_sync(kFull, holds, leader) && active;
+        const bool leader_fresh = __shfl_sync(kFull, fresh, leader);
+        const auto leader_row = reinterpret_cast<const char*>(
+            __shfl_sync(kFull, reinterpret_cast<unsigned long long>(row), leader));
+        const auto leader_values = reinterpret_cast<const char*>(
+            __shfl_sync(kFull, reinterpret_cast<unsigned long long>(mine), leader));
+        const bool inserts = holds && fresh;
+        const bool follows = leader_holds && !inserts;
+        CopyRows<kUpsertUnroll, false>(scratch, inserts   ? mine
+                           : follows ? (leader_fresh ? leader_values : leader_row)
+                                     : nullptr,
+                           inserts ? row : mine, t.row_bytes, a.word_bytes);
+      } else if (kAccum) {
+        AddRows<Value>(mine, holds && !fresh ? row : nullptr, t.row_bytes);
+        CopyRows<kUpsertUnroll, false>(scratch, holds && fresh ? mine : nullptr, row, t.row_bytes, a.word_bytes);
+      } else {
+        CopyRows<kUpsertUnroll, false>(scratch, holds ? mine : nullptr, row, t.row_bytes, a.word_bytes);
+      }
+    }
+    // -- give everything back; one fence for the rows, the keys and the digests
+    __syncwarp();
+    if (held != kNone) {
+      Fence();
+      if (fresh) StoreRelaxed(lock, version + 2);
+      UnlockRow(t, held);
+      pending = false;
+    }
+  }
+
+  const bool leader_found = __shfl_sync(kFull, found, leader);
+  const uint32_t leader_status = __shfl_sync(kFull, static_cast<uint32_t>(status), leader);
+  const uint64_t leader_score = __shfl_sync(kFull, score, leader);
+  const auto leader_row = __shfl_sync(kFull, reinterpret_cast<unsigned long long>(row), leader);
+  if (!active) return;
+  const bool stored = leader_status >= kUpdated && leader_status <= kEvicted;
+  const bool follows_insert = leader != lane && (leader_status == kInserted || leader_status == kEvicted);
+  if (a.founds != nullptr) a.founds[i] = leader_found || follows_insert;
+  if (a.rows != nullptr) a.rows[i] = reinterpret_cast<void*>(leader_row);
+  if (a.out_scores != nullptr && stored) a.out_scores[i] = leader_score;
+  if (a.status != nullptr) a.status[i] = follows_insert ? kUpdated : leader_status;
+}
+
+}  // namespace device
+}  // namespace hkv
