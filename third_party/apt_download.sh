@@ -27,4 +27,7 @@ CONF
 export APT_CONFIG=$apt/apt.conf
 apt-get -qq update
 (cd debs && apt-get -qq download "$@")
+for package; do
+  compgen -G "debs/${package%%=*}_*.deb" > /dev/null || { echo "$package did not come" >&2; exit 1; }
+done
 rm -rf "$apt"

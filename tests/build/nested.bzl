@@ -1,0 +1,26 @@
+"""nested_pytest_test: a test that runs Bazel on copies of the checkout."""
+
+load("//tools/py:pytest_test.bzl", "pytest_test")
+
+def nested_pytest_test(name, **kwargs):
+    """A pytest_test with tests.build.nested.
+
+    Args:
+      name: target name.
+      **kwargs: passed on to pytest_test.
+    """
+    pytest_test(
+        name = name,
+        # Named for their repositories, which must be there.
+        data = [
+            "//tests/build:small_tree",
+            "//tests/build:small_tree/files.sha256",
+            "@cc//:cxx.sh",
+            "@cuda//:nvidia/cu13/bin/nvcc",
+        ],
+        env = {"TREE": "$(rootpath //tests/build:small_tree/files.sha256)"},
+        env_inherit = ["BAZEL_REAL", "HOME", "PATH", "XDG_CACHE_HOME"],
+        tags = ["cpu:2", "local", "requires-network"],
+        deps = [":nested"],
+        **kwargs
+    )
