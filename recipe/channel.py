@@ -7,7 +7,6 @@ and indexes that; --serve then serves the folder on the loopback interface.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import tempfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
 
     workspace = distribution.workspace()
-    channel = Path(os.path.normpath(distribution.user_path(args.out)))
+    channel = distribution.user_path(args.out)
     facts = distribution.load_facts(args.facts, workspace)
     src = distribution.source(workspace, args.allow_dirty)
     local = "dirty" if src.dirty else None

@@ -235,4 +235,4 @@ def workspace() -> Path:
 
 def user_path(path: Path) -> Path:
     """A path as the user wrote it, relative to where they started Bazel."""
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ".")) / path
+    return Path(os.path.normpath(Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), path)))

@@ -21,8 +21,8 @@ def _flags(ctx):
     return flags
 
 def _facts_impl(ctx):
-    out = ctx.actions.declare_file(ctx.label.name + ".json")
-    ctx.actions.write(out, json.encode_indent({
+    bare = ctx.actions.declare_file(ctx.label.name + ".bare.json")
+    ctx.actions.write(bare, json.encode_indent({
         "flags": _flags(ctx),
         "pins": {
             name: {"purl": pin.purl, "sha256": pin.sha256}
@@ -35,12 +35,26 @@ def _facts_impl(ctx):
         },
         "version": VERSION,
     }, indent = "  "))
+
+    # Which compiler the toolchain has is known to its repository alone.
+    (compiler,) = [f for f in ctx.files._cc if f.basename == "compiler.sh"]
+    out = ctx.actions.declare_file(ctx.label.name + ".json")
+    ctx.actions.run_shell(
+        command = """
+            if grep -q '^COMPILER=.' "$1"; then sed 's/"flags": \\[/&"--config=hostcc",/' "$2"
+            else cat "$2"; fi > "$3"
+        """,
+        arguments = [compiler.path, bare.path, out.path],
+        inputs = [bare, compiler],
+        outputs = [out],
+    )
     return [DefaultInfo(files = depset([out]))]
 
 facts = rule(
     implementation = _facts_impl,
     attrs = {
         "settings": attr.label_list(doc = "build settings that change the wheels; recorded where set"),
+        "_cc": attr.label(default = "@cc//:files"),
     },
     fragments = ["cpp"],
 )

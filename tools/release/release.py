@@ -44,7 +44,6 @@ def main() -> None:
 
     workspace = distribution.workspace()
     out = distribution.user_path(args.out) if args.out else workspace / "dist"
-    out = Path(os.path.normpath(out))
     facts = distribution.load_facts(args.facts, workspace)
     src = distribution.source(workspace, args.allow_dirty)
     distribution.check_changelog(workspace / "CHANGELOG.md", facts["version"], facts["release_date"])

@@ -20,7 +20,14 @@ from tools.release.refused import Refused
 
 
 # No other flag of a provenance reaches Bazel: DIST may be forged.
-FLAGS = ("--compilation_mode=", "--copt=", "--cxxopt=", "--linkopt=", "--//")
+FLAGS = (
+    "--compilation_mode=",
+    "--config=hostcc",
+    "--copt=",
+    "--cxxopt=",
+    "--linkopt=",
+    "--//",
+)
 
 
 def check_sums(dist: Path) -> None:
