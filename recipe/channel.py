@@ -19,7 +19,8 @@ from tools.release.refused import Refused
 def serve(channel: Path, port: int) -> None:
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(channel))
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        print(f"http://127.0.0.1:{server.server_address[1]} serves {channel}; Ctrl-C ends it", flush=True)
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        print(f"{address} serves {channel}; Ctrl-C ends it", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -28,8 +29,8 @@ def serve(channel: Path, port: int) -> None:
 
 def main() -> None:
     parser = distribution.parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the channel folder; may hold others")
-    parser.add_argument("--allow-dirty", action="store_true", help="mark the version +dirty instead")
+    parser.add_argument("--out", type=Path, required=True, help="the channel folder")
+    parser.add_argument("--allow-dirty", action="store_true", help="mark the version +dirty")
     parser.add_argument("--serve", action="store_true", help="serve the channel on 127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="of --serve; default: any that is free")
     args = parser.parse_args()

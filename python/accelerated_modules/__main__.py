@@ -1,4 +1,4 @@
-"""``python -m accelerated_modules``: a report for a bug report. Leaves with 1 if something is wrong."""
+"""``python -m accelerated_modules``: a report for a bug report; status 1 if all is not well."""
 
 from __future__ import annotations
 

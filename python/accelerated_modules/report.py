@@ -63,7 +63,7 @@ def problems() -> list[str]:
 def _torch_lines() -> list[str]:
     try:
         import torch
-    except Exception as error:  # a broken torch is what the report is for
+    except Exception as error:  # noqa: BLE001 - a broken torch is what the report is for
         return [f"torch        does not import: {type(error).__name__}: {error}"]
     lines = [f"torch        {torch.__version__}, CUDA {torch.version.cuda or 'none'}"]
     if torch.cuda.is_available():

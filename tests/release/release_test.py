@@ -15,12 +15,18 @@ from pathlib import Path
 import pytest
 from packaging.metadata import Metadata
 
+if "FACTS" not in os.environ:
+    pytest.skip(
+        "tools/bazel test //tests/release/... builds what it looks at", allow_module_level=True
+    )
+
 WHEELS = [Path(os.environ["SMALL_WHEEL"]).resolve(), Path(os.environ["META_WHEEL"]).resolve()]
 FACTS = Path(os.environ["FACTS"]).resolve()
 VERSION = json.loads(FACTS.read_text())["version"]
 DATE = json.loads(FACTS.read_text())["release_date"]
 ENTRY = f"# Changelog\n\n## [{VERSION}] - {DATE}\n\nFirst.\n"
-GIT_ENV = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+WHO = ("AUTHOR", "COMMITTER")
+GIT_ENV = {f"GIT_{who}_{what}": "x" for who in WHO for what in ("NAME", "EMAIL")}
 
 # Stands for Bazel in the checkouts: "builds" the wheels that lie ready outside.
 BAZEL = f"""#!/bin/sh
@@ -138,7 +144,8 @@ def test_allow_dirty_marks_the_version_everywhere(checkout: Path, tmp_path: Path
                 assert str(requirement.specifier) == f"=={VERSION}+dirty"
         (sbom,) = [json.loads(d) for n, d in files.items() if n.startswith(f"{dist_info}/sboms/")]
         assert sbom["packages"][0]["versionInfo"] == f"{VERSION}+dirty"
-        rows = {row[0]: row[1] for row in csv.reader(files[f"{dist_info}/RECORD"].decode().splitlines())}
+        record = files[f"{dist_info}/RECORD"].decode().splitlines()
+        rows = {row[0]: row[1] for row in csv.reader(record)}
         assert rows.keys() == files.keys()
         for name, digest in rows.items():
             want = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).rstrip(b"=")

@@ -1,8 +1,8 @@
 """report.py MANIFEST JSON SVG TXT: the compile report of the sources that MANIFEST lists.
 
-For each CUDA source: CPU seconds and largest process of its compile, size of the object, and over its
-kernels and GPU targets the most registers and the most bytes spilled, as ptxas reports them. The
-times are those of the machine and the moment that compiled; a cached object keeps them.
+For each CUDA source: CPU seconds and largest process of its compile, size of the object, and over
+its kernels and GPU targets the most registers and the most bytes spilled, as ptxas reports them.
+The times are those of the machine and the moment that compiled; a cached object keeps them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Compile:
 
 
 def read_ptxas(text: str) -> tuple[int, int, int]:
-    """Kernels, most registers, most bytes spilled (stores and loads of one kernel for one target)."""
+    """Kernels, most registers, most bytes that one kernel for one target spills and reloads."""
     kernels = set(re.findall(r"Compiling entry function '(\S+)'", text))
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", text)]
     spills = [
@@ -103,14 +103,14 @@ def chart(compiles: list[Compile]) -> str:
         text = f"{c.cpu_seconds:.1f} s, {c.peak_mib} MiB, {c.registers} regs"
         parts += [
             f'<text x="{left - 6}" y="{y + 12}" text-anchor="end">{escape(c.name)}</text>',
-            f'<rect x="{left}" y="{y + 2}" width="{length:.1f}" height="{row - 5}" fill="{color}"/>',
+            f'<rect x="{left}" y="{y + 2}" width="{length:.1f}" height="13" fill="{color}"/>',
             f'<text x="{left + length + 5:.1f}" y="{y + 12}">{text}</text>',
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def over_budget(compiles: list[Compile], budget: dict[str, dict[str, float]]) -> list[str]:
-    """One line for each figure above its budget. `each` holds for every source, `all` for the sum."""
+    """One line for each figure above its budget: `each` is for a source, `all` for the sum."""
     lines = []
     for figure, limit in budget["each"].items():
         for c in compiles:
@@ -119,7 +119,7 @@ def over_budget(compiles: list[Compile], budget: dict[str, dict[str, float]]) ->
     for figure, limit in budget["all"].items():
         total = sum(asdict(c)[figure] for c in compiles)
         if total > limit:
-            lines.append(f"all {len(compiles)} sources: {figure} {total:g}, the budget is {limit:g}")
+            lines.append(f"all sources: {figure} {total:g}, the budget is {limit:g}")
     return lines
 
 

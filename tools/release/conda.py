@@ -34,7 +34,9 @@ def step(name: str, *args: object, **env: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def build(recipe: Path, wheels: Path, version: str, date: str, out: Path, test: bool = True) -> list[Path]:
+def build(
+    recipe: Path, wheels: Path, version: str, date: str, out: Path, test: bool = True
+) -> list[Path]:
     """Builds every output of the recipe from the wheels in a folder, into out/<subdir>/*.conda.
 
     With `test`, each package's own tests run in a fresh prefix beside placeholders of python and
@@ -129,7 +131,7 @@ def publish(packages: list[Path], channel: Path) -> None:
     places = [(package, channel / package.parent.name / package.name) for package in packages]
     for package, place in places:
         if place.exists() and place.read_bytes() != package.read_bytes():
-            raise Refused(f"{place} is published with other contents: raise the version or build_number")
+            raise Refused(f"{place} is published with other contents: raise the version")
     for package, place in places:
         if not place.exists():
             temporary = place.with_suffix(".tmp")

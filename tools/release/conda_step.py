@@ -61,9 +61,8 @@ def install(prefix: str, channels: str, *specs: str) -> list[list[str]]:
 
     `channels` is blank-separated. Returns name, version, build and URL of each package.
     """
-    from rattler import Gateway, VirtualPackage, VirtualPackageOverrides
+    from rattler import Gateway, VirtualPackage, VirtualPackageOverrides, solve
     from rattler import install as install_records
-    from rattler import solve
 
     async def go() -> list[list[str]]:
         cache = tempfile.mkdtemp(dir=Path(prefix).parent)
@@ -93,7 +92,7 @@ def placeholders(channel: str) -> None:
     """A channel that stands in for conda-forge where it cannot be reached.
 
     Its packages are empty, but for `python`: bin/python runs the interpreter of this process, with
-    the prefix's site-packages first. So what is installed next to it finds this interpreter's torch.
+    the prefix's site-packages first: what is installed there finds this interpreter's torch.
     """
     minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
@@ -162,7 +161,7 @@ if __name__ == "__main__":
     code = 0
     try:
         print(json.dumps(STEPS[sys.argv[1]](*sys.argv[2:])))
-    except BaseException as error:  # whatever it is, the process ends below
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the process ends below
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = 1
     sys.stdout.flush()

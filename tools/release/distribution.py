@@ -1,4 +1,4 @@
-"""A release folder: wheels, conda packages, SHA256SUMS, provenance.json; equal bytes from one commit."""
+"""A release folder: wheels, conda packages, SHA256SUMS, provenance.json; the same every time."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def source(workspace: Path, allow_dirty: bool) -> Source:
     changed = git(workspace, "status", "--porcelain").splitlines()
     if changed and not allow_dirty:
         raise Refused(
-            f"the git tree is dirty ({len(changed)} paths, the first: {changed[0][3:]}): commit, or "
-            "release with --allow-dirty, which marks the version +dirty"
+            f"the git tree is dirty ({len(changed)} paths, the first: {changed[0][3:]}): commit, "
+            "or release with --allow-dirty, which marks the version +dirty"
         )
     return Source(commit, bool(changed))
 
@@ -70,7 +70,8 @@ def check_changelog(changelog: Path, version: str, date: str) -> None:
         raise Refused(f"{changelog.name} has no entry '## [{version}] - {date}': write it")
     head, _, body = entry.partition("\n")
     if head.strip() != f"[{version}] - {date}":
-        raise Refused(f"{changelog.name} has '## {head.strip()}', version.bzl says {version}, {date}")
+        found = f"{changelog.name} has '## {head.strip()}'"
+        raise Refused(f"{found}, version.bzl says {version}, {date}: make them agree")
     if not body.strip():
         raise Refused(f"the entry of {version} in {changelog.name} is empty: say what changed")
 
@@ -95,7 +96,7 @@ def copy_wheels(wheels: list[Path], folder: Path, version: str, local: str | Non
 
 
 def restamp(wheel: Path, out: Path, old: str, new: str) -> None:
-    """The same wheel under another version: folder name, METADATA with its == pins, SBOM, RECORD."""
+    """The same wheel under another version: folder name, METADATA, == pins, SBOM, RECORD."""
     distribution = wheel.name.split("-")[0]
     before, after = (f"{distribution}-{v}.dist-info" for v in (old, new))
     files = {}
@@ -105,10 +106,12 @@ def restamp(wheel: Path, out: Path, old: str, new: str) -> None:
             place = name.replace(before, after, 1) if name.startswith(before + "/") else name
             if name == f"{before}/METADATA":
                 head, end, body = data.decode().partition("\n\n")
-                head = re.sub(rf"(^Version: |==){re.escape(old)}$", rf"\g<1>{new}", head, flags=re.M)
+                mark = re.compile(rf"(^Version: |==){re.escape(old)}$", re.M)
+                head = mark.sub(rf"\g<1>{new}", head)
                 data = (head + end + body).encode()
             elif name.startswith(f"{before}/sboms/"):
-                data = data.replace(f'"versionInfo": "{old}"'.encode(), f'"versionInfo": "{new}"'.encode())
+                key = '"versionInfo": "{}"'
+                data = data.replace(key.format(old).encode(), key.format(new).encode())
             if name != f"{before}/RECORD":
                 files[place] = data
     record = f"{after}/RECORD"
@@ -186,13 +189,15 @@ def differences(ours: dict[str, bytes], theirs: dict[str, bytes]) -> list[str]:
 
 
 def _how(a: bytes, b: bytes) -> str:
-    at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    at = next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
     return f"differs from byte {at} on ({len(b)} bytes, rebuilt {len(a)} bytes)"
 
 
 @contextmanager
 def folder_in_one_step(out: Path) -> Iterator[Path]:
-    """A new folder that appears at `out` whole or not at all. Equal contents already there are kept."""
+    """A new folder that appears at `out` whole or not at all; equal contents there are kept."""
     if out.exists() and not out.is_dir():
         raise Refused(f"{out} is not a folder: name another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +207,8 @@ def folder_in_one_step(out: Path) -> Iterator[Path]:
         if out.is_dir() and any(out.iterdir()):
             lines = differences(files_of(temporary), files_of(out))
             if lines:
-                raise Refused(f"{out} holds something else ({lines[0]}): name another --out or remove it")
+                mend = "name another --out or remove it"
+                raise Refused(f"{out} holds something else ({lines[0]}): {mend}")
             return
         for path in [*temporary.rglob("*"), temporary]:
             handle = os.open(path, os.O_RDONLY)

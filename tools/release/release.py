@@ -37,16 +37,17 @@ def main() -> None:
     parser = distribution.parser(__doc__)
     parser.add_argument("--example", type=Path, required=True, help="the program to run at the end")
     parser.add_argument("--out", type=Path, help="folder to write; default: dist in the workspace")
-    parser.add_argument("--allow-dirty", action="store_true", help="mark the version +dirty instead")
+    parser.add_argument("--allow-dirty", action="store_true", help="mark the version +dirty")
     parser.add_argument("--no-example", action="store_true", help="do not run the example")
-    parser.add_argument("--sign", metavar="COMMAND", help="run COMMAND SHA256SUMS in the new folder")
+    parser.add_argument("--sign", metavar="COMMAND", help="run COMMAND SHA256SUMS there")
     args = parser.parse_args()
 
     workspace = distribution.workspace()
     out = distribution.user_path(args.out) if args.out else workspace / "dist"
     facts = distribution.load_facts(args.facts, workspace)
     src = distribution.source(workspace, args.allow_dirty)
-    distribution.check_changelog(workspace / "CHANGELOG.md", facts["version"], facts["release_date"])
+    changelog = workspace / "CHANGELOG.md"
+    distribution.check_changelog(changelog, facts["version"], facts["release_date"])
     with distribution.folder_in_one_step(out) as folder:
         distribution.write_distribution(folder, args.wheels, facts, src, args.recipe)
         if args.sign:

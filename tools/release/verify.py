@@ -18,7 +18,6 @@ from tools.release import distribution
 from tools.release.distribution import PROVENANCE, SUMS
 from tools.release.refused import Refused
 
-
 # No other flag of a provenance reaches Bazel: DIST may be forged.
 FLAGS = (
     "--compilation_mode=",
@@ -62,9 +61,7 @@ def claims(dist: Path) -> tuple[distribution.Source, list[str]]:
     return found, flags
 
 
-def rebuild_fresh(
-    workspace: Path, commit: str, flags: list[str], scratch: Path, out: Path
-) -> None:
+def rebuild_fresh(workspace: Path, commit: str, flags: list[str], scratch: Path, out: Path) -> None:
     """Checks the commit out and releases from it, with no output of any earlier build at hand."""
     checkout = scratch / "checkout"
     distribution.git(workspace, "clone", "-q", "--no-checkout", "--", str(workspace), str(checkout))
@@ -99,9 +96,7 @@ def main() -> None:
             how = "a fresh checkout"
             scratch = distribution.user_path(args.scratch) if args.scratch else Path(temporary)
             rebuild_fresh(workspace, claimed.commit, flags, scratch, ours)
-        lines = distribution.differences(
-            distribution.files_of(ours), distribution.files_of(dist)
-        )
+        lines = distribution.differences(distribution.files_of(ours), distribution.files_of(dist))
     if lines:
         raise Refused(f"{dist} is not what {how} of {claimed.commit} gives:\n" + "\n".join(lines))
     print(f"{dist}: every byte is what {how} of {claimed.commit} gives")

@@ -1,4 +1,4 @@
-"""Writes one wheel, bit by bit the same from the same inputs: sorted entries, fixed times and modes.
+"""Writes one wheel, the same bytes from the same inputs: sorted entries, fixed times and modes.
 
 The format is the binary distribution format of PEP 427 with core metadata 2.4 (PEP 639 licences)
 and, for SBOMs, PEP 770. Bazel calls it; tools/wheel/wheel.bzl says with what.
