@@ -1,4 +1,4 @@
-// File: {FILE}
+// File: {name}.cu
 //
 // One instantiation of the GPU hash table, written from instance.cu.tpl and instances.bzl.
 #include "csrc/hkv/instance.h"
