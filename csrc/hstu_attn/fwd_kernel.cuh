@@ -38,26 +38,36 @@ struct FuncSummary {
   int32_t lo_min, lo_max, hi_min, hi_max;
 };
 
-// A warp's walk over the tiles that are not empty: bits of the tiles base .. base + 31 not yet taken.
-struct TileWalk {
-  int32_t base;
-  uint32_t some, full;
+// The tiles that a warp visits, 32 candidates at a time: codes of those that are not empty, then
+// kLastTile, or kMoreTiles when the candidates from `next` on have not been looked at yet.
+struct TileList {
+  int32_t codes[kWarpSize + 1];  // 2 * tile + (the tile is full)
+  int32_t next;
 };
+constexpr int kLastTile = -1, kMoreTiles = -2;
 
 // What a block's threads need now and then, kept in shared memory to keep it out of registers.
 struct FwdControl {
   SeqMask mask;
-  int64_t rab_offset;  // of this sequence and head
+  const char *q, *k, *v;  // of this head: the first row of the block; column 0
+  int32_t q_row_bytes, k_row_bytes, v_row_bytes;
+  const uint16_t* rab;    // of this sequence and head
   int32_t head, head_k;
   int32_t rows;       // query rows of this block
   int32_t first_row;  // absolute index of the first, = the first row of rab
   int32_t q_row;      // its packed index in q
-  int32_t k_row;      // packed index in k and v of column 0
   int32_t paged_end;  // columns before this one lie in pages
   int32_t page_base;  // of this sequence in page_ids
-  TileWalk walk[kMaxWarps];
+  TileList tiles[kMaxWarps];
   FuncSummary func[kFuncSummaries];
 };
+
+// threadIdx.x, read anew: what the copies derive from it must not live in registers from tile to tile.
+__device__ __forceinline__ int thread_index() {
+  int i;
+  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(i));
+  return i;
+}
 
 // Bits 0..x-1, for any x.
 __device__ __forceinline__ uint32_t bits_below(int x) {
@@ -70,10 +80,11 @@ __device__ __forceinline__ uint32_t bits_between(int lo, int hi, int n) {
 }
 
 // The visible columns n..n+31 of row `row` of the block.
+template <bool kGeneral>
 __device__ __forceinline__ uint32_t visible_bits(const MaskParams& p, const FwdControl& c, int row,
                                                  int n) {
   if (row >= c.rows) return 0;
-  if (kWithArbitrary && p.func != nullptr) {
+  if (kGeneral && kWithArbitrary && p.func != nullptr) {
     const int32_t* f = p.func + c.q_row + row;
     uint32_t bits = 0;
     int lo = 0;
@@ -111,9 +122,10 @@ __device__ __forceinline__ void summarise_func(const MaskParams& p, FwdControl& 
 }
 
 // How the block's rows stand to the columns [n0, n1); kPartial where it is not known.
+template <bool kGeneral>
 __device__ __forceinline__ TileKind classify(const MaskParams& p, const FwdControl& c, int n0,
                                              int n1) {
-  if (kWithArbitrary && p.func != nullptr) {
+  if (kGeneral && kWithArbitrary && p.func != nullptr) {
     bool any = false, all = false;
     for (int i = 0; i < SeqMask::lesser((p.n_func + 1) / 2, kFuncSummaries); ++i) {
       const FuncSummary s = c.func[i];
@@ -126,56 +138,71 @@ __device__ __forceinline__ TileKind classify(const MaskParams& p, const FwdContr
   return c.mask.tile(c.first_row, c.first_row + c.rows, n0, n1);
 }
 
-// The next tile that is not empty: 2 * tile + (the tile is full), or -1 at the end. A lane classifies
-// one of 32 tiles at a time. Every warp walks on its own, and alike.
-template <int kBlockN>
-__device__ __forceinline__ int next_tile(const MaskParams& p, FwdControl& c) {
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  TileWalk walk = c.walk[warp];
-  while (walk.some == 0) {
-    const int k_len = c.mask.k_len;
-    const int begin = walk.base + kWarpSize;
-    if (begin * kBlockN >= k_len) return -1;
-    const int n0 = (begin + lane) * kBlockN;
-    const TileKind kind =
-        n0 < k_len ? classify(p, c, n0, SeqMask::lesser(n0 + kBlockN, k_len)) : TileKind::kEmpty;
-    walk = {begin, __ballot_sync(~0u, kind != TileKind::kEmpty),
-            __ballot_sync(~0u, kind == TileKind::kFull)};
+// Lets each lane classify one of the next 32 tiles, and lists those that are not empty. Every warp
+// does so on its own, and alike.
+template <int kBlockN, bool kGeneral>
+__device__ __forceinline__ void list_tiles(const MaskParams& p, const FwdControl& c,
+                                           TileList& list) {
+  const int lane = thread_index() % kWarpSize;
+  const int k_len = c.mask.k_len;
+  const int tile = list.next + lane, n0 = tile * kBlockN;
+  const TileKind kind = n0 < k_len
+                            ? classify<kGeneral>(p, c, n0, SeqMask::lesser(n0 + kBlockN, k_len))
+                            : TileKind::kEmpty;
+  const uint32_t some = __ballot_sync(~0u, kind != TileKind::kEmpty);
+  if (kind != TileKind::kEmpty) {
+    list.codes[__popc(some & ((1u << lane) - 1))] = 2 * tile + (kind == TileKind::kFull);
   }
-  const int bit = __ffs(walk.some) - 1;
-  walk.some &= walk.some - 1;
+  if (lane == 0) {
+    list.next += kWarpSize;
+    list.codes[__popc(some)] = list.next * kBlockN < k_len ? kMoreTiles : kLastTile;
+  }
   __syncwarp();
-  if (lane == 0) c.walk[warp] = walk;
-  __syncwarp();
-  return 2 * (walk.base + bit) + static_cast<int>((walk.full >> bit) & 1);
 }
 
-// threadIdx.x, read anew: what the copies derive from it must not live in registers from tile to tile.
-__device__ __forceinline__ int thread_index() {
-  int i;
-  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(i));
-  return i;
+// The code at `*at` of the list, which is then passed by; kLastTile at the end.
+template <int kBlockN, bool kGeneral>
+__device__ __forceinline__ int next_tile(const MaskParams& p, FwdControl& c, int* at) {
+  TileList& list = c.tiles[thread_index() / kWarpSize];
+  int code = list.codes[*at];
+  while (code == kMoreTiles) {
+    __syncwarp();
+    list_tiles<kBlockN, kGeneral>(p, c, list);
+    code = list.codes[*at = 0];
+  }
+  ++*at;
+  return code;
 }
 
 // Copies rows [0, kRows) of a (rows, kCols) matrix into a tile; rows from `valid` on become zeros.
 template <class SmemTile, int kThreads>
-__device__ __forceinline__ void load_rows(uint32_t dst, const uint16_t* src, int64_t row_stride,
+__device__ __forceinline__ void load_rows(uint32_t dst, const char* src, int row_bytes,
                                           int valid) {
   constexpr int kRowsPerPass = kThreads / SmemTile::kChunks;
+  constexpr int kPasses = SmemTile::kRows / kRowsPerPass;
   static_assert(SmemTile::kRows % kRowsPerPass == 0, "whole passes");
   const int thread = thread_index();
   const int chunk = thread % SmemTile::kChunks, first = thread / SmemTile::kChunks;
-  src += first * row_stride + chunk * kChunkElems;
+  src += static_cast<int64_t>(first) * row_bytes + chunk * kChunkBytes;
+  const int step = kRowsPerPass * row_bytes;
+  if (valid >= SmemTile::kRows) {
+    const uint32_t to = dst + SmemTile::offset(first, chunk);
 #pragma unroll
-  for (int i = 0; i < SmemTile::kRows / kRowsPerPass; ++i) {
-    const int row = first + i * kRowsPerPass;
-    const bool in = row < valid;
-    cp_async(dst + SmemTile::offset(row, chunk), in ? src + i * kRowsPerPass * row_stride : src,
-             in ? kChunkBytes : 0);
+    for (int i = 0; i < kPasses; ++i) {
+      // Passes of whole groups of eight rows permute the chunks alike.
+      cp_async(kRowsPerPass % 8 == 0 ? to + i * kRowsPerPass * SmemTile::kPitch
+                                     : dst + SmemTile::offset(first + i * kRowsPerPass, chunk),
+               src + static_cast<int64_t>(i) * step, kChunkBytes);
+    }
+  } else {
+#pragma unroll 1
+    for (int row = first; row < SmemTile::kRows; row += kRowsPerPass, src += step) {
+      cp_async(dst + SmemTile::offset(row, chunk), src, row < valid ? kChunkBytes : 0);
+    }
   }
 }
 
-template <class Traits>
+template <class Traits, bool kGeneral>
 struct FwdBlock {
   using Element = typename Traits::Element;
   using QTile = typename Traits::QTile;
@@ -188,42 +215,45 @@ struct FwdBlock {
   static constexpr int kWarpRows = Traits::kWarpRows;
   static constexpr int kHeadDim = Traits::kHeadDim;
   static constexpr int kMmaM = Traits::kMmaM;
-  static constexpr int kMmaN = Traits::kMmaN;
   static constexpr int kMmaK = Traits::kMmaK;
-  static constexpr int kWords = kChunkN / 32;
+  static constexpr int kPartN = 32;  // keys at a time where masks are looked at: bits of a word
+
+  __device__ __forceinline__ static const char* row_of(const Rows& r, int64_t row, int head) {
+    return static_cast<const char*>(r.data) + 2 * (row * r.row_stride + head * r.head_stride);
+  }
 
   // Loads the K and V tiles that start at column n0.
-  __device__ __forceinline__ static void load_kv(const FwdParams& p, const FwdControl& c,
+  __device__ __forceinline__ static void load_kv(const FwdArgs& args, const FwdControl& c,
                                                  uint32_t k_dst, uint32_t v_dst, int n0) {
     const int valid = c.mask.k_len - n0;
-    const int64_t row = c.k_row + n0;
-    const uint16_t* k = static_cast<const uint16_t*>(p.k.data) + c.head_k * p.k.head_stride;
-    const uint16_t* v = static_cast<const uint16_t*>(p.v.data) + c.head_k * p.v.head_stride;
-    if (n0 >= c.paged_end) {
-      load_rows<KvTile, kThreads>(k_dst, k + row * p.k.row_stride, p.k.row_stride, valid);
-      load_rows<KvTile, kThreads>(v_dst, v + row * p.v.row_stride, p.v.row_stride, valid);
+    const char* k = c.k + static_cast<int64_t>(n0) * c.k_row_bytes;
+    const char* v = c.v + static_cast<int64_t>(n0) * c.v_row_bytes;
+    if (!kGeneral || n0 >= c.paged_end) {
+      load_rows<KvTile, kThreads>(k_dst, k, c.k_row_bytes, valid);
+      load_rows<KvTile, kThreads>(v_dst, v, c.v_row_bytes, valid);
       return;
     }
+    const PagedKv& kv = args.p.kv;
     constexpr int kRowsPerPass = kThreads / KvTile::kChunks;
     const int thread = thread_index();
-    const int chunk = thread % KvTile::kChunks, first = thread / KvTile::kChunks;
-    const uint16_t* pages = static_cast<const uint16_t*>(p.kv.data) + c.head_k * p.kv.head_stride;
+    const int chunk = thread % KvTile::kChunks;
+    const char* pages = static_cast<const char*>(kv.data) + 2 * c.head_k * kv.head_stride;
 #pragma unroll 2
-    for (int i = 0; i < kBlockN / kRowsPerPass; ++i) {
-      const int r = first + i * kRowsPerPass, j = n0 + r;
-      const uint16_t* k_src = k + (row + r) * p.k.row_stride;
-      const uint16_t* v_src = v + (row + r) * p.v.row_stride;
+    for (int row = thread / KvTile::kChunks; row < kBlockN; row += kRowsPerPass) {
+      const int j = n0 + row;
+      const char* k_src = k + static_cast<int64_t>(row) * c.k_row_bytes;
+      const char* v_src = v + static_cast<int64_t>(row) * c.v_row_bytes;
       if (j < c.paged_end) {
-        const uint32_t page = static_cast<uint32_t>(j) / p.kv.page_size;
-        const uint32_t slot = j - page * p.kv.page_size;
-        k_src = pages + p.kv.page_ids[c.page_base + page] * p.kv.page_stride +
-                slot * p.kv.slot_stride;
-        v_src = k_src + p.kv.kv_stride;
+        const uint32_t page = static_cast<uint32_t>(j) / kv.page_size;
+        const uint32_t slot = j - page * kv.page_size;
+        k_src = pages + 2 * (kv.page_ids[c.page_base + page] * kv.page_stride +
+                             slot * kv.slot_stride);
+        v_src = k_src + 2 * kv.kv_stride;
       }
-      const int bytes = r < valid ? kChunkBytes : 0;
-      const uint32_t offset = KvTile::offset(r, chunk);
-      cp_async(k_dst + offset, bytes ? k_src + chunk * kChunkElems : pages, bytes);
-      cp_async(v_dst + offset, bytes ? v_src + chunk * kChunkElems : pages, bytes);
+      const int bytes = row < valid ? kChunkBytes : 0;
+      const uint32_t offset = KvTile::offset(row, chunk);
+      cp_async(k_dst + offset, k_src + chunk * kChunkBytes, bytes);
+      cp_async(v_dst + offset, v_src + chunk * kChunkBytes, bytes);
     }
   }
 
@@ -235,14 +265,13 @@ struct FwdBlock {
     const int chunk = thread % RabTile::kChunks, first = thread / RabTile::kChunks;
     const int col = n0 + chunk * kChunkElems;
     const int cols = SeqMask::greater(0, SeqMask::lesser(c.mask.k_len - col, kChunkElems));
-    const uint16_t* rab = static_cast<const uint16_t*>(args.p.rab.data) + c.rab_offset +
-                          c.first_row * args.p.rab.row_stride + col;
-    if (args.rab_aligned) {
-#pragma unroll
+    const uint16_t* rab = c.rab + c.first_row * args.p.rab.row_stride + col;
+    if (!kGeneral || args.rab_aligned) {
+#pragma unroll 4
       for (int i = 0; i < kBlockM / kRowsPerPass; ++i) {
         const int row = first + i * kRowsPerPass;
         const bool in = row < c.rows && c.first_row + row >= 0 && cols > 0;
-        cp_async(dst + RabTile::offset(row, chunk), in ? rab + row * args.p.rab.row_stride : rab,
+        cp_async(dst + RabTile::offset(row, chunk), rab + row * args.p.rab.row_stride,
                  in ? 2 * cols : 0);
       }
       return;
@@ -276,20 +305,35 @@ struct FwdBlock {
       if (m0 >= q_len) return;
       if (threadIdx.x == 0) {
         c.mask = seq_mask(p.mask, work.seq, k_len);
-        c.rab_offset = work.seq * p.rab.batch_stride + work.head * p.rab.head_stride;
         c.head = work.head;
         c.head_k = work.head / (p.heads / p.heads_k);
+        if (Traits::kHasRab) {
+          c.rab = static_cast<const uint16_t*>(p.rab.data) + work.seq * p.rab.batch_stride +
+                  work.head * p.rab.head_stride;
+        }
         c.rows = SeqMask::lesser(q_len - m0, kBlockM);
         c.first_row = m0 + k_len - q_len;
         c.q_row = q0 + m0;
-        const bool paged = p.kv.data != nullptr;
-        c.k_row = paged ? q0 + q_len - k_len : k0;
-        c.paged_end = paged ? c.mask.hist_end : 0;
-        c.page_base = paged ? p.kv.page_offsets[work.seq] : 0;
+        int k_row = k0;  // of column 0
+        if (kGeneral) {
+          const bool paged = p.kv.data != nullptr;
+          if (paged) k_row = q0 + q_len - k_len;
+          c.paged_end = paged ? c.mask.hist_end : 0;
+          c.page_base = paged ? p.kv.page_offsets[work.seq] : 0;
+        }
+        c.q_row_bytes = static_cast<int32_t>(2 * p.q.row_stride);
+        c.k_row_bytes = static_cast<int32_t>(2 * p.k.row_stride);
+        c.v_row_bytes = static_cast<int32_t>(2 * p.v.row_stride);
+        c.q = row_of(p.q, c.q_row, c.head);
+        c.k = row_of(p.k, k_row, c.head_k);
+        c.v = row_of(p.v, k_row, c.head_k);
       }
-      if (lane == 0) c.walk[warp] = {-kWarpSize, 0, 0};
+      if (lane == 0) {
+        c.tiles[warp].next = 0;
+        c.tiles[warp].codes[0] = kMoreTiles;
+      }
       __syncthreads();
-      if (kWithArbitrary && p.mask.func != nullptr) {
+      if (kGeneral && kWithArbitrary && p.mask.func != nullptr) {
         summarise_func(p.mask, c);
         __syncthreads();
       }
@@ -305,51 +349,44 @@ struct FwdBlock {
       }
     }
 
-    // ahead[s]: the tile that is s steps away, in stage (stage + s) % kStages.
-    int ahead[Traits::kStages];
-    ahead[0] = next_tile<kBlockN>(p.mask, c);
+    int at = 0;  // in this warp's list of tiles
+    int code = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
 
-    if (ahead[0] >= 0) {
+    if (code >= 0) {
       const uint32_t q_lane =
           base + QTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
       uint32_t q[Traits::kQInRegs ? kMmaK : 1][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
-      load_rows<QTile, kThreads>(base,
-                                 static_cast<const uint16_t*>(p.q.data) +
-                                     c.q_row * p.q.row_stride + c.head * p.q.head_stride,
-                                 p.q.row_stride, c.rows);
+      load_rows<QTile, kThreads>(base, c.q, c.q_row_bytes, c.rows);
       if constexpr (Traits::kShareQ) {
-        cp_async_commit();
-        cp_async_wait<0>();
+        cp_async_wait_all();
         __syncthreads();
         load_q(q, q_lane);
         __syncthreads();
       }
-#pragma unroll
-      for (int s = 0; s < Traits::kStages - 1; ++s) {
-        if (s > 0) ahead[s] = ahead[s - 1] < 0 ? -1 : next_tile<kBlockN>(p.mask, c);
-        load_stage(args, c, base, s, ahead[s]);
-      }
+      load_stage(args, c, base, 0, code);
       if constexpr (Traits::kQInRegs && !Traits::kShareQ) {
-        cp_async_wait<Traits::kStages - 2>();
+        cp_async_wait_all();
         __syncthreads();
         load_q(q, q_lane);
       }
 
       int stage = 0;
 #pragma unroll 1
-      while (ahead[0] >= 0) {
-        cp_async_wait<Traits::kStages - 2>();
-        __syncthreads();  // tile ahead[0] has come; nobody reads the stage before it any more
-        constexpr int kLast = Traits::kStages - 1;
-        ahead[kLast] = ahead[kLast - 1] < 0 ? -1 : next_tile<kBlockN>(p.mask, c);
-        load_stage(args, c, base, stage == 0 ? kLast : stage - 1, ahead[kLast]);
-        compute(args, c, base, q_lane, stage, ahead[0], q, o);
-#pragma unroll
-        for (int s = 0; s < kLast; ++s) ahead[s] = ahead[s + 1];
-        stage = stage == kLast ? 0 : stage + 1;
+      while (code >= 0) {
+        const int next = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
+        cp_async_wait_all();
+        __syncthreads();  // tile `code` has come; nobody reads the other stage any more
+        if (code & 1) {
+          compute_full(args, c, base, q_lane, stage, next, q, o);
+        } else {
+          if (next >= 0) load_stage(args, c, base, stage ^ 1, next);
+          compute_partial(args, c, base, q_lane, stage, (code >> 1) * kBlockN, q, o);
+        }
+        code = next;
+        stage ^= 1;
       }
     }
-    cp_async_wait<0>();
+    cp_async_wait_all();
     // The output is staged where Q was. Unshared, those are rows that only this warp reads.
     if (Traits::kShareQ) __syncthreads();
     store(p, c, base, o);
@@ -365,131 +402,241 @@ struct FwdBlock {
     }
   }
 
-  // Enqueues the copies of one tile (none when tile_code < 0) as one group.
+  // Copies one tile of K, V and rab into a stage.
   __device__ __forceinline__ static void load_stage(const FwdArgs& args, const FwdControl& c,
-                                                    uint32_t base, int stage, int tile_code) {
-    if (tile_code >= 0) {
-      const int n0 = (tile_code >> 1) * kBlockN;
-      load_kv(args.p, c, base + Traits::kKOffset + stage * KvTile::kBytes,
-              base + Traits::kVOffset + stage * KvTile::kBytes, n0);
-      if constexpr (Traits::kHasRab) {
-        load_rab(args, c, base + Traits::kRabOffset + stage * RabTile::kBytes, n0);
-      }
+                                                    uint32_t base, int stage, int code) {
+    const int n0 = (code >> 1) * kBlockN;
+    load_kv(args, c, base + Traits::kKOffset + stage * KvTile::kBytes,
+            base + Traits::kVOffset + stage * KvTile::kBytes, n0);
+    if constexpr (Traits::kHasRab) {
+      load_rab(args, c, base + Traits::kRabOffset + stage * RabTile::kBytes, n0);
     }
-    cp_async_commit();
   }
 
-  // o += SiLU(alpha (q k^T + rab)) v over one tile.
+  // o += SiLU(alpha (q k^T + rab)) v over a partial tile, 32 keys at a time: those that none of the
+  // warp's rows sees are skipped.
   template <int kQ>
-  __device__ __forceinline__ static void compute(const FwdArgs& args, const FwdControl& c,
-                                                 uint32_t base, uint32_t q_lane, int stage,
-                                                 int tile_code, uint32_t (&q)[kQ][kMmaM][4],
-                                                 float (&o)[kMmaM][kHeadDim / 8][4]) {
+  __device__ __forceinline__ static void compute_partial(const FwdArgs& args, const FwdControl& c,
+                                                         uint32_t base, uint32_t q_lane, int stage,
+                                                         int n0, uint32_t (&q)[kQ][kMmaM][4],
+                                                         float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
+    uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
                       KvTile::offset(lane_nk(lane).row, lane_nk(lane).chunk);
-    const uint32_t v_lane = base + Traits::kVOffset + stage * KvTile::kBytes +
+    uint32_t v_lane = base + Traits::kVOffset + stage * KvTile::kBytes +
                       KvTile::offset(lane_kn(lane).row, lane_kn(lane).chunk);
     const uint32_t rab_lane =
         base + Traits::kRabOffset + stage * RabTile::kBytes +
         RabTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
-    const int n0 = (tile_code >> 1) * kBlockN;
-    const bool full_tile = tile_code & 1;
 
+#pragma unroll 1
+    for (int n = n0; n < n0 + kBlockN; n += kPartN, k_lane += kPartN * KvTile::kPitch,
+             v_lane += kPartN * KvTile::kPitch) {
+      const uint32_t bits = visible_bits<kGeneral>(args.p.mask, c,
+                                                   warp * kWarpRows + lane % kWarpRows, n);
+      if (!__any_sync(~0u, bits != 0)) continue;
+      float s[kMmaM][kPartN / 8][4];  // C fragments of (kWarpRows, kPartN)
+      scores<kPartN>(s, q_lane, k_lane, rab_lane ^ ((n - n0) * 2), q, [](int) {});
+      if (!__all_sync(~0u, bits == ~0u)) {
 #pragma unroll
-    for (int chunk = 0; chunk < kBlockN / kChunkN; ++chunk) {
-      const int n = n0 + chunk * kChunkN;
-      const uint32_t k_chunk = k_lane + chunk * kChunkN * KvTile::kPitch;
-      const uint32_t v_chunk = v_lane + chunk * kChunkN * KvTile::kPitch;
-      uint32_t bits[kWords];
-      bool masked = false;
-      if (!full_tile) {
-        uint32_t all = ~0u, some = 0;
+        for (int r = 0; r < kWarpRows / 8; ++r) {
+          const uint32_t row = __shfl_sync(~0u, bits, lane / 4 + 8 * r) >> (lane % 4 * 2);
 #pragma unroll
-        for (int w = 0; w < kWords; ++w) {
-          bits[w] = visible_bits(args.p.mask, c, warp * kWarpRows + lane % kWarpRows, n + 32 * w);
-          all &= bits[w];
-          some |= bits[w];
+          for (int i = 0; i < 8; ++i) {
+            float& x = s[r / 2][i / 2][r % 2 * 2 + i % 2];
+            x = (row >> (i / 2 * 8 + i % 2)) & 1 ? x : 0.0f;
+          }
         }
-        if (!__any_sync(~0u, some != 0)) continue;
-        masked = !__all_sync(~0u, all == ~0u);
       }
+      add_values<kPartN>(args.half_alpha, s, v_lane, o);
+    }
+  }
 
-      float s[kMmaM][kMmaN][4];  // C fragments of (kWarpRows, kChunkN)
+  // s = q k^T + rab for kN keys; `beside(k)` is called after each sixteenth of the head dimension.
+  template <int kN, int kQ, class Beside>
+  __device__ __forceinline__ static void scores(float (&s)[kMmaM][kN / 8][4], uint32_t q_lane,
+                                                uint32_t k_lane, uint32_t rab_lane,
+                                                uint32_t (&q)[kQ][kMmaM][4], Beside beside) {
+#pragma unroll
+    for (int m = 0; m < kMmaM; ++m) {
+#pragma unroll
+      for (int n = 0; n < kN / 8; n += 2) {
+        init_scores(s[m][n], s[m][n + 1], (rab_lane ^ (n * kChunkBytes)) + m * 16 * RabTile::kPitch);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kMmaK; ++k) {
+      uint32_t a[kMmaM][4];
 #pragma unroll
       for (int m = 0; m < kMmaM; ++m) {
+        if constexpr (Traits::kQInRegs) {
 #pragma unroll
-        for (int nn = 0; nn < kMmaN; nn += 2) {
-          if constexpr (Traits::kHasRab) {
-            uint32_t r[4];
-            ldmatrix_x4(r, (rab_lane ^ ((chunk * kChunkN + nn * 8) / kChunkElems * kChunkBytes)) +
-                               m * 16 * RabTile::kPitch);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const float2 f = unpack<Element>(r[i]);
-              s[m][nn + i / 2][i % 2 * 2] = f.x;
-              s[m][nn + i / 2][i % 2 * 2 + 1] = f.y;
-            }
-          } else {
-#pragma unroll
-            for (int i = 0; i < 8; ++i) s[m][nn + i / 4][i % 4] = 0.0f;
-          }
+          for (int i = 0; i < 4; ++i) a[m][i] = q[k][m][i];
+        } else {
+          ldmatrix_x4(a[m], (q_lane ^ (k * 2 * kChunkBytes)) + m * 16 * QTile::kPitch);
         }
       }
-
 #pragma unroll
-      for (int k = 0; k < kMmaK; ++k) {
-        uint32_t qk[kMmaM][4];
-        if constexpr (!Traits::kQInRegs) {
-#pragma unroll
-          for (int m = 0; m < kMmaM; ++m) {
-            ldmatrix_x4(qk[m], (q_lane ^ (k * 2 * kChunkBytes)) + m * 16 * QTile::kPitch);
-          }
-        }
-#pragma unroll
-        for (int nn = 0; nn < kMmaN; nn += 2) {
-          uint32_t b[4];
-          ldmatrix_x4(b, (k_chunk ^ (k * 2 * kChunkBytes)) + nn * 8 * KvTile::kPitch);
-#pragma unroll
-          for (int m = 0; m < kMmaM; ++m) {
-            const uint32_t(&a)[4] = Traits::kQInRegs ? q[Traits::kQInRegs ? k : 0][m] : qk[m];
-            mma<Element>(s[m][nn], a, b[0], b[1]);
-            mma<Element>(s[m][nn + 1], a, b[2], b[3]);
-          }
-        }
-      }
-
-      if (masked) {
-#pragma unroll
-        for (int w = 0; w < kWords; ++w) {
-#pragma unroll
-          for (int r = 0; r < kWarpRows / 8; ++r) {
-            const uint32_t row = __shfl_sync(~0u, bits[w], lane / 4 + 8 * r) >> (lane % 4 * 2);
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              float& x = s[r / 2][w * 4 + i / 2][r % 2 * 2 + i % 2];
-              x = (row >> (i / 2 * 8 + i % 2)) & 1 ? x : 0.0f;
-            }
-          }
-        }
-      }
-
-#pragma unroll
-      for (int kk = 0; kk < kChunkN / 16; ++kk) {
-        uint32_t a[kMmaM][4];  // A fragments of (kWarpRows, 16) of SiLU(S)
+      for (int n = 0; n < kN / 8; n += 2) {
+        uint32_t b[4];
+        ldmatrix_x4(b, (k_lane ^ (k * 2 * kChunkBytes)) + n * 8 * KvTile::kPitch);
 #pragma unroll
         for (int m = 0; m < kMmaM; ++m) {
+          mma<Element>(s[m][n], a[m], b[0], b[1]);
+          mma<Element>(s[m][n + 1], a[m], b[2], b[3]);
+        }
+      }
+      beside(k);
+    }
+  }
+
+  // o += SiLU(alpha s) v for kN keys. SiLU of sixteen keys is computed between the products of the
+  // sixteen before them: the special-function units work while the tensor cores do.
+  template <int kN>
+  __device__ __forceinline__ static void add_values(float half_alpha, float (&s)[kMmaM][kN / 8][4],
+                                                    uint32_t v_lane,
+                                                    float (&o)[kMmaM][kHeadDim / 8][4]) {
+    constexpr int kPacks = 4 * kMmaM;   // registers of an A fragment of (kWarpRows, 16)
+    constexpr int kMmaD = kHeadDim / 16;
+    uint32_t a[2][kMmaM][4];
+    const auto silu = [&](int step, int i) {
+      const float* x = &s[i / 4][2 * step + i % 4 / 2][i % 2 * 2];
+      a[step & 1][i / 4][i % 4] =
+          pack<Element>(silu_of_half(x[0] * half_alpha), silu_of_half(x[1] * half_alpha));
+    };
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float* x = &s[m][2 * kk + i / 2][i % 2 * 2];
-            a[m][i] = pack<Element>(silu_of_half(x[0] * args.half_alpha),
-                                    silu_of_half(x[1] * args.half_alpha));
+    for (int i = 0; i < kPacks; ++i) silu(0, i);
+#pragma unroll
+    for (int step = 0; step < kN / 16; ++step) {
+#pragma unroll
+      for (int d = 0; d < kMmaD; ++d) {
+        uint32_t b[4];
+        ldmatrix_x4_trans(b, (v_lane ^ (d * 2 * kChunkBytes)) + step * 16 * KvTile::kPitch);
+#pragma unroll
+        for (int m = 0; m < kMmaM; ++m) {
+          mma<Element>(o[m][2 * d], a[step & 1][m], b[0], b[1]);
+          mma<Element>(o[m][2 * d + 1], a[step & 1][m], b[2], b[3]);
+        }
+        if (step + 1 < kN / 16) {
+#pragma unroll
+          for (int i = d * kPacks / kMmaD; i < (d + 1) * kPacks / kMmaD; ++i) silu(step + 1, i);
+        }
+      }
+    }
+  }
+
+  // The same over a full tile, 16 keys at a time: the scores of the next 16 keys are computed on the
+  // tensor cores while the special-function units work on those of the current ones. The copies of
+  // the `next` tile are issued between the first products, which hide them.
+  template <int kQ>
+  __device__ __forceinline__ static void compute_full(const FwdArgs& args, const FwdControl& c,
+                                                      uint32_t base, uint32_t q_lane, int stage,
+                                                      int next_code,
+                                                      uint32_t (&q)[kQ][kMmaM][4],
+                                                      float (&o)[kMmaM][kHeadDim / 8][4]) {
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    const uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
+                            KvTile::offset(lane_nk(lane).row, lane_nk(lane).chunk);
+    const uint32_t v_lane = base + Traits::kVOffset + stage * KvTile::kBytes +
+                            KvTile::offset(lane_kn(lane).row, lane_kn(lane).chunk);
+    const uint32_t rab_lane =
+        base + Traits::kRabOffset + stage * RabTile::kBytes +
+        RabTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
+
+    // This thread's part of the next tile, when that is kBlockN rows in a row.
+    constexpr int kRowsPerPass = kThreads / KvTile::kChunks, kPasses = kBlockN / kRowsPerPass;
+    constexpr int kCopyEvery = 4 * kMmaK / (2 * kPasses);  // products between two fours of copies
+    static_assert(kPasses % 2 == 0 && kCopyEvery > 0, "fours of copies, spread over one step");
+    const int next_n0 = (next_code >> 1) * kBlockN;
+    const bool copy = next_code >= 0 && next_n0 + kBlockN <= c.mask.k_len &&
+                      (!kGeneral || next_n0 >= c.paged_end);
+    if (next_code >= 0) {
+      if (!copy) load_kv(args, c, base + Traits::kKOffset + (stage ^ 1) * KvTile::kBytes,
+                         base + Traits::kVOffset + (stage ^ 1) * KvTile::kBytes, next_n0);
+      if constexpr (Traits::kHasRab) {
+        load_rab(args, c, base + Traits::kRabOffset + (stage ^ 1) * RabTile::kBytes, next_n0);
+      }
+    }
+    const int thread = thread_index();
+    const int copy_row = thread / KvTile::kChunks, copy_chunk = thread % KvTile::kChunks;
+    const uint32_t copy_to = base + (stage ^ 1) * KvTile::kBytes;
+    const int k_step = kRowsPerPass * c.k_row_bytes, v_step = kRowsPerPass * c.v_row_bytes;
+    const char* k_from = c.k + copy_chunk * kChunkBytes +
+                         static_cast<int64_t>(next_n0 + copy_row) * c.k_row_bytes;
+    const char* v_from = c.v + copy_chunk * kChunkBytes +
+                         static_cast<int64_t>(next_n0 + copy_row) * c.v_row_bytes;
+
+    const auto copies = [&](int k) {
+      if (k % kCopyEvery != 0) return;
+#pragma unroll
+      for (int i = k / kCopyEvery * 4; i < k / kCopyEvery * 4 + 4; ++i) {
+        const bool is_k = i < kPasses;
+        const int row = (is_k ? i : i - kPasses) * kRowsPerPass;
+        const uint32_t offset = kRowsPerPass % 8 == 0
+                                    ? KvTile::offset(copy_row, copy_chunk) + row * KvTile::kPitch
+                                    : KvTile::offset(copy_row + row, copy_chunk);
+        cp_async_if(copy, copy_to + (is_k ? Traits::kKOffset : Traits::kVOffset) + offset,
+                    is_k ? k_from : v_from);
+        if (is_k) {
+          k_from += k_step;
+        } else {
+          v_from += v_step;
+        }
+      }
+    };
+
+    if constexpr (!Traits::kSkew) {
+#pragma unroll
+      for (int n = 0; n < kBlockN; n += kChunkN) {
+        float s[kMmaM][kChunkN / 8][4];
+        scores<kChunkN>(s, q_lane, k_lane + n * KvTile::kPitch, rab_lane ^ (n * 2), q, [&](int k) {
+          if (n == 0) copies(k);
+        });
+        add_values<kChunkN>(args.half_alpha, s, v_lane + n * KvTile::kPitch, o);
+      }
+      return;
+    } else {
+    constexpr int kSteps = kBlockN / 16;
+    constexpr int kPacks = 4 * kMmaM;  // pairs of values that a lane turns into SiLU per step
+
+    float s[2][kMmaM][2][4];  // C fragments of (kWarpRows, 16): this step and the next
+#pragma unroll
+    for (int step = -1; step < kSteps; ++step) {
+      const int next = step + 1;
+      uint32_t a[kMmaM][4];  // A fragments of (kWarpRows, 16) of SiLU(S)
+      if (next < kSteps) {
+#pragma unroll
+        for (int m = 0; m < kMmaM; ++m) {
+          init_scores(s[next & 1][m][0], s[next & 1][m][1],
+                      (rab_lane ^ (next * 2 * kChunkBytes)) + m * 16 * RabTile::kPitch);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kMmaK; ++k) {
+        if (next < kSteps) {
+          uint32_t b[4];
+          ldmatrix_x4(b, (k_lane ^ (k * 2 * kChunkBytes)) + next * 16 * KvTile::kPitch);
+#pragma unroll
+          for (int m = 0; m < kMmaM; ++m) {
+            mma<Element>(s[next & 1][m][0], q[k][m], b[0], b[1]);
+            mma<Element>(s[next & 1][m][1], q[k][m], b[2], b[3]);
           }
         }
+        if (step < 0) copies(k);
+        if (step >= 0) {
+#pragma unroll
+          for (int i = k * kPacks / kMmaK; i < (k + 1) * kPacks / kMmaK; ++i) {
+            const float* x = &s[step & 1][i / 4][i % 4 / 2][i % 2 * 2];
+            a[i / 4][i % 4] = pack<Element>(silu_of_half(x[0] * args.half_alpha),
+                                            silu_of_half(x[1] * args.half_alpha));
+          }
+        }
+      }
+      if (step >= 0) {
 #pragma unroll
         for (int d = 0; d < kHeadDim / 16; ++d) {
           uint32_t b[4];
-          ldmatrix_x4_trans(b, (v_chunk ^ (d * 2 * kChunkBytes)) + kk * 16 * KvTile::kPitch);
+          ldmatrix_x4_trans(b, (v_lane ^ (d * 2 * kChunkBytes)) + step * 16 * KvTile::kPitch);
 #pragma unroll
           for (int m = 0; m < kMmaM; ++m) {
             mma<Element>(o[m][2 * d], a[m], b[0], b[1]);
@@ -497,6 +644,26 @@ struct FwdBlock {
           }
         }
       }
+    }
+    }
+  }
+
+  // Two neighbouring C fragments of scores before any product: rab, or zeros.
+  __device__ __forceinline__ static void init_scores(float (&s0)[4], float (&s1)[4], uint32_t rab) {
+    if constexpr (Traits::kHasRab) {
+      uint32_t r[4];
+      ldmatrix_x4(r, rab);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float2 x = unpack<Element>(r[i]), y = unpack<Element>(r[i + 2]);
+        s0[2 * i] = x.x;
+        s0[2 * i + 1] = x.y;
+        s1[2 * i] = y.x;
+        s1[2 * i + 1] = y.y;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s0[i] = s1[i] = 0.0f;
     }
   }
 
@@ -521,25 +688,25 @@ struct FwdBlock {
     }
     __syncwarp();
     constexpr int kRowsPerPass = kWarpSize / QTile::kChunks;
-    const int chunk = lane % QTile::kChunks;
-    uint16_t* dst = static_cast<uint16_t*>(p.o.data) + c.q_row * p.o.row_stride +
+    const int first = warp * kWarpRows + lane / QTile::kChunks, chunk = lane % QTile::kChunks;
+    const int rows = c.rows - first;
+    const int64_t step = kRowsPerPass * p.o.row_stride;
+    uint16_t* dst = static_cast<uint16_t*>(p.o.data) + (c.q_row + first) * p.o.row_stride +
                     c.head * p.o.head_stride + chunk * kChunkElems;
 #pragma unroll
-    for (int i = 0; i < kWarpRows / kRowsPerPass; ++i) {
-      const int row = warp * kWarpRows + i * kRowsPerPass + lane / QTile::kChunks;
-      if (row < c.rows) {
-        *reinterpret_cast<uint4*>(dst + row * p.o.row_stride) =
-            ld_shared(base + QTile::offset(row, chunk));
-      }
+    for (int i = 0; i < kWarpRows / kRowsPerPass; ++i, dst += step) {
+      const uint4 v = ld_shared(base + QTile::offset(first + i * kRowsPerPass, chunk));
+      if (i * kRowsPerPass < rows) *reinterpret_cast<uint4*>(dst) = v;
     }
   }
 };
 
-template <class Traits>
+// kGeneral: also for func masks, paged keys and rab rows that are not 16-byte aligned.
+template <class Traits, bool kGeneral>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     fwd_kernel(const __grid_constant__ FwdArgs args) {
   extern __shared__ __align__(1024) unsigned char smem[];
-  FwdBlock<Traits>::run(args, smem);
+  FwdBlock<Traits, kGeneral>::run(args, smem);
 }
 
 }  // namespace hstu

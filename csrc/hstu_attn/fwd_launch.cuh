@@ -20,7 +20,7 @@ inline bool copies_by_chunk(const Rab& r) {
 }
 
 // Lets the kernel have `bytes` of shared memory, once per device; legal during graph capture.
-template <class Traits>
+template <class Traits, bool kGeneral>
 int prepare_fwd(int bytes) {
   static std::atomic<uint64_t> done{0};  // a bit per device
   int device = 0;
@@ -28,12 +28,12 @@ int prepare_fwd(int bytes) {
   const uint64_t bit = uint64_t{1} << (device % 64);
   if (done.load() & bit) return cudaSuccess;
   if (const cudaError_t e = cudaFuncSetAttribute(
-          fwd_kernel<Traits>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+          fwd_kernel<Traits, kGeneral>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
       e != cudaSuccess) {
     return e;
   }
   if (const cudaError_t e =
-          cudaFuncSetAttribute(fwd_kernel<Traits>, cudaFuncAttributePreferredSharedMemoryCarveout,
+          cudaFuncSetAttribute(fwd_kernel<Traits, kGeneral>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                cudaSharedmemCarveoutMaxShared);
       e != cudaSuccess) {
     return e;
@@ -42,21 +42,33 @@ int prepare_fwd(int bytes) {
   return cudaSuccess;
 }
 
+template <class Traits, bool kGeneral>
+int launch_fwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
+  constexpr int kSmemBytes = Traits::kControlOffset + sizeof(FwdControl);
+  static_assert(!kWith86Or89 || kSmemBytes <= 99 * 1024, "a block may have no more on sm_86, sm_89");
+  if (const int e = prepare_fwd<Traits, kGeneral>(kSmemBytes); e != cudaSuccess) return e;
+  fwd_kernel<Traits, kGeneral>
+      <<<static_cast<unsigned>(blocks), Traits::kThreads, kSmemBytes, stream>>>(args);
+  return cudaGetLastError();
+}
+
 template <class Traits>
 int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
-  constexpr int kSmemBytes = Traits::kControlOffset + sizeof(FwdControl);
   static_assert(Traits::kWarps <= kMaxWarps, "FwdControl has a walk per warp");
-  static_assert(!kWith86Or89 || kSmemBytes <= 99 * 1024, "a block may have no more on sm_86, sm_89");
-  if (const int e = prepare_fwd<Traits>(kSmemBytes); e != cudaSuccess) return e;
+  constexpr int64_t kMostRowStride = 1 << 24;  // a pass of the copies adds at most 64 rows in 32 bits
+  if (p.q.row_stride > kMostRowStride || p.k.row_stride > kMostRowStride ||
+      p.v.row_stride > kMostRowStride) {
+    return cudaErrorInvalidValue;
+  }
   FwdArgs args;
   args.p = p;
   args.half_alpha = 0.5f * p.alpha;
   args.rab_aligned = copies_by_chunk(p.rab);
-  const int64_t blocks =
-      make_schedule(p, Traits::kBlockM, workspace, stream, &args.schedule);
+  const int64_t blocks = make_schedule(p, Traits::kBlockM, workspace, stream, &args.schedule);
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-  fwd_kernel<Traits><<<static_cast<unsigned>(blocks), Traits::kThreads, kSmemBytes, stream>>>(args);
-  return cudaGetLastError();
+  const bool general = p.mask.func != nullptr || p.kv.data != nullptr || !args.rab_aligned;
+  return general ? launch_fwd<Traits, true>(args, blocks, stream)
+                 : launch_fwd<Traits, false>(args, blocks, stream);
 }
 
 }  // namespace hstu

@@ -13,7 +13,7 @@
 namespace hstu {
 
 template <int kWarps_, int kWarpRows_, int kBlockN_, int kChunkN_, int kStages_, bool kQInRegs_,
-          bool kShareQ_, int kMinBlocks_>
+          bool kShareQ_, int kMinBlocks_, bool kSkew_ = true>
 struct FwdTile {
   static constexpr int kWarps = kWarps_;
   static constexpr int kWarpRows = kWarpRows_;   // 16 or 32
@@ -23,6 +23,7 @@ struct FwdTile {
   static constexpr bool kQInRegs = kQInRegs_;    // else Q is read from shared memory every pass
   static constexpr bool kShareQ = kShareQ_;      // Q passes through the memory of the K/V stages
   static constexpr int kMinBlocks = kMinBlocks_; // blocks that must fit on one multiprocessor
+  static constexpr bool kSkew = kSkew_;
 };
 
 // The tile of each instance; docs/hstu_kernels.md has the counts and measurements behind them.
@@ -48,14 +49,12 @@ struct FwdTraits : Tile_ {
   static constexpr int kThreads = Tile::kWarps * kWarpSize;
   static constexpr int kBlockM = Tile::kWarps * Tile::kWarpRows;
   static constexpr int kMmaM = Tile::kWarpRows / 16;  // per warp
-  static constexpr int kMmaN = Tile::kChunkN / 8;     // per chunk
   static constexpr int kMmaK = kHeadDim / 16;
 
   static_assert(sizeof(Element) == 2, "bf16 or fp16");
   static_assert(Tile::kWarpRows == 16 || Tile::kWarpRows == 32, "a lane names a row of the warp");
-  static_assert(Tile::kChunkN % 32 == 0, "a row's visibility in a chunk is whole 32-bit words");
-  static_assert(Tile::kBlockN % Tile::kChunkN == 0, "a tile is whole chunks");
-  static_assert(Tile::kStages >= 2, "one tile is computed on while another is copied");
+  static_assert(Tile::kBlockN % Tile::kChunkN == 0 && Tile::kBlockN % 32 == 0, "whole chunks");
+  static_assert(Tile::kStages == 2, "one tile is computed on, one is copied");
   static_assert(Tile::kQInRegs || !Tile::kShareQ, "shared memory that is reused keeps no Q");
 
   using QTile = SmemTile<kBlockM, kHeadDim>;         // also stages the output

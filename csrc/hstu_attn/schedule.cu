@@ -30,7 +30,10 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
       const int q_len = cu_seqlens_q[b + 1] - cu_seqlens_q[b];
       const int k_len = cu_seqlens_k[b + 1] - cu_seqlens_k[b];
       const SeqMask m = seq_mask(mask, b, k_len);
-      for (int block = lane; block * block_m < q_len; block += 32) {
+      const int blocks = (q_len + block_m - 1) / block_m;
+      for (int above = lane * kNeighbours; above < blocks; above += 32 * kNeighbours) {
+        // The last kNeighbours blocks but `above`, sorted as one by the first of them.
+        const int block = blocks - 1 - above;
         const int first = block * block_m + k_len - q_len;
         const int last = SeqMask::lesser(first + block_m, k_len) - 1;
         const int columns = mask.func != nullptr
@@ -38,8 +41,10 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
                                 : SeqMask::greater(columns_seen(m, first), columns_seen(m, last));
         const int bucket = kScheduleBuckets - 1 -
                            SeqMask::lesser(columns / bucket_columns, kScheduleBuckets - 1);
-        const int place = atomicAdd(&start[bucket], 1);
-        if (pass == 1 && place < capacity) items[place] = {b, block};
+        const int width = SeqMask::lesser(kNeighbours, block + 1);
+        const int place = atomicAdd(&start[bucket], width);
+        if (pass == 0) continue;
+        for (int i = 0; i < width && place + i < capacity; ++i) items[place + i] = {b, block - i};
       }
     }
     __syncthreads();

@@ -7,6 +7,9 @@
 //           shorter than the longest leave blocks without work.
 //   listed  a first kernel sorts the row blocks that exist by the columns they see (a counting
 //           sort in one CUDA block), and blocks take them from that list.
+//
+// In both, kNeighbours row blocks of one sequence stay together: they run at the same time and walk
+// over the same keys, which then come from device memory once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,6 +25,8 @@ namespace hstu {
 struct RowBlock {
   int32_t seq, block;
 };
+
+constexpr int kNeighbours = 4;
 
 // At the start of the workspace; `count` row blocks follow.
 struct alignas(16) ScheduleHeader {
@@ -46,9 +51,10 @@ __device__ __forceinline__ ScheduledWork scheduled_work(const Schedule& s, uint3
   const uint32_t item = index / s.heads;
   const int32_t head = index - item * s.heads;
   if (s.list == nullptr) {
-    const uint32_t level = item / s.batch;
-    return {static_cast<int32_t>(item - level * s.batch), head,
-            s.levels - 1 - static_cast<int32_t>(level)};
+    const int32_t above = item / (s.batch * kNeighbours) * kNeighbours;  // levels already given
+    const int32_t width = SeqMask::lesser(kNeighbours, s.levels - above);
+    const int32_t rest = item - above * s.batch;
+    return {rest / width, head, s.levels - 1 - above - rest % width};
   }
   if (static_cast<int32_t>(item) >= s.list->count) return {0, head, -1};
   const RowBlock b = reinterpret_cast<const RowBlock*>(s.list + 1)[item];

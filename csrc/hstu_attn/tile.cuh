@@ -67,6 +67,18 @@ __device__ __forceinline__ void cp_async(uint32_t dst, const void* src, int byte
                : "memory");
 }
 
+// The same for whole chunks, by a predicated instruction rather than a branch.
+__device__ __forceinline__ void cp_async_if(bool condition, uint32_t dst, const void* src) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %2, 0;\n"
+      "@p cp.async.cg.shared.global [%0], [%1], 16;\n"
+      "}\n" ::"r"(dst),
+      "l"(src), "r"(static_cast<int>(condition))
+      : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
@@ -75,6 +87,11 @@ __device__ __forceinline__ void cp_async_commit() {
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
+}
+
+// Waits for all copies of this thread, in groups or not.
+__device__ __forceinline__ void cp_async_wait_all() {
+  asm volatile("cp.async.wait_all;\n" ::: "memory");
 }
 
 __device__ __forceinline__ void st_shared(uint32_t dst, uint32_t value) {
