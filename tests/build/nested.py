@@ -62,6 +62,7 @@ class Nested:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.source = folder / "checkout"
+        self.flags: list[str] = []  # of every build
         for path in tree.files():
             place = self.source / path
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,7 @@ class Nested:
             assert done.returncode == 0, done.stderr
         return done
 
-    def build(self, *arguments: str) -> list[Action]:
+    def build(self) -> list[Action]:
         """Builds the small wheel; returns what was run for it, or taken from the disk cache."""
         log = self.folder / "actions.json"
         log.unlink(missing_ok=True)
@@ -136,8 +137,8 @@ class Nested:
             f"--execution_log_json_file={log}",
             "--noexecution_log_sort",
             "--remote_download_outputs=all",
+            *self.flags,
             "//tests/build/small:wheel",
-            *arguments,
         )
         decoder, text, at, found = json.JSONDecoder(), log.read_text(), 0, []
         while (at := text.find("{", at)) >= 0:

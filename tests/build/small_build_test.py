@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from tests.build.nested import Action, Nested, nested, scratch
 
 CACHE_HIT = "disk cache hit"
+SCALE, SHIFT = "//tests/build/small:scale_256", "//tests/build/small:shift"
+
 # Programs and folders of the machine that no action may use: compilers, headers, CUDA toolkits.
 COMPILER = re.compile(r"(.*-)?(gcc|g\+\+|cc|c\+\+|cpp|ld|as|ar|clang|clang\+\+|nvcc)(-[\d.]+)?")
 FOLDERS = ["/usr/include", "/usr/lib/gcc", "/usr/local/cuda", "/opt/cuda"]
@@ -25,6 +28,21 @@ def host_compilers() -> list[str]:
     return sorted(path for path in found if os.path.exists(path))
 
 
+@dataclass
+class Built:
+    """A checkout after its first build, which had an empty output base and an empty disk cache."""
+
+    checkout: Nested
+    actions: list[Action]
+    wheel: bytes
+
+
+def built(checkout: Nested, flags: list[str]) -> Built:
+    checkout.flags = flags
+    actions = checkout.build()
+    return Built(checkout, actions, checkout.wheel())
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     with scratch() as path:
@@ -32,97 +50,64 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def first(folder: Path) -> Iterator[tuple[Nested, list[Action]]]:
-    """A checkout, and what its first build ran. It fills a disk cache that starts empty."""
-    with nested(folder / "first") as one:
-        yield one, one.build(f"--disk_cache={folder / 'cache'}")
-
-
-def cuda(actions: list[Action], *, cached: bool = False) -> list[str]:
-    """The targets of the CUDA compiles that ran, or that the disk cache served."""
-    return sorted(
-        action.target
-        for action in actions
-        if action.mnemonic == "CudaCompile" and (action.runner == CACHE_HIT) == cached
-    )
-
-
-SCALE, SHIFT = "//tests/build/small:scale_256", "//tests/build/small:shift"
-
-
-def test_the_first_build_compiles_each_kernel_once(first: tuple[Nested, list[Action]]) -> None:
-    _, actions = first
-    assert cuda(actions) == [SCALE, SHIFT]
-
-
-def test_without_a_change_nothing_runs(first: tuple[Nested, list[Action]], folder: Path) -> None:
-    one, _ = first
-    assert one.build(f"--disk_cache={folder / 'cache'}") == []
-
-
-def test_after_clean_the_disk_cache_serves_every_compile(
-    first: tuple[Nested, list[Action]], folder: Path
-) -> None:
-    one, _ = first
-    before = one.wheel()
-    one.bazel("clean")
-    actions = one.build(f"--disk_cache={folder / 'cache'}")
-    assert cuda(actions, cached=True) == [SCALE, SHIFT]
-    assert {action.runner for action in actions} == {CACHE_HIT}
-    assert one.wheel() == before
-
-
-def test_a_changed_source_reruns_its_own_compile_alone(
-    first: tuple[Nested, list[Action]],
-) -> None:
-    one, _ = first
-    one.build()
-    one.append("tests/build/small/shift.cu", "// changed")
-    assert cuda(one.build()) == [SHIFT]
-
-
-def test_a_changed_header_reruns_only_what_reads_it(first: tuple[Nested, list[Action]]) -> None:
-    one, _ = first
-    one.build()
-    one.append("tests/build/small/shift.h", "// changed")  # scale.cu is given it, too
-    assert cuda(one.build()) == [SHIFT]
-
-
-def test_a_changed_header_that_nothing_reads_reruns_no_compile(
-    first: tuple[Nested, list[Action]],
-) -> None:
-    one, _ = first
-    one.build()
-    one.append("tests/build/small/unread.h", "// changed")
-    assert cuda(one.build()) == []
+def first(folder: Path) -> Iterator[Built]:
+    with nested(folder / "first") as checkout:
+        yield built(checkout, [])
 
 
 @pytest.fixture(scope="module")
-def second(
-    folder: Path, first: tuple[Nested, list[Action]]
-) -> Iterator[tuple[Nested, list[Action]]]:
-    """Another checkout at a path of another length, and what its first build ran.
-
-    It has no disk cache, and the machine's compilers and headers are hidden from its actions.
-    """
-    with nested(folder / "elsewhere/second") as two:
-        yield two, two.build(*(f"--sandbox_block_path={path}" for path in host_compilers()))
+def second(folder: Path) -> Iterator[Built]:
+    """At a path of another length; the machine's compilers are hidden from its actions."""
+    with nested(folder / "elsewhere/second") as checkout:
+        hidden = [f"--sandbox_block_path={path}" for path in host_compilers()]
+        yield built(checkout, [f"--disk_cache={folder / 'cache'}", *hidden])
 
 
-def test_two_checkouts_and_output_bases_give_the_same_bytes(
-    first: tuple[Nested, list[Action]], second: tuple[Nested, list[Action]]
-) -> None:
-    one, _ = first
-    two, actions = second
-    assert cuda(actions) == [SCALE, SHIFT]
-    assert one.source != two.source
-    assert one.wheel() == two.wheel()
+def cuda(actions: list[Action]) -> list[str]:
+    """The targets of the CUDA compiles that really ran."""
+    ran = [a for a in actions if a.mnemonic == "CudaCompile" and a.runner != CACHE_HIT]
+    return sorted(action.target for action in ran)
 
 
-def test_no_compiler_or_header_of_the_machine_is_used(
-    second: tuple[Nested, list[Action]],
-) -> None:
-    _, actions = second
-    if {action.runner for action in actions} != {"linux-sandbox"}:
+def test_the_first_build_compiles_each_kernel_once(first: Built) -> None:
+    assert cuda(first.actions) == [SCALE, SHIFT]
+
+
+def test_without_a_change_nothing_runs(first: Built) -> None:
+    assert first.checkout.build() == []
+
+
+def test_a_changed_source_reruns_its_own_compile_alone(first: Built) -> None:
+    first.checkout.append("tests/build/small/shift.cu", "// changed")
+    assert cuda(first.checkout.build()) == [SHIFT]
+
+
+def test_a_changed_header_reruns_only_what_reads_it(first: Built) -> None:
+    first.checkout.append("tests/build/small/shift.h", "// changed")  # scale.cu is given it, too
+    assert cuda(first.checkout.build()) == [SHIFT]
+
+
+def test_a_changed_header_that_nothing_reads_reruns_no_compile(first: Built) -> None:
+    first.checkout.append("tests/build/small/unread.h", "// changed")
+    assert cuda(first.checkout.build()) == []
+
+
+def test_two_checkouts_and_output_bases_give_the_same_bytes(first: Built, second: Built) -> None:
+    assert cuda(second.actions) == [SCALE, SHIFT]
+    assert first.checkout.source != second.checkout.source
+    assert first.wheel == second.wheel
+
+
+def test_no_compiler_or_header_of_the_machine_is_used(second: Built) -> None:
+    if {action.runner for action in second.actions} != {"linux-sandbox"}:
         pytest.skip("no linux-sandbox on this machine: it is what hides the host's compilers")
-    assert {"CppCompile", "CppLink", "CudaCompile", "Wheel"} <= {a.mnemonic for a in actions}
+    mnemonics = {action.mnemonic for action in second.actions}
+    assert {"CppCompile", "CppLink", "CudaCompile", "Wheel"} <= mnemonics
+
+
+def test_after_clean_the_disk_cache_serves_every_action(second: Built) -> None:
+    second.checkout.bazel("clean")
+    actions = second.checkout.build()
+    assert {action.runner for action in actions} == {CACHE_HIT}
+    assert sorted(a.target for a in actions if a.mnemonic == "CudaCompile") == [SCALE, SHIFT]
+    assert second.checkout.wheel() == second.wheel
