@@ -41,7 +41,7 @@ struct FuncSummary {
 // The tiles that a warp visits, 32 candidates at a time: codes of those that are not empty, then
 // kLastTile, or kMoreTiles when the candidates from `next` on have not been looked at yet.
 struct TileList {
-  int32_t codes[kWarpSize + 1];  // 2 * tile + (the tile is full)
+  int32_t codes[kWarpSize + 1];  // 4 * tile + 2 * (all keys come from k and v) + (all are visible)
   int32_t next;
 };
 constexpr int kLastTile = -1, kMoreTiles = -2;
@@ -79,12 +79,13 @@ __device__ __forceinline__ uint32_t bits_between(int lo, int hi, int n) {
   return bits_below(hi - n) & ~bits_below(lo - n);
 }
 
-// The visible columns n..n+31 of row `row` of the block.
+// The visible columns n..n+31 of row `row` of the block, which sees `span` if it is of a structured
+// mask.
 template <bool kGeneral>
-__device__ __forceinline__ uint32_t visible_bits(const MaskParams& p, const FwdControl& c, int row,
-                                                 int n) {
-  if (row >= c.rows) return 0;
+__device__ __forceinline__ uint32_t visible_bits(const MaskParams& p, const FwdControl& c,
+                                                 const RowSpan& span, int row, int n) {
   if (kGeneral && kWithArbitrary && p.func != nullptr) {
+    if (row >= c.rows) return 0;
     const int32_t* f = p.func + c.q_row + row;
     uint32_t bits = 0;
     int lo = 0;
@@ -94,8 +95,7 @@ __device__ __forceinline__ uint32_t visible_bits(const MaskParams& p, const FwdC
     }
     return bits & bits_below(c.mask.k_len - n);
   }
-  const RowSpan s = c.mask.row(c.first_row + row);
-  return bits_between(s.begin, s.hist, n) | bits_between(s.group, s.end, n);
+  return bits_between(span.begin, span.hist, n) | bits_between(span.group, span.end, n);
 }
 
 __device__ __forceinline__ void summarise_func(const MaskParams& p, FwdControl& c) {
@@ -151,7 +151,9 @@ __device__ __forceinline__ void list_tiles(const MaskParams& p, const FwdControl
                             : TileKind::kEmpty;
   const uint32_t some = __ballot_sync(~0u, kind != TileKind::kEmpty);
   if (kind != TileKind::kEmpty) {
-    list.codes[__popc(some & ((1u << lane) - 1))] = 2 * tile + (kind == TileKind::kFull);
+    const bool plain = n0 + kBlockN <= k_len && (!kGeneral || n0 >= c.paged_end);
+    list.codes[__popc(some & ((1u << lane) - 1))] =
+        4 * tile + 2 * plain + (kind == TileKind::kFull);
   }
   if (lane == 0) {
     list.next += kWarpSize;
@@ -188,11 +190,11 @@ __device__ __forceinline__ void load_rows(uint32_t dst, const char* src, int row
   if (valid >= SmemTile::kRows) {
     const uint32_t to = dst + SmemTile::offset(first, chunk);
 #pragma unroll
-    for (int i = 0; i < kPasses; ++i) {
+    for (int i = 0; i < kPasses; ++i, src += step) {
       // Passes of whole groups of eight rows permute the chunks alike.
       cp_async(kRowsPerPass % 8 == 0 ? to + i * kRowsPerPass * SmemTile::kPitch
                                      : dst + SmemTile::offset(first + i * kRowsPerPass, chunk),
-               src + static_cast<int64_t>(i) * step, kChunkBytes);
+               src, kChunkBytes);
     }
   } else {
 #pragma unroll 1
@@ -339,6 +341,32 @@ struct FwdBlock {
       }
     }
 
+    const uint32_t q_lane =
+        base + QTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
+    uint32_t q[Traits::kQInRegs ? kMmaK : 1][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
+    load_rows<QTile, kThreads>(base, c.q, c.q_row_bytes, c.rows);
+    if constexpr (Traits::kShareQ) {
+      cp_async_wait_all();
+      __syncthreads();
+      load_q(q, q_lane);
+      __syncthreads();
+    }
+
+    int at = 0;  // in this warp's list of tiles
+    int code = next_tile<kBlockN, kGeneral>(p.mask, c, &at);  // of the tile in hand
+    int next = kLastTile;                                     // of the one after it
+    constexpr int kBothCopied = 2;  // added to the stage while there is nothing to copy
+    int stage = kBothCopied;
+    if (code >= 0) {
+      load_stage(args, c, base, 0, code);
+      cp_async_commit();
+      next = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
+      if (next >= 0) load_stage(args, c, base, 1, next);
+      cp_async_commit();
+      cp_async_wait<1>();
+      __syncthreads();  // Q and the first tile have come
+      if constexpr (Traits::kQInRegs && !Traits::kShareQ) load_q(q, q_lane);
+    }
     float o[kMmaM][kHeadDim / 8][4];  // C fragments of (kWarpRows, kHeadDim)
 #pragma unroll
     for (int m = 0; m < kMmaM; ++m) {
@@ -349,46 +377,26 @@ struct FwdBlock {
       }
     }
 
-    int at = 0;  // in this warp's list of tiles
-    int code = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
-
-    if (code >= 0) {
-      const uint32_t q_lane =
-          base + QTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
-      uint32_t q[Traits::kQInRegs ? kMmaK : 1][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
-      load_rows<QTile, kThreads>(base, c.q, c.q_row_bytes, c.rows);
-      if constexpr (Traits::kShareQ) {
-        cp_async_wait_all();
-        __syncthreads();
-        load_q(q, q_lane);
-        __syncthreads();
-      }
-      load_stage(args, c, base, 0, code);
-      if constexpr (Traits::kQInRegs && !Traits::kShareQ) {
-        cp_async_wait_all();
-        __syncthreads();
-        load_q(q, q_lane);
-      }
-
-      int stage = 0;
 #pragma unroll 1
-      while (code >= 0) {
-        const int next = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
-        cp_async_wait_all();
-        __syncthreads();  // tile `code` has come; nobody reads the other stage any more
-        if (code & 1) {
-          compute_full(args, c, base, q_lane, stage, next, q, o);
-        } else {
-          if (next >= 0) load_stage(args, c, base, stage ^ 1, next);
-          compute_partial(args, c, base, q_lane, stage, (code >> 1) * kBlockN, q, o);
-        }
-        code = next;
-        stage ^= 1;
+    while (code >= 0) {
+      const int copy = stage < kBothCopied ? next : kLastTile;
+      stage &= 1;
+      if (code & 1) {
+        compute_full(args, c, base, q_lane, stage, copy, q, o);
+      } else {
+        if (copy >= 0) load_stage(args, c, base, stage ^ 1, copy);
+        compute_partial(args, c, base, q_lane, stage, (code >> 2) * kBlockN, q, o);
       }
+      stage ^= 1;
+      code = next;
+      if (code >= 0) next = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
+      cp_async_wait_all();
+      __syncthreads();  // tile `code` has come; nobody reads the other stage any more
     }
-    cp_async_wait_all();
-    // The output is staged where Q was. Unshared, those are rows that only this warp reads.
-    if (Traits::kShareQ) __syncthreads();
+    if (at == 1) {  // no tile at all: Q may still be on its way to where the output is staged
+      cp_async_wait_all();
+      __syncthreads();
+    }
     store(p, c, base, o);
   }
 
@@ -405,7 +413,7 @@ struct FwdBlock {
   // Copies one tile of K, V and rab into a stage.
   __device__ __forceinline__ static void load_stage(const FwdArgs& args, const FwdControl& c,
                                                     uint32_t base, int stage, int code) {
-    const int n0 = (code >> 1) * kBlockN;
+    const int n0 = (code >> 2) * kBlockN;
     load_kv(args, c, base + Traits::kKOffset + stage * KvTile::kBytes,
             base + Traits::kVOffset + stage * KvTile::kBytes, n0);
     if constexpr (Traits::kHasRab) {
@@ -429,22 +437,23 @@ struct FwdBlock {
         base + Traits::kRabOffset + stage * RabTile::kBytes +
         RabTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
 
+    const int row = warp * kWarpRows + lane % kWarpRows;  // whose visibility this lane works out
+    const RowSpan span = row < c.rows ? c.mask.row(c.first_row + row) : RowSpan{0, 0, 0, 0};
 #pragma unroll 1
     for (int n = n0; n < n0 + kBlockN; n += kPartN, k_lane += kPartN * KvTile::kPitch,
              v_lane += kPartN * KvTile::kPitch) {
-      const uint32_t bits = visible_bits<kGeneral>(args.p.mask, c,
-                                                   warp * kWarpRows + lane % kWarpRows, n);
+      const uint32_t bits = visible_bits<kGeneral>(args.p.mask, c, span, row, n);
       if (!__any_sync(~0u, bits != 0)) continue;
       float s[kMmaM][kPartN / 8][4];  // C fragments of (kWarpRows, kPartN)
       scores<kPartN>(s, q_lane, k_lane, rab_lane ^ ((n - n0) * 2), q, [](int) {});
       if (!__all_sync(~0u, bits == ~0u)) {
 #pragma unroll
         for (int r = 0; r < kWarpRows / 8; ++r) {
-          const uint32_t row = __shfl_sync(~0u, bits, lane / 4 + 8 * r) >> (lane % 4 * 2);
+          const uint32_t seen = __shfl_sync(~0u, bits, lane / 4 + 8 * r) >> (lane % 4 * 2);
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
             float& x = s[r / 2][i / 2][r % 2 * 2 + i % 2];
-            x = (row >> (i / 2 * 8 + i % 2)) & 1 ? x : 0.0f;
+            x = (seen >> (i / 2 * 8 + i % 2)) & 1 ? x : 0.0f;
           }
         }
       }
@@ -525,13 +534,12 @@ struct FwdBlock {
     }
   }
 
-  // The same over a full tile, 16 keys at a time: the scores of the next 16 keys are computed on the
-  // tensor cores while the special-function units work on those of the current ones. The copies of
-  // the `next` tile are issued between the first products, which hide them.
+  // The same over a full tile. The copies of the tile after the next (`copy_code`, or none) are
+  // issued between the first products, whose time on the tensor cores hides them.
   template <int kQ>
   __device__ __forceinline__ static void compute_full(const FwdArgs& args, const FwdControl& c,
                                                       uint32_t base, uint32_t q_lane, int stage,
-                                                      int next_code,
+                                                      int copy_code,
                                                       uint32_t (&q)[kQ][kMmaM][4],
                                                       float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
@@ -547,14 +555,13 @@ struct FwdBlock {
     constexpr int kRowsPerPass = kThreads / KvTile::kChunks, kPasses = kBlockN / kRowsPerPass;
     constexpr int kCopyEvery = 4 * kMmaK / (2 * kPasses);  // products between two fours of copies
     static_assert(kPasses % 2 == 0 && kCopyEvery > 0, "fours of copies, spread over one step");
-    const int next_n0 = (next_code >> 1) * kBlockN;
-    const bool copy = next_code >= 0 && next_n0 + kBlockN <= c.mask.k_len &&
-                      (!kGeneral || next_n0 >= c.paged_end);
-    if (next_code >= 0) {
+    const int copy_n0 = (copy_code >> 2) * kBlockN;
+    const bool copy = copy_code >= 0 && (copy_code & 2);
+    if (copy_code >= 0) {
       if (!copy) load_kv(args, c, base + Traits::kKOffset + (stage ^ 1) * KvTile::kBytes,
-                         base + Traits::kVOffset + (stage ^ 1) * KvTile::kBytes, next_n0);
+                         base + Traits::kVOffset + (stage ^ 1) * KvTile::kBytes, copy_n0);
       if constexpr (Traits::kHasRab) {
-        load_rab(args, c, base + Traits::kRabOffset + (stage ^ 1) * RabTile::kBytes, next_n0);
+        load_rab(args, c, base + Traits::kRabOffset + (stage ^ 1) * RabTile::kBytes, copy_n0);
       }
     }
     const int thread = thread_index();
@@ -562,9 +569,9 @@ struct FwdBlock {
     const uint32_t copy_to = base + (stage ^ 1) * KvTile::kBytes;
     const int k_step = kRowsPerPass * c.k_row_bytes, v_step = kRowsPerPass * c.v_row_bytes;
     const char* k_from = c.k + copy_chunk * kChunkBytes +
-                         static_cast<int64_t>(next_n0 + copy_row) * c.k_row_bytes;
+                         static_cast<int64_t>(copy_n0 + copy_row) * c.k_row_bytes;
     const char* v_from = c.v + copy_chunk * kChunkBytes +
-                         static_cast<int64_t>(next_n0 + copy_row) * c.v_row_bytes;
+                         static_cast<int64_t>(copy_n0 + copy_row) * c.v_row_bytes;
 
     const auto copies = [&](int k) {
       if (k % kCopyEvery != 0) return;
@@ -585,66 +592,13 @@ struct FwdBlock {
       }
     };
 
-    if constexpr (!Traits::kSkew) {
 #pragma unroll
-      for (int n = 0; n < kBlockN; n += kChunkN) {
-        float s[kMmaM][kChunkN / 8][4];
-        scores<kChunkN>(s, q_lane, k_lane + n * KvTile::kPitch, rab_lane ^ (n * 2), q, [&](int k) {
-          if (n == 0) copies(k);
-        });
-        add_values<kChunkN>(args.half_alpha, s, v_lane + n * KvTile::kPitch, o);
-      }
-      return;
-    } else {
-    constexpr int kSteps = kBlockN / 16;
-    constexpr int kPacks = 4 * kMmaM;  // pairs of values that a lane turns into SiLU per step
-
-    float s[2][kMmaM][2][4];  // C fragments of (kWarpRows, 16): this step and the next
-#pragma unroll
-    for (int step = -1; step < kSteps; ++step) {
-      const int next = step + 1;
-      uint32_t a[kMmaM][4];  // A fragments of (kWarpRows, 16) of SiLU(S)
-      if (next < kSteps) {
-#pragma unroll
-        for (int m = 0; m < kMmaM; ++m) {
-          init_scores(s[next & 1][m][0], s[next & 1][m][1],
-                      (rab_lane ^ (next * 2 * kChunkBytes)) + m * 16 * RabTile::kPitch);
-        }
-      }
-#pragma unroll
-      for (int k = 0; k < kMmaK; ++k) {
-        if (next < kSteps) {
-          uint32_t b[4];
-          ldmatrix_x4(b, (k_lane ^ (k * 2 * kChunkBytes)) + next * 16 * KvTile::kPitch);
-#pragma unroll
-          for (int m = 0; m < kMmaM; ++m) {
-            mma<Element>(s[next & 1][m][0], q[k][m], b[0], b[1]);
-            mma<Element>(s[next & 1][m][1], q[k][m], b[2], b[3]);
-          }
-        }
-        if (step < 0) copies(k);
-        if (step >= 0) {
-#pragma unroll
-          for (int i = k * kPacks / kMmaK; i < (k + 1) * kPacks / kMmaK; ++i) {
-            const float* x = &s[step & 1][i / 4][i % 4 / 2][i % 2 * 2];
-            a[i / 4][i % 4] = pack<Element>(silu_of_half(x[0] * args.half_alpha),
-                                            silu_of_half(x[1] * args.half_alpha));
-          }
-        }
-      }
-      if (step >= 0) {
-#pragma unroll
-        for (int d = 0; d < kHeadDim / 16; ++d) {
-          uint32_t b[4];
-          ldmatrix_x4_trans(b, (v_lane ^ (d * 2 * kChunkBytes)) + step * 16 * KvTile::kPitch);
-#pragma unroll
-          for (int m = 0; m < kMmaM; ++m) {
-            mma<Element>(o[m][2 * d], a[m], b[0], b[1]);
-            mma<Element>(o[m][2 * d + 1], a[m], b[2], b[3]);
-          }
-        }
-      }
-    }
+    for (int n = 0; n < kBlockN; n += kChunkN) {
+      float s[kMmaM][kChunkN / 8][4];  // C fragments of (kWarpRows, kChunkN)
+      scores<kChunkN>(s, q_lane, k_lane + n * KvTile::kPitch, rab_lane ^ (n * 2), q, [&](int k) {
+        if (n == 0) copies(k);
+      });
+      add_values<kChunkN>(args.half_alpha, s, v_lane + n * KvTile::kPitch, o);
     }
   }
 

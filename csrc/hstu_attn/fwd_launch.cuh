@@ -19,6 +19,20 @@ inline bool copies_by_chunk(const Rab& r) {
          r.row_stride % kChunkElems == 0;
 }
 
+constexpr int kLeastSmemBytes = 99 * 1024;  // what a block may have on sm_86 and sm_89
+
+template <class Traits>
+constexpr int smem_bytes() {
+  return Traits::kControlOffset + static_cast<int>(sizeof(FwdControl));
+}
+
+// The shared memory that a block may have on the current device.
+inline int smem_limit(int* limit) {
+  int device = 0;
+  if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
+  return cudaDeviceGetAttribute(limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+}
+
 // Lets the kernel have `bytes` of shared memory, once per device; legal during graph capture.
 template <class Traits, bool kGeneral>
 int prepare_fwd(int bytes) {
@@ -44,22 +58,15 @@ int prepare_fwd(int bytes) {
 
 template <class Traits, bool kGeneral>
 int launch_fwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
-  constexpr int kSmemBytes = Traits::kControlOffset + sizeof(FwdControl);
-  static_assert(!kWith86Or89 || kSmemBytes <= 99 * 1024, "a block may have no more on sm_86, sm_89");
-  if (const int e = prepare_fwd<Traits, kGeneral>(kSmemBytes); e != cudaSuccess) return e;
+  if (const int e = prepare_fwd<Traits, kGeneral>(smem_bytes<Traits>()); e != cudaSuccess) return e;
   fwd_kernel<Traits, kGeneral>
-      <<<static_cast<unsigned>(blocks), Traits::kThreads, kSmemBytes, stream>>>(args);
+      <<<static_cast<unsigned>(blocks), Traits::kThreads, smem_bytes<Traits>(), stream>>>(args);
   return cudaGetLastError();
 }
 
 template <class Traits>
-int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
-  static_assert(Traits::kWarps <= kMaxWarps, "FwdControl has a walk per warp");
-  constexpr int64_t kMostRowStride = 1 << 24;  // a pass of the copies adds at most 64 rows in 32 bits
-  if (p.q.row_stride > kMostRowStride || p.k.row_stride > kMostRowStride ||
-      p.v.row_stride > kMostRowStride) {
-    return cudaErrorInvalidValue;
-  }
+int run_tile(const FwdParams& p, void* workspace, cudaStream_t stream) {
+  static_assert(Traits::kWarps <= kMaxWarps, "FwdControl has a list per warp");
   FwdArgs args;
   args.p = p;
   args.half_alpha = 0.5f * p.alpha;
@@ -69,6 +76,24 @@ int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   const bool general = p.mask.func != nullptr || p.kv.data != nullptr || !args.rab_aligned;
   return general ? launch_fwd<Traits, true>(args, blocks, stream)
                  : launch_fwd<Traits, false>(args, blocks, stream);
+}
+
+template <class Traits>
+int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
+  constexpr int64_t kMostRowStride = 1 << 24;  // a pass of the copies adds at most 64 rows in 32 bits
+  if (p.q.row_stride > kMostRowStride || p.k.row_stride > kMostRowStride ||
+      p.v.row_stride > kMostRowStride) {
+    return cudaErrorInvalidValue;
+  }
+  if constexpr (kWith86Or89 && smem_bytes<Traits>() > kLeastSmemBytes) {
+    using Small = FwdTraits<typename Traits::Element, Traits::kHeadDim, Traits::kHasRab,
+                            FwdTileFor<Traits::kHeadDim, Traits::kHasRab, true>>;
+    static_assert(smem_bytes<Small>() <= kLeastSmemBytes, "the small tile runs everywhere");
+    int limit = 0;
+    if (const int e = smem_limit(&limit); e != cudaSuccess) return e;
+    if (limit < smem_bytes<Traits>()) return run_tile<Small>(p, workspace, stream);
+  }
+  return run_tile<Traits>(p, workspace, stream);
 }
 
 }  // namespace hstu

@@ -12,31 +12,39 @@
 
 namespace hstu {
 
-template <int kWarps_, int kWarpRows_, int kBlockN_, int kChunkN_, int kStages_, bool kQInRegs_,
-          bool kShareQ_, int kMinBlocks_, bool kSkew_ = true>
+template <int kWarps_, int kWarpRows_, int kBlockN_, int kChunkN_, bool kQInRegs_, bool kShareQ_,
+          int kMinBlocks_>
 struct FwdTile {
   static constexpr int kWarps = kWarps_;
   static constexpr int kWarpRows = kWarpRows_;   // 16 or 32
   static constexpr int kBlockN = kBlockN_;       // keys per shared-memory stage
   static constexpr int kChunkN = kChunkN_;       // keys per pass through the registers
-  static constexpr int kStages = kStages_;       // tiles in flight, the current one included
   static constexpr bool kQInRegs = kQInRegs_;    // else Q is read from shared memory every pass
   static constexpr bool kShareQ = kShareQ_;      // Q passes through the memory of the K/V stages
   static constexpr int kMinBlocks = kMinBlocks_; // blocks that must fit on one multiprocessor
-  static constexpr bool kSkew = kSkew_;
 };
 
 // The tile of each instance; docs/hstu_kernels.md has the counts and measurements behind them.
-template <int kHeadDim, bool kHasRab>
+// kSmall: for GPUs that give a block no more than 99 KB of shared memory (sm_86, sm_89), where the
+// other one takes more.
+template <int kHeadDim, bool kHasRab, bool kSmall = false>
 struct FwdTileFor;
+template <>
+struct FwdTileFor<32, false> : FwdTile<4, 32, 128, 64, true, false, 4> {};
+template <>
+struct FwdTileFor<32, true> : FwdTile<4, 32, 64, 32, true, false, 3> {};
+template <>
+struct FwdTileFor<64, false> : FwdTile<4, 32, 64, 32, true, false, 3> {};
+template <>
+struct FwdTileFor<64, true> : FwdTile<4, 32, 64, 32, true, false, 2> {};
+template <>
+struct FwdTileFor<128, false> : FwdTile<4, 32, 64, 64, false, false, 2> {};
+template <>
+struct FwdTileFor<128, true> : FwdTile<4, 32, 32, 32, false, false, 2> {};
 template <bool kHasRab>
-struct FwdTileFor<32, kHasRab> : FwdTile<4, 32, 64, 32, 2, true, false, 3> {};
+struct FwdTileFor<256, kHasRab> : FwdTile<8, 16, 64, 32, true, true, 1> {};
 template <bool kHasRab>
-struct FwdTileFor<64, kHasRab> : FwdTile<4, 32, 64, 32, 2, true, false, 3> {};
-template <bool kHasRab>
-struct FwdTileFor<128, kHasRab> : FwdTile<4, 32, 64, 32, 2, true, true, 2> {};
-template <bool kHasRab>
-struct FwdTileFor<256, kHasRab> : FwdTile<8, 16, 32, 32, 2, true, true, 1> {};
+struct FwdTileFor<256, kHasRab, true> : FwdTile<8, 16, 32, 32, true, true, 1> {};
 
 template <class Element_, int kHeadDim_, bool kHasRab_,
           class Tile_ = FwdTileFor<kHeadDim_, kHasRab_>>
@@ -46,6 +54,7 @@ struct FwdTraits : Tile_ {
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr bool kHasRab = kHasRab_;
 
+  static constexpr int kStages = 2;  // of K, V and rab: one is computed on, one is copied into
   static constexpr int kThreads = Tile::kWarps * kWarpSize;
   static constexpr int kBlockM = Tile::kWarps * Tile::kWarpRows;
   static constexpr int kMmaM = Tile::kWarpRows / 16;  // per warp
@@ -54,7 +63,6 @@ struct FwdTraits : Tile_ {
   static_assert(sizeof(Element) == 2, "bf16 or fp16");
   static_assert(Tile::kWarpRows == 16 || Tile::kWarpRows == 32, "a lane names a row of the warp");
   static_assert(Tile::kBlockN % Tile::kChunkN == 0 && Tile::kBlockN % 32 == 0, "whole chunks");
-  static_assert(Tile::kStages == 2, "one tile is computed on, one is copied");
   static_assert(Tile::kQInRegs || !Tile::kShareQ, "shared memory that is reused keeps no Q");
 
   using QTile = SmemTile<kBlockM, kHeadDim>;         // also stages the output
@@ -64,10 +72,10 @@ struct FwdTraits : Tile_ {
   // Shared memory: [Q] K stages, V stages, [rab stages], control.
   static constexpr int kQBytes = Tile::kShareQ ? 0 : QTile::kBytes;
   static constexpr int kKOffset = kQBytes;
-  static constexpr int kVOffset = kKOffset + Tile::kStages * KvTile::kBytes;
-  static constexpr int kRabOffset = kVOffset + Tile::kStages * KvTile::kBytes;
+  static constexpr int kVOffset = kKOffset + kStages * KvTile::kBytes;
+  static constexpr int kRabOffset = kVOffset + kStages * KvTile::kBytes;
   static constexpr int kControlOffset =
-      kRabOffset + (kHasRab ? Tile::kStages * RabTile::kBytes : 0);
+      kRabOffset + (kHasRab ? kStages * RabTile::kBytes : 0);
   static_assert(!Tile::kShareQ || QTile::kBytes <= kControlOffset, "Q fits into the stages");
 };
 
