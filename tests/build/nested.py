@@ -63,18 +63,19 @@ class Nested:
         self.folder = folder
         self.source = folder / "checkout"
         self.flags: list[str] = []  # of every build
+        self.canonical = "_main~third_party~"  # what repositories' names begin with
         for path in tree.files():
             place = self.source / path
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(tree.root() / path, place)
 
     @cached_property
-    def overrides(self) -> list[str]:
-        """Flags that give the copy the outer build's repositories."""
-        return [
-            f"--override_repository=_main~third_party~{name}={self._link(name)}"
+    def overrides(self) -> dict[str, str]:
+        """Repository -> the flag that gives the copy the outer build's one."""
+        return {
+            name: f"--override_repository={self.canonical}{name}={self._link(name)}"
             for name in ("cc", "cuda", "python_env")
-        ]
+        }
 
     def _link(self, name: str) -> Path:
         """Hard links to an unpacked repository; its links into the checkout lead into the copy."""
@@ -132,7 +133,7 @@ class Nested:
         log.unlink(missing_ok=True)
         self.bazel(
             "build",
-            *self.overrides,
+            *self.overrides.values(),
             "--jobs=2",
             f"--execution_log_json_file={log}",
             "--noexecution_log_sort",
