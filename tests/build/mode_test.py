@@ -1,4 +1,4 @@
-"""The small wheel in the build's other modes. Slow, so only run by name (docs/build.md)."""
+"""The small wheel in the other modes. Slow: tools/bazel test //tests/build:mode_test runs it."""
 
 from __future__ import annotations
 
