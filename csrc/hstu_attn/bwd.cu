@@ -19,12 +19,35 @@ constexpr int kPrepareThreads = 1024;
 constexpr int kPrepareBuckets = 8192;
 constexpr int kPrepareZeroBlocks = 1024;
 
-// Columns of a bucket sort: which bucket a block of keys goes to, the first one being run first.
-__device__ __forceinline__ int key_block_bucket(const BwdParams& p, const SeqMask& m, int q_len,
-                                                int block, int block_m, int block_n,
-                                                int blocks_per_bucket) {
+// The order in which blocks of keys run: group by group of sequences, so that the dQ sums that the
+// running blocks add to stay in the L2 cache, and in a group the longest work first.
+struct KeyOrder {
+  int32_t group_rows;         // rows of Q in a group
+  int32_t levels;             // buckets of a group
+  int32_t blocks_per_bucket;  // query blocks of work
+};
+
+KeyOrder key_order(const BwdParams& p, int block_m, int block_n) {
+  constexpr int64_t kGroupBytes = 32 << 20;
+  const int64_t row_bytes = static_cast<int64_t>(p.heads) * p.head_dim * sizeof(float);
+  int64_t rows = kGroupBytes / row_bytes + 1;
+  // Ordered sums need a bucket for every block of keys of a sequence.
+  const int64_t least = p.deterministic ? p.max_seqlen_k / block_n + 1 : 64;
+  const int64_t groups = kPrepareBuckets / (least < kPrepareBuckets ? least : kPrepareBuckets);
+  if (rows < p.total_q / groups + 1) rows = p.total_q / groups + 1;
+  KeyOrder o;
+  o.group_rows = static_cast<int32_t>(rows);
+  o.levels = static_cast<int32_t>(kPrepareBuckets / (p.total_q / rows + 1));
+  o.blocks_per_bucket = p.max_seqlen_q / block_m / o.levels + 1;
+  return o;
+}
+
+__device__ __forceinline__ int key_block_bucket(const BwdParams& p, const KeyOrder& o,
+                                                const SeqMask& m, int q_begin, int q_len,
+                                                int block, int block_m, int block_n) {
+  const int group_end = (q_begin / o.group_rows + 1) * o.levels - 1;
   // Ordered sums: a query block's dQ takes its key blocks from the last to the first.
-  if (p.deterministic) return kPrepareBuckets - 1 - block;
+  if (p.deterministic) return group_end - block;
   const int n0 = block * block_n, off = m.k_len - q_len;
   int first = 0, last = q_len;  // rows that see the block
   if (p.mask.func == nullptr) {
@@ -32,12 +55,12 @@ __device__ __forceinline__ int key_block_bucket(const BwdParams& p, const SeqMas
     if (m.left < m.k_len) last = min(last, n0 + block_n + m.left - off);
   }
   const int blocks = max(last - first, 0) / block_m + (m.contexts > 0);
-  return kPrepareBuckets - 1 - min(blocks / blocks_per_bucket, kPrepareBuckets - 1);
+  return group_end - min(blocks / o.blocks_per_bucket, o.levels - 1);
 }
 
 // Block 0 sorts the blocks of keys that exist; the others clear `words` 16-byte words at `zero`.
 __global__ __launch_bounds__(kPrepareThreads) void bwd_prepare_kernel(
-    const __grid_constant__ BwdParams p, int block_m, int block_n, int blocks_per_bucket,
+    const __grid_constant__ BwdParams p, int block_m, int block_n, KeyOrder order,
     ScheduleHeader* schedule, uint4* zero, int64_t words) {
   if (blockIdx.x > 0) {
     const int64_t step = static_cast<int64_t>(gridDim.x - 1) * blockDim.x;
@@ -53,14 +76,17 @@ __global__ __launch_bounds__(kPrepareThreads) void bwd_prepare_kernel(
   RowBlock* const items = reinterpret_cast<RowBlock*>(schedule + 1);
   for (int i = threadIdx.x; i < kPrepareBuckets; i += kPrepareThreads) start[i] = 0;
   __syncthreads();
+  // Lanes that share a sequence: as many as leave every sequence a turn at once, if possible.
+  int lanes = 32;
+  while (lanes > 1 && kPrepareThreads / lanes < p.batch) lanes /= 2;
   for (int pass = 0; pass < 2; ++pass) {
-    for (int seq = warp; seq < p.batch; seq += kPrepareThreads / 32) {
-      const int q_len = p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq];
+    for (int seq = threadIdx.x / lanes; seq < p.batch; seq += kPrepareThreads / lanes) {
+      const int q_begin = p.cu_seqlens_q[seq], q_len = p.cu_seqlens_q[seq + 1] - q_begin;
       const int k_len = p.cu_seqlens_k[seq + 1] - p.cu_seqlens_k[seq];
       const SeqMask m = seq_mask(p.mask, seq, k_len);
-      for (int block = lane; block * block_n < k_len; block += 32) {
+      for (int block = threadIdx.x % lanes; block * block_n < k_len; block += lanes) {
         const int bucket =
-            key_block_bucket(p, m, q_len, block, block_m, block_n, blocks_per_bucket);
+            key_block_bucket(p, order, m, q_begin, q_len, block, block_m, block_n);
         const int place = atomicAdd(&start[bucket], 1);
         if (pass == 1) items[place] = {seq, block};
       }
@@ -103,7 +129,7 @@ __global__ void bwd_zero_drab(Rab drab, int heads, int n) {
   for (int i = chunks * 8 + threadIdx.x; i < n; i += blockDim.x) at[i] = 0;
 }
 
-cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* workspace,
+cudaError_t bwd_prepare(const BwdParams& p, bool whole, int block_m, int block_n, void* workspace,
                         cudaStream_t stream) {
   if (p.deterministic && p.max_seqlen_k / block_n >= kPrepareBuckets) return cudaErrorInvalidValue;
   const BwdWorkspace at = bwd_workspace(p);
@@ -112,10 +138,12 @@ cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* work
       bwd_query_blocks(p, block_m) * block_m * p.heads * static_cast<int64_t>(p.head_dim);
   const int64_t bytes =
       static_cast<int64_t>(at.dq - at.semaphores) + values * static_cast<int64_t>(sizeof(float));
-  bwd_prepare_kernel<<<1 + kPrepareZeroBlocks, kPrepareThreads, 0, stream>>>(
-      p, block_m, block_n, p.max_seqlen_q / block_m / (kPrepareBuckets - 2) + 1,
-      reinterpret_cast<ScheduleHeader*>(base + at.schedule),
-      reinterpret_cast<uint4*>(base + at.semaphores), bytes / 16);
+  if (!whole) {
+    bwd_prepare_kernel<<<1 + kPrepareZeroBlocks, kPrepareThreads, 0, stream>>>(
+        p, block_m, block_n, key_order(p, block_m, block_n),
+        reinterpret_cast<ScheduleHeader*>(base + at.schedule),
+        reinterpret_cast<uint4*>(base + at.semaphores), bytes / 16);
+  }
   if (p.drab.data != nullptr && p.max_seqlen_k > 0) {
     bwd_zero_drab<<<dim3(p.max_seqlen_k, p.batch * p.heads), 128, 0, stream>>>(p.drab, p.heads,
                                                                              p.max_seqlen_k);

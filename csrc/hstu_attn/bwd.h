@@ -12,9 +12,9 @@ namespace hstu {
 template <int kHeadDim, class T, bool kHasRab, bool kHasDrab>
 int run_bwd(const BwdParams& p, void* workspace, cudaStream_t stream);
 
-// Sorts the blocks of keys, the longest work first, and zeroes the accumulators, the semaphores and
-// dRab.
-cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* workspace,
+// Zeroes dRab and, unless `whole` (a CUDA block takes all keys of a sequence), sorts the blocks of
+// keys, the longest work first, and zeroes the accumulators and the semaphores.
+cudaError_t bwd_prepare(const BwdParams& p, bool whole, int block_m, int block_n, void* workspace,
                         cudaStream_t stream);
 
 // Shared memory that a block may ask for on the current device.

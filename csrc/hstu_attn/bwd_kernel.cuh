@@ -8,12 +8,13 @@
 // A pair of warps owns kWarpRows keys; its two warps run side by side, so that one warp's SiLU hides
 // behind the other one's products:
 //
-//   value warp   S = K Q^T ; P, dSiLU(S) ---dSiLU--> dV += P^T dO
-//   key warp     dQ(previous) += dS K ; dP = V dO^T ; dS = dP * dSiLU ; dK += dS^T Q
+//   value warp   S = K Q^T ; P, dSiLU(S) ------------> dV += P^T dO ; half of dQ(previous) += dS K
+//   key warp     the other half ; dP = V dO^T ; dS = dP * dSiLU ; dK += dS^T Q
 //
 // One barrier per block of queries: it publishes the loads (issued one block earlier) and dS of the
 // previous block, whose dQ is computed one block later. dQ is added to an fp32 accumulator in global
-// memory, laid out as the registers are (coalesced), and converted by a last kernel.
+// memory, laid out as the registers are (coalesced), and converted by a last kernel. Short sequences
+// are worked off whole by one CUDA block, which then owns their dQ and writes it at once.
 //
 //   t = tanh(S/2)   P = SiLU(S) = S/2 (1 + t)   2 dSiLU(S) = (1 + t) + P (1 - t)
 //
@@ -45,27 +46,55 @@ __device__ __forceinline__ int32_t first_query_block(int32_t seq, int32_t row, i
   return row / block_m + seq;
 }
 
-// Barriers 1.. of a CUDA block; 0 is __syncthreads.
-__device__ __forceinline__ void barrier_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+// Named barriers 1.. of a CUDA block; 0 is __syncthreads. The ids are immediates, since a kernel that
+// names a barrier by a register reserves all sixteen and fewer blocks fit on a multiprocessor.
+template <int kId, bool kWait>
+__device__ __forceinline__ void pair_barrier() {
+  if constexpr (kWait) {
+    asm volatile("bar.sync %0, 64;\n" ::"n"(kId) : "memory");
+  } else {
+    asm volatile("bar.arrive %0, 64;\n" ::"n"(kId) : "memory");
+  }
 }
-__device__ __forceinline__ void barrier_sync(int id, int threads) {
-  asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+
+// Barrier kFirst + `index` of two warps; index < kCount <= 8. `kAlone`: one block a multiprocessor.
+template <bool kAlone, int kFirst, int kCount, bool kWait>
+__device__ __forceinline__ void pair_barrier(int index) {
+  if constexpr (kAlone) {
+    if constexpr (kWait) {
+      asm volatile("bar.sync %0, 64;\n" ::"r"(kFirst + index) : "memory");
+    } else {
+      asm volatile("bar.arrive %0, 64;\n" ::"r"(kFirst + index) : "memory");
+    }
+    return;
+  }
+  static_assert(kFirst > 0 && kCount <= 8 && kFirst + kCount <= 16, "sixteen barriers");
+  switch (index) {
+    case 0: return pair_barrier<kFirst, kWait>();
+    case 1: return pair_barrier<kFirst + (1 < kCount ? 1 : 0), kWait>();
+    case 2: return pair_barrier<kFirst + (2 < kCount ? 2 : 0), kWait>();
+    case 3: return pair_barrier<kFirst + (3 < kCount ? 3 : 0), kWait>();
+    case 4: return pair_barrier<kFirst + (4 < kCount ? 4 : 0), kWait>();
+    case 5: return pair_barrier<kFirst + (5 < kCount ? 5 : 0), kWait>();
+    case 6: return pair_barrier<kFirst + (6 < kCount ? 6 : 0), kWait>();
+    default: return pair_barrier<kFirst + (7 < kCount ? 7 : 0), kWait>();
+  }
 }
 
 // One block of queries on the walk.
 struct QueryBlock {
-  int32_t head;  // query head; < 0: the walk is over
-  int32_t m0;    // first row within the sequence
-  int32_t partial;
-  int32_t unused;
+  int32_t head;   // query head; < 0: the walk is over
+  int32_t m0;     // first row within the sequence
+  int32_t valid;  // rows from m0 to the end of the sequence
+  bool partial;   // the mask hides some of the pairs
 };
 
 // The sequence at hand and how far the walk has come, in shared memory to spare registers.
 struct BwdWalk {
   SeqMask mask;
-  int32_t seq, q_begin, q_len, off;
+  int32_t seq, q_begin, q_len, off, k_begin, head_k;
   int32_t n0, n1;
+  int32_t visit_all;             // no query block is left out
   int32_t head, head_end, base;  // `todo` and `partial` are about 32 query blocks from `base` on
   uint32_t todo, partial;
   QueryBlock ring[4];
@@ -96,9 +125,10 @@ __device__ __forceinline__ TileKind func_tile(const MaskParams& p, const BwdWalk
   return __all_sync(~0u, all) ? TileKind::kFull : TileKind::kPartial;
 }
 
-// Moves the walk one query block on and stores it in ring[slot]. Called by one whole warp.
+// Moves the walk one query block on and stores it in ring[slot]. Called by one whole warp. `ordered`:
+// dQ's sums have an order.
 template <int kBlockM>
-__device__ __forceinline__ void advance(const BwdParams& p, BwdWalk& w, int slot) {
+__device__ __forceinline__ void advance(const BwdParams& p, bool ordered, BwdWalk& w, int slot) {
   const int lane = threadIdx.x % 32;
   int head = w.head, base = w.base;
   uint32_t todo = w.todo, partial = w.partial;
@@ -117,13 +147,14 @@ __device__ __forceinline__ void advance(const BwdParams& p, BwdWalk& w, int slot
       for (int i = 0; i < 32 && base + i * kBlockM < w.q_len; ++i) {
         TileKind k = func_tile<kBlockM>(p.mask, w, base + i * kBlockM);
         // The order of sums counts every key block.
-        if (p.deterministic && k == TileKind::kEmpty) k = TileKind::kPartial;
+        if (ordered && k == TileKind::kEmpty) k = TileKind::kPartial;
         if (i == lane) kind = k;
       }
     } else {
       const int m0 = base + lane * kBlockM;
       if (m0 < w.q_len) {
         kind = w.mask.tile(m0 + w.off, min(m0 + kBlockM, w.q_len) + w.off, w.n0, w.n1);
+        if (w.visit_all && kind == TileKind::kEmpty) kind = TileKind::kPartial;
       }
     }
     todo = __ballot_sync(~0u, kind != TileKind::kEmpty);
@@ -132,7 +163,8 @@ __device__ __forceinline__ void advance(const BwdParams& p, BwdWalk& w, int slot
   const int bit = __ffs(todo) - 1;
   todo &= todo - 1;
   if (lane == 0) {
-    w.ring[slot] = {head, base + bit * kBlockM, static_cast<int32_t>(partial >> bit & 1), 0};
+    const int m0 = base + bit * kBlockM;
+    w.ring[slot] = {head, m0, w.q_len - m0, (partial >> bit & 1) != 0};
     w.head = head;
     w.base = base;
     w.todo = todo;
@@ -140,50 +172,45 @@ __device__ __forceinline__ void advance(const BwdParams& p, BwdWalk& w, int slot
   }
 }
 
-// Bit n % 32 of out[(n / 32) * kBlockM + m] = row m sees column n. All threads.
-template <class Tile>
-__device__ __forceinline__ void build_mask(const MaskParams& p, const BwdWalk& w, int m0,
-                                           uint32_t* out) {
-  for (int i = threadIdx.x; i < Tile::kMaskWords; i += Tile::kThreads) {
-    const int m = m0 + i % Tile::kBlockM;
-    const int base = w.n0 + i / Tile::kBlockM * 32;
-    uint32_t bits = 0;
-    if (m < w.q_len) {
-      if (kWithArbitrary && p.func != nullptr) {
-        const int32_t* f = p.func + w.q_begin + m;
-        bits = column_bits(0, f[0], base);
-        for (int n = 1; n + 1 < p.n_func; n += 2) {
-          bits |= column_bits(f[n * p.func_stride], f[(n + 1) * p.func_stride], base);
-        }
-      } else {
-        const RowSpan s = w.mask.row(m + w.off);
-        bits = column_bits(s.begin, s.hist, base) | column_bits(s.group, s.end, base);
-      }
+// Bit n of the result = row m sees column n0 + n.
+__device__ __forceinline__ uint32_t visible(const MaskParams& p, const BwdWalk& w, int m, int n0) {
+  if (m >= w.q_len) return 0;
+  if (kWithArbitrary && p.func != nullptr) {
+    const int32_t* f = p.func + w.q_begin + m;
+    uint32_t bits = column_bits(0, f[0], n0);
+    for (int n = 1; n + 1 < p.n_func; n += 2) {
+      bits |= column_bits(f[n * p.func_stride], f[(n + 1) * p.func_stride], n0);
     }
-    out[i] = bits;
+    return bits;
   }
+  const RowSpan s = w.mask.row(m + w.off);
+  return column_bits(s.begin, s.hist, n0) | column_bits(s.group, s.end, n0);
 }
 
-// Starts the copy of rows [0, valid) of a tile and of zeros for the rest. All threads.
+// Starts the copy of rows [0, valid) of a tile and of zeros for the rest, by kThreads threads of
+// which this is number `thread`.
 template <class Smem, int kThreads, class T>
-__device__ __forceinline__ void load_rows(uint32_t dst, const T* src, int64_t row_stride,
-                                          int valid) {
+__device__ __forceinline__ void load_rows(uint32_t dst, const T* src, int64_t stride, int valid,
+                                          int thread) {
   constexpr int kRowsPerPass = kThreads / Smem::kChunks;
   constexpr int kPasses = Smem::kRows / kRowsPerPass;
   static_assert(kThreads % Smem::kChunks == 0 && Smem::kRows % kRowsPerPass == 0, "whole passes");
-  const int row = threadIdx.x / Smem::kChunks, chunk = threadIdx.x % Smem::kChunks;
-  const T* at = src + row * row_stride + chunk * kChunkElems;
+  asm volatile("" : "+r"(thread));  // addresses are computed afresh: registers are scarce
+  const int row = thread / Smem::kChunks, chunk = thread % Smem::kChunks;
+  // 32-bit products: a row of a tile lies less than 2^31 elements behind its first one.
+  const T* at = src + row * static_cast<int32_t>(stride) + chunk * kChunkElems;
+  const uint32_t to = dst + Smem::offset(row, chunk);
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
-    const int r = row + i * kRowsPerPass;
-    cp_async(dst + Smem::offset(r, chunk), r < valid ? at : src, r < valid ? 16 : 0);
-    at += kRowsPerPass * row_stride;
+    cp_async((to ^ (i * kRowsPerPass % 8 * kChunkBytes)) + i * kRowsPerPass * Smem::kPitch, at,
+             row + i * kRowsPerPass < valid ? kChunkBytes : 0);
+    at += kRowsPerPass * static_cast<int32_t>(stride);
   }
 }
 
 // C (kRows16 * 16, kTiles8 * 8) = A B^T with A (rows, k) and B (cols, k) in shared memory; `a`
 // and `b` are this lane's addresses (lane_mk, lane_nk). kResident: the A fragments are given.
-template <class T, class Smem, int kRows16, int kTiles8, bool kResident, int kFragments>
+template <class T, class Smem, bool kResident, int kRows16, int kTiles8, int kFragments>
 __device__ __forceinline__ void product_nt(float (&c)[kRows16][kTiles8][4], uint32_t a, uint32_t b,
                                            const uint32_t (&given)[kRows16][kFragments][4]) {
 #pragma unroll
@@ -274,99 +301,150 @@ __device__ __forceinline__ void store_drab(const BwdArgs& args, const BwdWalk& w
   }
 }
 
-// dQ of one query block += dS K, by the key warps. `pair` is this warp's index among them.
+// This warp's part of a query block's dQ (its rows and its columns of one pass), and where it goes.
+template <class Tile>
+struct DqPart {
+  static constexpr int kRows16 = Tile::kDqRows / 16, kTiles8 = Tile::kDqCols / 8;
+  float dq[kRows16][kTiles8][4];
+  float* out;  // this lane's first sum
+
+  __device__ __forceinline__ float& at(int i) {
+    return dq[i / (4 * kTiles8)][i / 4 % kTiles8][i % 4];
+  }
+
+  __device__ __forceinline__ void add() {
+#pragma unroll
+    for (int i = 0; i < Tile::kDqRegs; ++i) add_global(out + i * 32, at(i));
+  }
+};
+
+// part = dS K.
 template <class Tile, class T, bool kHasDrab>
-__device__ __forceinline__ void add_dq(const BwdArgs& args, const BwdWalk& w,
-                                       const QueryBlock& block, uint32_t ds, uint32_t k, int pair) {
+__device__ __forceinline__ void product_dq(DqPart<Tile>& part, const BwdArgs& args,
+                                           const BwdWalk& w, const QueryBlock& block, int slot,
+                                           uint32_t ds, uint32_t k, int pass) {
   using SmemK = SmemTile<Tile::kBlockN, Tile::kHeadDim>;
   using SmemDs = SmemTile<Tile::kBlockN, Tile::kBlockM>;
   constexpr int kRows16 = Tile::kDqRows / 16, kTiles8 = Tile::kDqCols / 8;
   const BwdParams& p = args.p;
   const int lane = threadIdx.x % 32;
-  const int warp_m = pair / Tile::kDqWarpsD, warp_d = pair % Tile::kDqWarpsD;
-  const int head = block.head, m0 = block.m0;
-  const int64_t slot =
-      (first_query_block(w.seq, w.q_begin, Tile::kBlockM) + m0 / Tile::kBlockM) *
-          static_cast<int64_t>(p.heads) +
-      head;
+  const int warp = threadIdx.x / 32 % Tile::kDqWarps;  // the key warps are the upper half
+  const int warp_m = warp / Tile::kDqWarpsD, warp_d = warp % Tile::kDqWarpsD;
+  const int col0 = (warp_d * Tile::kDqPasses + pass) * Tile::kDqCols;
   const LanePos at_ds = lane_km(lane), at_k = lane_kn(lane);
   const uint32_t a = ds + (SmemDs::offset(at_ds.row, at_ds.chunk) ^ (warp_m * Tile::kDqRows * 2));
-  float* out = args.dq + slot * (Tile::kBlockM * Tile::kHeadDim) + pair * Tile::kDqRegs * 32 + lane;
+  const uint32_t b = k + (SmemK::offset(at_k.row, at_k.chunk) ^ (col0 * 2));
 #pragma unroll
-  for (int pass = 0; pass < Tile::kDqPasses; ++pass) {
-    const uint32_t b = k + (SmemK::offset(at_k.row, at_k.chunk) ^
-                            ((pass * Tile::kDqWarpsD + warp_d) * Tile::kDqCols * 2));
-    float dq[kRows16][kTiles8][4] = {};
+  for (int i = 0; i < Tile::kDqRegs; ++i) part.at(i) = 0.0f;
 #pragma unroll
-    for (int n = 0; n < Tile::kBlockN / 16; ++n) {
-      uint32_t fa[kRows16][4];
+  for (int n = 0; n < Tile::kBlockN / 16; ++n) {
+    uint32_t fa[kRows16][4];
 #pragma unroll
-      for (int r = 0; r < kRows16; ++r) {
-        ldmatrix_x4_trans(fa[r], (a ^ (r * 32)) + n * 16 * SmemDs::kPitch);
-      }
-      if constexpr (kHasDrab) {
-        if (pass == 0 && n % Tile::kDqWarpsD == warp_d) {
-          const float scale = p.alpha * p.inv_n * 0.5f / kBwdScale<T>;
-          T* drab = static_cast<T*>(p.drab.data) + w.seq * p.drab.batch_stride +
-                    head * p.drab.head_stride;
+    for (int r = 0; r < kRows16; ++r) {
+      ldmatrix_x4_trans(fa[r], (a ^ (r * 32)) + n * 16 * SmemDs::kPitch);
+    }
+    if constexpr (kHasDrab) {
+      if (pass == 0 && n % Tile::kDqWarpsD == warp_d) {
+        const float scale = p.alpha * p.inv_n * 0.5f / kBwdScale<T>;
+        T* drab = static_cast<T*>(p.drab.data) + w.seq * p.drab.batch_stride +
+                  block.head * p.drab.head_stride;
 #pragma unroll
-          for (int r = 0; r < kRows16; ++r) {
+        for (int r = 0; r < kRows16; ++r) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              store_drab<T>(args, w, drab,
-                            m0 + warp_m * Tile::kDqRows + r * 16 + lane / 4 + i % 2 * 8,
-                            w.n0 + n * 16 + lane % 4 * 2 + i / 2 * 8, fa[r][i], scale);
-            }
+          for (int i = 0; i < 4; ++i) {
+            store_drab<T>(args, w, drab,
+                          block.m0 + warp_m * Tile::kDqRows + r * 16 + lane / 4 + i % 2 * 8,
+                          w.n0 + n * 16 + lane % 4 * 2 + i / 2 * 8, fa[r][i], scale);
           }
         }
       }
+    }
 #pragma unroll
-      for (int t = 0; t < kTiles8 / 2; ++t) {
-        uint32_t fb[4];
-        ldmatrix_x4_trans(fb, (b ^ (t * 32)) + n * 16 * SmemK::kPitch);
+    for (int t = 0; t < kTiles8 / 2; ++t) {
+      uint32_t fb[4];
+      ldmatrix_x4_trans(fb, (b ^ (t * 32)) + n * 16 * SmemK::kPitch);
 #pragma unroll
-        for (int r = 0; r < kRows16; ++r) {
-          mma<T>(dq[r][2 * t], fa[r], fb[0], fb[1]);
-          mma<T>(dq[r][2 * t + 1], fa[r], fb[2], fb[3]);
-        }
+      for (int r = 0; r < kRows16; ++r) {
+        mma<T>(part.dq[r][2 * t], fa[r], fb[0], fb[1]);
+        mma<T>(part.dq[r][2 * t + 1], fa[r], fb[2], fb[3]);
       }
     }
-    if (pass == 0 && p.deterministic) {
-      const int turn = dq_turn<Tile>(p, w, m0);
-      while (load_acquire(args.semaphores + 1 + slot) != turn) __nanosleep(32);
-      __syncwarp();
-    }
+  }
+  part.out = args.dq + slot * static_cast<int64_t>(Tile::kBlockM * Tile::kHeadDim) +
+             (warp * Tile::kDqPasses + pass) * Tile::kDqRegs * 32 + lane;
+}
+
+// kWhole: keeps the sum of this CUDA block's key blocks; the last one makes it dQ.
+template <class Tile, class T>
+__device__ __forceinline__ void keep_dq(DqPart<Tile>& part, const BwdParams& p, const BwdWalk& w,
+                                        const QueryBlock& block, int pass) {
+  const int lane = threadIdx.x % 32;
+  if (dq_turn<Tile>(p, w, block.m0) > 0) {
 #pragma unroll
-    for (int r = 0; r < kRows16; ++r) {
+    for (int i = 0; i < Tile::kDqRegs; ++i) part.at(i) += part.out[i * 32];
+  }
+  if (w.n0 > 0) {
 #pragma unroll
-      for (int t = 0; t < kTiles8; ++t) {
+    for (int i = 0; i < Tile::kDqRegs; ++i) part.out[i * 32] = part.at(i);
+    return;
+  }
+  const int warp = threadIdx.x / 32 % Tile::kDqWarps;
+  const int warp_m = warp / Tile::kDqWarpsD, warp_d = warp % Tile::kDqWarpsD;
+  const int col0 = (warp_d * Tile::kDqPasses + pass) * Tile::kDqCols;
+  const float scale = 0.5f * p.alpha * p.inv_n / kBwdScale<T>;
+  T* const rows = static_cast<T*>(p.dq.data) + w.q_begin * p.dq.row_stride +
+                  block.head * p.dq.head_stride + col0 + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          add_global(out + (pass * Tile::kPairs * Tile::kDqRegs + (r * kTiles8 + t) * 4 + i) * 32,
-                     dq[r][t][i]);
+  for (int r = 0; r < part.kRows16; ++r) {
+#pragma unroll
+    for (int low = 0; low < 2; ++low) {
+      const int m = block.m0 + warp_m * Tile::kDqRows + r * 16 + low * 8 + lane / 4;
+      if (m < w.q_len) {
+#pragma unroll
+        for (int t = 0; t < part.kTiles8; ++t) {
+          *reinterpret_cast<uint32_t*>(rows + m * p.dq.row_stride + t * 8) =
+              pack<T>(part.dq[r][t][low * 2] * scale, part.dq[r][t][low * 2 + 1] * scale);
         }
       }
     }
   }
-  if (p.deterministic) {
-    __threadfence();
-    barrier_sync(Tile::kPairs + 1, Tile::kPairs * 32);
-    if (pair == 0 && lane == 0) atomicAdd(args.semaphores + 1 + slot, 1);
+}
+
+// dQ of one query block += dS K, the part of this warp.
+template <class Tile, class T, bool kHasDrab, bool kWhole>
+__device__ __forceinline__ void add_dq(DqPart<Tile>& part, const BwdArgs& args, const BwdWalk& w,
+                                       const QueryBlock& block, uint32_t ds, uint32_t k) {
+  const int slot = (first_query_block(w.seq, w.q_begin, Tile::kBlockM) +
+                    block.m0 / Tile::kBlockM) * args.p.heads + block.head;
+  if (!kWhole && args.p.deterministic) {
+    const int turn = dq_turn<Tile>(args.p, w, block.m0);
+    while (load_acquire(args.semaphores + 1 + slot) != turn) __nanosleep(32);
+    __syncwarp();
   }
+#pragma unroll
+  for (int pass = 0; pass < Tile::kDqPasses; ++pass) {
+    product_dq<Tile, T, kHasDrab>(part, args, w, block, slot, ds, k, pass);
+    if constexpr (kWhole) {
+      keep_dq<Tile, T>(part, args.p, w, block, pass);
+    } else {
+      part.add();
+    }
+  }
+  if (!kWhole && args.p.deterministic) __threadfence();
 }
 
 // S starts from rab instead of 0.
 template <class Tile, class T, int kRows16, int kTiles8>
 __device__ __forceinline__ void load_rab(float (&s)[kRows16][kTiles8][4], const Rab& rab,
-                                         const BwdWalk& w, const QueryBlock& block, int n_warp) {
+                                         const BwdWalk& w, int head, int m_warp, int n_warp) {
   const int lane = threadIdx.x % 32;
   const uint16_t* at = static_cast<const uint16_t*>(rab.data) + w.seq * rab.batch_stride +
-                       block.head * rab.head_stride;
+                       head * rab.head_stride;
 #pragma unroll
   for (int t = 0; t < kTiles8; ++t) {
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
-      const int m = block.m0 + t * 8 + lane % 4 * 2 + odd;
+      const int m = m_warp + t * 8 + lane % 4 * 2 + odd;
       const uint16_t* row = at + (m + w.off) * rab.row_stride;
 #pragma unroll
       for (int r = 0; r < kRows16; ++r) {
@@ -381,23 +459,27 @@ __device__ __forceinline__ void load_rab(float (&s)[kRows16][kTiles8][4], const 
   }
 }
 
-// S -> P as A fragments, and 2 dSiLU(S), packed alike, to `out` (this lane's address). `words`: the
-// mask of this warp's keys, one word per query; read when kPartial.
-template <class T, bool kPartial, int kRows16, int kTiles8>
+// S -> P as A fragments, and 2 dSiLU(S), packed alike, to `out` (this lane's address, kStep bytes
+// from fragment to fragment). `words`: if kPartial, which keys of this warp query lane (+ 32, ..)
+// sees.
+template <class T, bool kPartial, int kStep, int kRows16, int kTiles8>
 __device__ __forceinline__ void silu(const float (&s)[kRows16][kTiles8][4],
                                      uint32_t (&p)[kRows16][kTiles8 / 2][4], uint32_t out,
-                                     float half_alpha, const uint32_t* words, int shift) {
+                                     float half_alpha,
+                                     const uint32_t (&words)[kTiles8 / 4]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j < kTiles8 / 2; ++j) {
     uint32_t d[kRows16][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      uint2 seen = {0, 0};
+      uint32_t seen[2] = {};
       if constexpr (kPartial) {
-        seen = *reinterpret_cast<const uint2*>(words + j * 16 + half * 8 + lane % 4 * 2);
-        seen.x >>= shift + lane / 4;
-        seen.y >>= shift + lane / 4;
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          seen[odd] = __shfl_sync(~0u, words[j / 2], j % 2 * 16 + half * 8 + lane % 4 * 2 + odd) >>
+                      lane / 4;
+        }
       }
 #pragma unroll
       for (int r = 0; r < kRows16; ++r) {
@@ -410,7 +492,7 @@ __device__ __forceinline__ void silu(const float (&s)[kRows16][kTiles8][4],
           silu[i] = h * up;
           dsilu[i] = fmaf(silu[i], 1.0f - t, up);
           if constexpr (kPartial) {
-            const bool see = ((i % 2 == 0 ? seen.x : seen.y) >> (r * 16 + i / 2 * 8)) & 1;
+            const bool see = (seen[i % 2] >> (r * 16 + i / 2 * 8)) & 1;
             silu[i] = see ? silu[i] : 0.0f;
             dsilu[i] = see ? dsilu[i] : 0.0f;
           }
@@ -424,16 +506,16 @@ __device__ __forceinline__ void silu(const float (&s)[kRows16][kTiles8][4],
     }
 #pragma unroll
     for (int r = 0; r < kRows16; ++r) {
-      st_shared(out + (r * (kTiles8 / 2) + j) * 512, make_uint4(d[r][0], d[r][1], d[r][2], d[r][3]));
+      st_shared(out + (r * (kTiles8 / 2) + j) * kStep, make_uint4(d[r][0], d[r][1], d[r][2], d[r][3]));
     }
   }
 }
 
-// Stages this warp's (kWarpRows, kHeadDim) sums in its rows of a tile and writes those < valid.
+// Stages this warp's (kWarpRows, kWarpD) sums in its part of a tile and writes the rows < valid.
 template <class Tile, class T, int kRows16, int kTiles8>
 __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][4], float scale,
-                                           uint32_t smem, int row0, T* out, int64_t row_stride,
-                                           int valid) {
+                                           uint32_t smem, int row0, int chunk0, T* out,
+                                           int64_t row_stride, int valid) {
   using Smem = SmemTile<Tile::kBlockN, Tile::kHeadDim>;
   const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -442,15 +524,15 @@ __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][
     for (int t = 0; t < kTiles8; ++t) {
 #pragma unroll
       for (int low = 0; low < 2; ++low) {
-        st_shared(smem + Smem::offset(row0 + r * 16 + low * 8 + lane / 4, t) + lane % 4 * 4,
+        st_shared(smem + Smem::offset(row0 + r * 16 + low * 8 + lane / 4, chunk0 + t) + lane % 4 * 4,
                   pack<T>(acc[r][t][low * 2] * scale, acc[r][t][low * 2 + 1] * scale));
       }
     }
   }
   __syncwarp();
 #pragma unroll 4
-  for (int i = lane; i < Tile::kWarpRows * Smem::kChunks; i += 32) {
-    const int row = row0 + i / Smem::kChunks, chunk = i % Smem::kChunks;
+  for (int i = lane; i < Tile::kWarpRows * kTiles8; i += 32) {
+    const int row = row0 + i / kTiles8, chunk = chunk0 + i % kTiles8;
     const uint4 v = ld_shared(smem + Smem::offset(row, chunk));
     if (row < valid) {
       *reinterpret_cast<uint4*>(out + row * row_stride + chunk * kChunkElems) = v;
@@ -458,204 +540,314 @@ __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][
   }
 }
 
-template <class Tile, class T, bool kHasRab, bool kHasDrab>
+// kWhole: a CUDA block takes all keys of a sequence, the last block of them first.
+template <class Tile, class T, bool kHasRab, bool kHasDrab, bool kWhole>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     const __grid_constant__ BwdArgs args) {
   constexpr int kM = Tile::kBlockM, kN = Tile::kBlockN, kD = Tile::kHeadDim;
-  constexpr int kRows16 = Tile::kWarpRows / 16;
+  constexpr int kRows16 = Tile::kWarpRows / 16, kWarpM = Tile::kWarpM, kSplit = Tile::kSplit;
+  constexpr int kFragments = kRows16 * (kWarpM / 16);
+  constexpr bool kAlone = Tile::kMinBlocks == 1;
+  constexpr int kSiluBarriers = Tile::kPairs * (kM / Tile::kChunkM);  // a pair and chunk each
   using SmemKv = SmemTile<kN, kD>;
   using SmemQ = SmemTile<kM, kD>;
   using SmemDs = SmemTile<kN, kM>;
   static_assert(sizeof(BwdWalk) <= Tile::kWalkBytes, "the walk fits");
 
   extern __shared__ __align__(1024) unsigned char smem[];
-  const uint32_t s_k = smem_address(smem);                             // (kN, kD)
-  const uint32_t s_v = s_k + Tile::kKvBytes;                           // (kN, kD)
-  const uint32_t s_q = s_v + Tile::kKvBytes;                           // kStages x (kM, kD)
-  const uint32_t s_do = s_q + Tile::kStages * Tile::kQBytes;           // kStages x (kM, kD)
-  const uint32_t s_ds = s_do + Tile::kStages * Tile::kQBytes;          // 2 x (kN, kM)
-  uint32_t* const masks = reinterpret_cast<uint32_t*>(                 // 2 x (kN / 32, kM)
-      smem + 2 * Tile::kKvBytes + 2 * Tile::kStages * Tile::kQBytes + 2 * Tile::kDsBytes);
-  BwdWalk& walk = *reinterpret_cast<BwdWalk*>(masks + 2 * Tile::kMaskWords);
+  const uint32_t s_k = smem_address(smem);                    // (kN, kD)
+  const uint32_t s_v = s_k + Tile::kKvBytes;                  // (kN, kD)
+  const uint32_t s_q = s_v + Tile::kKvBytes;                  // kStages x (kM, kD)
+  const uint32_t s_do = s_q + Tile::kStages * Tile::kQBytes;  // kStages x (kM, kD)
+  const uint32_t s_ds = s_do + Tile::kStages * Tile::kQBytes;  // 2 x (kN, kM)
+  const uint32_t s_exchange = s_ds + 2 * Tile::kDsBytes;
+  BwdWalk& walk = *reinterpret_cast<BwdWalk*>(smem + Tile::kSmemBytes - Tile::kWalkBytes);
 
   const BwdParams& p = args.p;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool key_warp = warp >= Tile::kPairs;
   const int pair = key_warp ? warp - Tile::kPairs : warp;
+  const int part = pair % kSplit;                          // of the queries, of the head dim
+  const int row0 = pair / kSplit * Tile::kWarpRows;        // of this warp's keys
+  const bool ordered = p.deterministic && !kWhole;
 
   // Which keys. With ordered sums a ticket makes sure that earlier blocks are running or done.
   uint32_t index = blockIdx.x;
-  if (p.deterministic) {
+  if (ordered) {
     if (threadIdx.x == 0) walk.todo = atomicAdd(args.semaphores, 1);
     __syncthreads();
     index = walk.todo;
     __syncthreads();
   }
   const int item = index / p.heads_k, head_k = index % p.heads_k;
-  if (item >= args.schedule->count) return;
-  const RowBlock keys = reinterpret_cast<const RowBlock*>(args.schedule + 1)[item];
+  if (!kWhole && item >= args.schedule->count) return;
+  const RowBlock keys =
+      kWhole ? RowBlock{item, 0} : reinterpret_cast<const RowBlock*>(args.schedule + 1)[item];
   const int k_begin = p.cu_seqlens_k[keys.seq];
   const int k_len = p.cu_seqlens_k[keys.seq + 1] - k_begin;
-  const int n0 = keys.block * kN;
-
-  if (warp == 0) {
-    if (lane == 0) {
-      walk.mask = seq_mask(p.mask, keys.seq, k_len);
-      walk.seq = keys.seq;
-      walk.q_begin = p.cu_seqlens_q[keys.seq];
-      walk.q_len = p.cu_seqlens_q[keys.seq + 1] - walk.q_begin;
-      walk.off = k_len - walk.q_len;
-      walk.n0 = n0;
-      walk.n1 = min(n0 + kN, k_len);
-      walk.head = head_k * (p.heads / p.heads_k) - 1;
-      walk.head_end = walk.head + 1 + p.heads / p.heads_k;
-      walk.base = walk.q_len;
-      walk.todo = 0;
-      walk.partial = 0;
-    }
-    __syncwarp();
-    advance<kM>(p, walk, 0);
-    __syncwarp();
-    if (walk.ring[0].head >= 0) advance<kM>(p, walk, 1);
-  }
-  load_rows<SmemKv, Tile::kThreads>(
-      s_k, static_cast<const T*>(p.k.data) + (k_begin + n0) * p.k.row_stride +
-               head_k * p.k.head_stride,
-      p.k.row_stride, k_len - n0);
-  load_rows<SmemKv, Tile::kThreads>(
-      s_v, static_cast<const T*>(p.v.data) + (k_begin + n0) * p.v.row_stride +
-               head_k * p.v.head_stride,
-      p.v.row_stride, k_len - n0);
-  __syncthreads();
 
   // This lane's addresses.
   const LanePos mk = lane_mk(lane), nk = lane_nk(lane), kn = lane_kn(lane);
   const uint32_t own_rows =  // A operand of S or dP
-      (key_warp ? s_v : s_k) + SmemKv::offset(pair * Tile::kWarpRows + mk.row, mk.chunk);
-  const uint32_t at_nk = SmemQ::offset(nk.row, nk.chunk);
-  const uint32_t at_kn = SmemQ::offset(kn.row, kn.chunk);
-  const uint32_t own_ds = s_ds + pair * Tile::kWarpRows * SmemDs::kPitch;
+      (key_warp ? s_v : s_k) + SmemKv::offset(row0 + mk.row, mk.chunk);
+  const uint32_t at_nk = SmemQ::offset(nk.row, nk.chunk) + part * kWarpM * SmemQ::kPitch;
+  const uint32_t at_kn = SmemQ::offset(kn.row, kn.chunk) ^ (part * Tile::kWarpD * 2);
+  // dSiLU(S), a fragment register of a warp after the other: over dS, or where a split needs both.
+  constexpr int kWidth = Tile::kChunkM * 2;
+  constexpr int kStep = kSplit > 1 ? 512 : 512 / kWidth * SmemDs::kPitch;
+  const uint32_t own_dsilu =
+      kSplit > 1 ? s_exchange + pair * Tile::kWarpChunkBytes + lane * 16
+                 : s_ds + (row0 + lane * 16 / kWidth) * SmemDs::kPitch + lane * 16 % kWidth;
 
-  float acc[kRows16][kD / 8][4] = {};  // dV of a value warp, dK of a key warp
-  uint32_t resident[kRows16][Tile::kResident ? kD / 16 : 1][4];
-
-  for (int i = 0;; ++i) {
-    // Issues the loads of query block `n` and builds its mask.
-    const auto start = [&](int n) {
-      const QueryBlock block = walk.ring[n & 3];
-      if (block.head >= 0) {
-        const int stage = n % Tile::kStages;
-        const int64_t row = walk.q_begin + block.m0;
-        load_rows<SmemQ, Tile::kThreads>(
-            s_q + stage * Tile::kQBytes,
-            static_cast<const T*>(p.q.data) + row * p.q.row_stride + block.head * p.q.head_stride,
-            p.q.row_stride, walk.q_len - block.m0);
-        load_rows<SmemQ, Tile::kThreads>(
-            s_do + stage * Tile::kQBytes,
-            static_cast<const T*>(p.d_o.data) + row * p.d_o.row_stride +
-                block.head * p.d_o.head_stride,
-            p.d_o.row_stride, walk.q_len - block.m0);
-        if (block.partial) build_mask<Tile>(p.mask, walk, block.m0, masks + (n & 1) * Tile::kMaskWords);
-      }
-      cp_async_commit();
-    };
-    if (Tile::kStages == 1) {
-      __syncthreads();
-      start(i);
-    } else if (i == 0) {
-      start(0);
-    }
-    cp_async_wait<0>();
-    __syncthreads();
-    const QueryBlock block = walk.ring[i & 3];
-    if (Tile::kStages == 2 && block.head >= 0) start(i + 1);
-
-    const uint32_t q = s_q + i % Tile::kStages * Tile::kQBytes;
-    const uint32_t d_o = s_do + i % Tile::kStages * Tile::kQBytes;
-    const uint32_t ds = (i & 1) * Tile::kDsBytes;
-    if constexpr (Tile::kResident) {
-      if (i == 0) {
-#pragma unroll
-        for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-          for (int k = 0; k < kD / 16; ++k) {
-            ldmatrix_x4(resident[r][k], (own_rows ^ (k * 32)) + r * 16 * SmemKv::kPitch);
-          }
-        }
-      }
-    }
-    if (!key_warp) {
-      if (block.head < 0) break;
-      float s[kRows16][kM / 8][4] = {};
-      if constexpr (kHasRab) load_rab<Tile, T>(s, p.rab, walk, block, n0 + pair * Tile::kWarpRows);
-      product_nt<T, SmemQ, kRows16, kM / 8, Tile::kResident>(s, own_rows, q + at_nk, resident);
-      uint32_t probs[kRows16][kM / 16][4];
-      const uint32_t out = own_ds + ds + lane * 16;
-      if (block.partial) {
-        silu<T, true>(s, probs, out, 0.5f * p.alpha,
-                      masks + (i & 1) * Tile::kMaskWords + pair * Tile::kWarpRows / 32 * kM,
-                      pair * Tile::kWarpRows % 32);
-      } else {
-        silu<T, false>(s, probs, out, 0.5f * p.alpha, nullptr, 0);
-      }
-      barrier_arrive(1 + pair, 64);
-      product_rn<T, SmemQ>(acc, probs, d_o + at_kn);
-      if (warp == 0 && walk.ring[(i + 1) & 3].head >= 0) advance<kM>(p, walk, (i + 2) & 3);
-    } else {
-      if (i > 0) {
-        add_dq<Tile, T, kHasDrab>(args, walk, walk.ring[(i - 1) & 3],
-                                  s_ds + (Tile::kDsBytes - ds), s_k, pair);
-      }
-      if (block.head < 0) break;
-      float dp[kRows16][kM / 8][4] = {};
-      product_nt<T, SmemQ, kRows16, kM / 8, Tile::kResident>(dp, own_rows, d_o + at_nk, resident);
-      barrier_sync(1 + pair, 64);
-      uint32_t grad[kRows16][kM / 16][4];
-#pragma unroll
-      for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-        for (int j = 0; j < kM / 16; ++j) {
-          const uint4 dsilu = ld_shared(own_ds + ds + lane * 16 + (r * (kM / 16) + j) * 512);
-          const uint32_t d[4] = {dsilu.x, dsilu.y, dsilu.z, dsilu.w};
-#pragma unroll
-          for (int f = 0; f < 4; ++f) {
-            const float2 v = unpack<T>(d[f]);
-            const float* at = &dp[r][2 * j + f / 2][f % 2 * 2];
-            grad[r][j][f] = pack<T>(at[0] * kBwdScale<T> * v.x, at[1] * kBwdScale<T> * v.y);
-          }
-        }
-      }
-      __syncwarp();  // the fragments are read: dS takes their place
-      const uint32_t to = own_ds + ds + SmemDs::offset(lane / 4, 0) + lane % 4 * 4;
-#pragma unroll
-      for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-        for (int j = 0; j < kM / 16; ++j) {
-#pragma unroll
-          for (int f = 0; f < 4; ++f) {
-            st_shared((to ^ ((2 * j + f / 2) * 16)) + (r * 16 + f % 2 * 8) * SmemDs::kPitch,
-                      grad[r][j][f]);
-          }
-        }
-      }
-      product_rn<T, SmemQ>(acc, grad, q + at_kn);
-    }
+  if (threadIdx.x == 0) {
+    walk.mask = seq_mask(p.mask, keys.seq, k_len);
+    walk.seq = keys.seq;
+    walk.k_begin = k_begin;
+    walk.head_k = head_k;
+    walk.q_begin = p.cu_seqlens_q[keys.seq];
+    walk.q_len = p.cu_seqlens_q[keys.seq + 1] - walk.q_begin;
+    walk.off = k_len - walk.q_len;
   }
 
-  // dV through the rows of V, dK through the rows of K once no warp reads them any more.
-  const int row0 = pair * Tile::kWarpRows;
-  const Rows& rows = key_warp ? p.dk : p.dv;
-  const float scale = (key_warp ? 0.5f * p.alpha : 1.0f) * p.inv_n / kBwdScale<T>;
-  if (key_warp) barrier_sync(Tile::kPairs + 1, Tile::kPairs * 32);
-  store_rows<Tile, T>(acc, scale, key_warp ? s_k : s_v, row0,
-                      static_cast<T*>(rows.data) + (k_begin + n0) * rows.row_stride +
-                          head_k * rows.head_stride,
-                      rows.row_stride, k_len - n0);
+  for (int key_block = kWhole ? max(k_len - 1, 0) / kN : keys.block;; --key_block) {
+    const int n0 = key_block * kN;  // first key
+    load_rows<SmemKv, Tile::kThreads>(
+        s_k, static_cast<const T*>(p.k.data) + (k_begin + n0) * p.k.row_stride +
+                 head_k * p.k.head_stride,
+        p.k.row_stride, k_len - n0, threadIdx.x);
+    load_rows<SmemKv, Tile::kThreads>(
+        s_v, static_cast<const T*>(p.v.data) + (k_begin + n0) * p.v.row_stride +
+                 head_k * p.v.head_stride,
+        p.v.row_stride, k_len - n0, threadIdx.x);
+    if (warp == 0) {
+      if (lane == 0) {
+        walk.n0 = n0;
+        walk.n1 = min(n0 + kN, k_len);
+        walk.visit_all = kWhole && n0 == 0;
+        walk.head = head_k * (p.heads / p.heads_k) - 1;
+        walk.head_end = walk.head + 1 + p.heads / p.heads_k;
+        walk.base = walk.q_len;
+        walk.todo = 0;
+        walk.partial = 0;
+      }
+      __syncwarp();
+      advance<kM>(p, ordered || kWhole, walk, 0);
+      __syncwarp();
+      if (walk.ring[0].head >= 0) advance<kM>(p, ordered || kWhole, walk, 1);
+    }
+    __syncthreads();
+
+    float acc[kRows16][Tile::kWarpD / 8][4] = {};  // dV of a value warp, dK of a key warp
+    uint32_t resident[kRows16][Tile::kResident ? kD / 16 : 1][4];
+
+    for (int i = 0;; ++i) {
+      // Issues the loads of query block `n`: Q by the value warps; dO by the key warps, or by the
+      // value warps too where the key warps have dQ to compute.
+      const auto load = [&](const Rows& rows, uint32_t to, const QueryBlock& block) {
+        load_rows<SmemQ, Tile::kThreads / 2>(
+            to,
+            static_cast<const T*>(rows.data) + (walk.q_begin + block.m0) * rows.row_stride +
+                block.head * rows.head_stride,
+            rows.row_stride, block.valid, threadIdx.x % (Tile::kThreads / 2));
+      };
+      const auto start = [&](int n) {
+        const QueryBlock block = walk.ring[n & 3];
+        const uint32_t stage = n % Tile::kStages * Tile::kQBytes;
+        if (block.head >= 0) {
+          if (!key_warp) load(p.q, s_q + stage, block);
+          if (key_warp != Tile::kKeyDq) load(p.d_o, s_do + stage, block);
+        }
+        cp_async_commit();
+      };
+      if (Tile::kStages == 1) {
+        __syncthreads();
+        start(i);
+      } else if (i == 0) {
+        start(0);
+      }
+      cp_async_wait<0>();
+      __syncthreads();
+      const QueryBlock& block = walk.ring[i & 3];  // read anew where it is used
+      if (Tile::kStages == 2 && block.head >= 0) start(i + 1);
+      if (ordered && threadIdx.x == 0 && i > 1) {  // dQ of the block before the previous one is in
+        const QueryBlock done = walk.ring[(i - 2) & 3];
+        __threadfence();
+        atomicAdd(args.semaphores + 1 +
+                      (first_query_block(walk.seq, walk.q_begin, kM) + done.m0 / kM) * p.heads +
+                      done.head,
+                  1);
+      }
+
+      const uint32_t q = s_q + i % Tile::kStages * Tile::kQBytes;
+      const uint32_t d_o = s_do + i % Tile::kStages * Tile::kQBytes;
+      const uint32_t ds = (i & 1) * Tile::kDsBytes;
+      if constexpr (Tile::kResident) {
+        if (i == 0) {
+#pragma unroll
+          for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+            for (int k = 0; k < kD / 16; ++k) {
+              ldmatrix_x4(resident[r][k], (own_rows ^ (k * 32)) + r * 16 * SmemKv::kPitch);
+            }
+          }
+        }
+      }
+      if (!key_warp) {
+        if (block.head >= 0) {
+#pragma unroll 1
+          for (int chunk = 0; chunk < kM / Tile::kChunkM; ++chunk) {
+            const int m_chunk = chunk * Tile::kChunkM;
+            float s[kRows16][kWarpM / 8][4] = {};
+            if constexpr (kHasRab) {
+              load_rab<Tile, T>(s, p.rab, walk, block.head, block.m0 + m_chunk + part * kWarpM,
+                                walk.n0 + row0);
+            }
+            product_nt<T, SmemQ, Tile::kResident>(s, own_rows, q + at_nk + m_chunk * SmemQ::kPitch, resident);
+            uint32_t probs[kRows16][kWarpM / 16][4];
+            const uint32_t out = own_dsilu + (kSplit > 1 ? 0 : ds + m_chunk * 2);
+            uint32_t words[kWarpM / 32];
+            if (block.partial) {
+#pragma unroll
+              for (int h = 0; h < kWarpM / 32; ++h) {
+                words[h] = visible(p.mask, walk, block.m0 + m_chunk + part * kWarpM + h * 32 + lane,
+                                   walk.n0 + row0);
+              }
+              silu<T, true, kStep>(s, probs, out, 0.5f * p.alpha, words);
+            } else {
+              silu<T, false, kStep>(s, probs, out, 0.5f * p.alpha, words);
+            }
+            pair_barrier<kAlone, 1, kSiluBarriers, false>(pair + chunk * Tile::kPairs);  // nobody laps
+            const uint32_t b = d_o + at_kn + m_chunk * SmemQ::kPitch;
+            if constexpr (kSplit > 1) {
+              const uint32_t mine = own_dsilu + Tile::kPairs * Tile::kWarpChunkBytes;
+#pragma unroll
+              for (int f = 0; f < kFragments; ++f) {
+                const uint32_t(&x)[4] = probs[f / (kWarpM / 16)][f % (kWarpM / 16)];
+                st_shared(mine + f * 512, make_uint4(x[0], x[1], x[2], x[3]));
+              }
+              product_rn<T, SmemQ>(acc, probs, b + part * kWarpM * SmemQ::kPitch);
+              pair_barrier<kAlone, 1 + kSiluBarriers, Tile::kPairs / 2, true>(pair / 2);
+              const uint32_t theirs = part == 0 ? mine + Tile::kWarpChunkBytes
+                                                : mine - Tile::kWarpChunkBytes;
+#pragma unroll
+              for (int f = 0; f < kFragments; ++f) {
+                const uint4 x = ld_shared(theirs + f * 512);
+                uint32_t(&to)[4] = probs[f / (kWarpM / 16)][f % (kWarpM / 16)];
+                to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+              }
+              product_rn<T, SmemQ>(acc, probs, b + (1 - part) * kWarpM * SmemQ::kPitch);
+            } else {
+              product_rn<T, SmemQ>(acc, probs, b);
+            }
+          }
+        }
+        if (!Tile::kKeyDq && i > 0) {
+          DqPart<Tile> dq;
+          add_dq<Tile, T, kHasDrab, kWhole>(dq, args, walk, walk.ring[(i - 1) & 3],
+                                                   s_ds + (Tile::kDsBytes - ds), s_k);
+        }
+        if (warp == 0 && block.head >= 0 && walk.ring[(i + 1) & 3].head >= 0) {
+          advance<kM>(p, ordered || kWhole, walk, (i + 2) & 3);
+        }
+      } else {
+        DqPart<Tile> dq;
+        if (i > 0) {
+          add_dq<Tile, T, kHasDrab, kWhole>(dq, args, walk, walk.ring[(i - 1) & 3],
+                                                    s_ds + (Tile::kDsBytes - ds), s_k);
+        }
+        if (block.head >= 0) {
+#pragma unroll 1
+          for (int chunk = 0; chunk < kM / Tile::kChunkM; ++chunk) {
+            const int m_chunk = chunk * Tile::kChunkM;
+            float dp[kRows16][kWarpM / 8][4] = {};
+            product_nt<T, SmemQ, Tile::kResident>(
+                dp, own_rows, d_o + at_nk + m_chunk * SmemQ::kPitch, resident);
+            pair_barrier<kAlone, 1, kSiluBarriers, true>(pair + chunk * Tile::kPairs);
+            uint32_t grad[kRows16][kWarpM / 16][4];
+            const uint32_t in = own_dsilu + (kSplit > 1 ? 0 : ds + m_chunk * 2);
+#pragma unroll
+            for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+              for (int j = 0; j < kWarpM / 16; ++j) {
+                const uint4 dsilu = ld_shared(in + (r * (kWarpM / 16) + j) * kStep);
+                const uint32_t d[4] = {dsilu.x, dsilu.y, dsilu.z, dsilu.w};
+#pragma unroll
+                for (int f = 0; f < 4; ++f) {
+                  const float2 v = unpack<T>(d[f]);
+                  const float* at = &dp[r][2 * j + f / 2][f % 2 * 2];
+                  grad[r][j][f] = pack<T>(at[0] * kBwdScale<T> * v.x, at[1] * kBwdScale<T> * v.y);
+                }
+              }
+            }
+            if (kSplit == 1) __syncwarp();  // the fragments are read: dS takes their place
+            const uint32_t to = s_ds + ds + lane % 4 * 4 +
+                                (SmemDs::offset(row0 + lane / 4, 0) ^
+                                 ((m_chunk + part * kWarpM) * 2));
+#pragma unroll
+            for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+              for (int j = 0; j < kWarpM / 16; ++j) {
+#pragma unroll
+                for (int f = 0; f < 4; ++f) {
+                  st_shared((to ^ ((2 * j + f / 2) * 16)) + (r * 16 + f % 2 * 8) * SmemDs::kPitch,
+                            grad[r][j][f]);
+                }
+              }
+            }
+            const uint32_t b = q + at_kn + m_chunk * SmemQ::kPitch;
+            product_rn<T, SmemQ>(acc, grad, b + part * kWarpM * SmemQ::kPitch);
+            if constexpr (kSplit > 1) {
+              pair_barrier<kAlone, 1 + kSiluBarriers + Tile::kPairs / 2, Tile::kPairs / 2, true>(pair / 2);
+              const uint32_t a = s_ds + ds + (SmemDs::offset(row0 + mk.row, mk.chunk) ^
+                                              ((m_chunk + (1 - part) * kWarpM) * 2));
+#pragma unroll
+              for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+                for (int j = 0; j < kWarpM / 16; ++j) {
+                  ldmatrix_x4(grad[r][j], (a ^ (j * 32)) + r * 16 * SmemDs::kPitch);
+                }
+              }
+              product_rn<T, SmemQ>(acc, grad, b + (1 - part) * kWarpM * SmemQ::kPitch);
+            }
+          }
+        }
+      }
+      if (block.head < 0) {
+        __syncthreads();
+        if (ordered && threadIdx.x == 0 && i > 0) {
+          const QueryBlock done = walk.ring[(i - 1) & 3];
+          __threadfence();
+          atomicAdd(args.semaphores + 1 +
+                        (first_query_block(walk.seq, walk.q_begin, kM) + done.m0 / kM) * p.heads +
+                        done.head,
+                    1);
+        }
+        break;
+      }
+    }
+
+    // dV through the rows of V, dK through the rows of K: no warp reads them any more. What follows
+    // from the thread and the walk is computed afresh: the loop needs all registers.
+    int thread = threadIdx.x;
+    asm volatile("" : "+r"(thread));
+    const bool keys_sum = thread / 32 >= Tile::kPairs;
+    const int own = thread / 32 % Tile::kPairs;
+    const Rows& rows = keys_sum ? p.dk : p.dv;
+    const float scale = (keys_sum ? 0.5f * p.alpha : 1.0f) * p.inv_n / kBwdScale<T>;
+    store_rows<Tile, T>(acc, scale, smem_address(smem) + (keys_sum ? 0 : Tile::kKvBytes),
+                        own / kSplit * Tile::kWarpRows,
+                        own % kSplit * (Tile::kWarpD / kChunkElems),
+                        static_cast<T*>(rows.data) + (walk.k_begin + walk.n0) * rows.row_stride +
+                            walk.head_k * rows.head_stride,
+                        rows.row_stride, walk.mask.k_len - walk.n0);
+    if (!kWhole || walk.n0 == 0) break;
+    __syncthreads();
+  }
 }
 
 // dQ from the accumulators: one CUDA block per (block of queries, head).
 template <class Tile, class T>
-__global__ __launch_bounds__(Tile::kPairs * 32) void bwd_convert_dq(
+__global__ __launch_bounds__(Tile::kDqWarps * 32) void bwd_convert_dq(
     const __grid_constant__ BwdArgs args) {
   using Smem = SmemTile<Tile::kBlockM, Tile::kHeadDim>;
   constexpr int kTiles8 = Tile::kDqCols / 8, kRows16 = Tile::kDqRows / 16;
@@ -675,20 +867,19 @@ __global__ __launch_bounds__(Tile::kPairs * 32) void bwd_convert_dq(
   const int m0 = (slot - first_query_block(seq, q_begin, Tile::kBlockM)) * Tile::kBlockM;
   if (m0 >= q_len) return;
 
-  const int lane = threadIdx.x % 32, pair = threadIdx.x / 32;
-  const int warp_m = pair / Tile::kDqWarpsD, warp_d = pair % Tile::kDqWarpsD;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int warp_m = warp / Tile::kDqWarpsD, warp_d = warp % Tile::kDqWarpsD;
   const float scale = 0.5f * p.alpha * p.inv_n / kBwdScale<T>;
   const float* in = args.dq + blockIdx.x * static_cast<int64_t>(Tile::kBlockM * Tile::kHeadDim) +
-                    pair * Tile::kDqRegs * 32 + lane;
+                    warp * Tile::kDqPasses * Tile::kDqRegs * 32 + lane;
 #pragma unroll
   for (int pass = 0; pass < Tile::kDqPasses; ++pass) {
 #pragma unroll
     for (int r = 0; r < kRows16; ++r) {
 #pragma unroll
-      for (int t = 0; t < kTiles8; ++t) {
-        const float* at =
-            in + (pass * Tile::kPairs * Tile::kDqRegs + (r * kTiles8 + t) * 4) * 32;
-        const int chunk = (pass * Tile::kDqWarpsD + warp_d) * kTiles8 + t;
+      for (int i = 0; i < kTiles8; ++i) {
+        const float* at = in + (pass * Tile::kDqRegs + (r * kTiles8 + i) * 4) * 32;
+        const int chunk = (warp_d * Tile::kDqPasses + pass) * kTiles8 + i;
         const int row = warp_m * Tile::kDqRows + r * 16 + lane / 4;
         st_shared(tile + Smem::offset(row, chunk) + lane % 4 * 4,
                   pack<T>(at[0] * scale, at[32] * scale));
@@ -699,7 +890,7 @@ __global__ __launch_bounds__(Tile::kPairs * 32) void bwd_convert_dq(
   }
   __syncthreads();
   T* out = static_cast<T*>(p.dq.data) + (q_begin + m0) * p.dq.row_stride + head * p.dq.head_stride;
-  for (int i = threadIdx.x; i < Tile::kBlockM * Smem::kChunks; i += Tile::kPairs * 32) {
+  for (int i = threadIdx.x; i < Tile::kBlockM * Smem::kChunks; i += Tile::kDqWarps * 32) {
     const int row = i / Smem::kChunks, chunk = i % Smem::kChunks;
     if (m0 + row < q_len) {
       *reinterpret_cast<uint4*>(out + row * p.dq.row_stride + chunk * kChunkElems) =
