@@ -1,14 +1,14 @@
-"""wheel_policy_test: one wheel against the rules that every wheel of ours keeps to."""
+"""wheel_policy_test: wheels against the rules that every wheel of ours keeps to."""
 
 load("//tools/py:pytest_test.bzl", "pytest_test")
 
 def wheel_policy_test(name, wheel, max_kib):
-    """Checks tag, symbols, libraries, GPU targets, metadata, RECORD and size of a wheel.
+    """Checks tag, symbols, libraries, GPU targets, metadata, RECORD and size of wheels.
 
     Args:
       name: target name.
-      wheel: a wheel target.
-      max_kib: the wheel's size budget.
+      wheel: a target of one wheel or several.
+      max_kib: the size budget of each.
     """
     pytest_test(
         name = name,
@@ -18,7 +18,7 @@ def wheel_policy_test(name, wheel, max_kib):
         env = {
             "CHECKOUT": "$(rootpath @tree//:root.txt)",
             "MAX_KIB": str(max_kib),
-            "WHEELS": "$(rootpath %s)" % wheel,
+            "WHEELS": "$(rootpaths %s)" % wheel,
         },
         deps = [":fatbin"],
     )
