@@ -2,13 +2,12 @@
 //
 // The entry of the backward: the instances by head dim, dtype and bias, the scratch memory, and the
 // kernel that prepares it.
-#include "csrc/hstu_attn/bwd.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <atomic>
 
+#include "csrc/hstu_attn/bwd.h"
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/schedule.cuh"
@@ -43,8 +42,8 @@ KeyOrder key_order(const BwdParams& p, int block_m, int block_n) {
 }
 
 __device__ __forceinline__ int key_block_bucket(const BwdParams& p, const KeyOrder& o,
-                                                const SeqMask& m, int q_begin, int q_len,
-                                                int block, int block_m, int block_n) {
+                                                const SeqMask& m, int q_begin, int q_len, int block,
+                                                int block_m, int block_n) {
   const int group_end = (q_begin / o.group_rows + 1) * o.levels - 1;
   // Ordered sums: a query block's dQ takes its key blocks from the last to the first.
   if (p.deterministic) return group_end - block;
@@ -85,8 +84,7 @@ __global__ __launch_bounds__(kPrepareThreads) void bwd_prepare_kernel(
       const int k_len = p.cu_seqlens_k[seq + 1] - p.cu_seqlens_k[seq];
       const SeqMask m = seq_mask(p.mask, seq, k_len);
       for (int block = threadIdx.x % lanes; block * block_n < k_len; block += lanes) {
-        const int bucket =
-            key_block_bucket(p, order, m, q_begin, q_len, block, block_m, block_n);
+        const int bucket = key_block_bucket(p, order, m, q_begin, q_len, block, block_m, block_n);
         const int place = atomicAdd(&start[bucket], 1);
         if (pass == 1) items[place] = {seq, block};
       }
@@ -146,7 +144,7 @@ cudaError_t bwd_prepare(const BwdParams& p, bool whole, int block_m, int block_n
   }
   if (p.drab.data != nullptr && p.max_seqlen_k > 0) {
     bwd_zero_drab<<<dim3(p.max_seqlen_k, p.batch * p.heads), 128, 0, stream>>>(p.drab, p.heads,
-                                                                             p.max_seqlen_k);
+                                                                               p.max_seqlen_k);
   }
   return cudaGetLastError();
 }

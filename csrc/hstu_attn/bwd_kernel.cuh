@@ -5,16 +5,18 @@
 // formed transposed, keys x queries, so that P and dS leave the tensor core as the A fragments that
 // dV and dK need: only dS goes through shared memory, once, for dQ.
 //
-// A pair of warps owns kWarpRows keys; its two warps run side by side, so that one warp's SiLU hides
-// behind the other one's products:
+// A pair of warps owns kWarpRows keys; its two warps run side by side, so that one warp's SiLU
+// hides behind the other one's products:
 //
-//   value warp   S = K Q^T ; P, dSiLU(S) ------------> dV += P^T dO ; half of dQ(previous) += dS K
-//   key warp     the other half ; dP = V dO^T ; dS = dP * dSiLU ; dK += dS^T Q
+//   value warp   S = K Q^T ; P, dSiLU(S) -------------> dV += P^T dO
+//   key warp     dQ(previous) += dS K ; dP = V dO^T ; dS = dP * dSiLU(S) ; dK += dS^T Q
+//
+// (without Tile::kKeyDq the value warps take their share of dQ at their end.)
 //
 // One barrier per block of queries: it publishes the loads (issued one block earlier) and dS of the
-// previous block, whose dQ is computed one block later. dQ is added to an fp32 accumulator in global
-// memory, laid out as the registers are (coalesced), and converted by a last kernel. Short sequences
-// are worked off whole by one CUDA block, which then owns their dQ and writes it at once.
+// previous block, whose dQ is computed one block later. dQ is added to an fp32 accumulator in
+// global memory, laid out as the registers are (coalesced), and converted by a last kernel. Short
+// sequences are worked off whole by one CUDA block, which then owns their dQ and writes it at once.
 //
 //   t = tanh(S/2)   P = SiLU(S) = S/2 (1 + t)   2 dSiLU(S) = (1 + t) + P (1 - t)
 //
@@ -46,8 +48,8 @@ __device__ __forceinline__ int32_t first_query_block(int32_t seq, int32_t row, i
   return row / block_m + seq;
 }
 
-// Named barriers 1.. of a CUDA block; 0 is __syncthreads. The ids are immediates, since a kernel that
-// names a barrier by a register reserves all sixteen and fewer blocks fit on a multiprocessor.
+// Named barriers 1.. of a CUDA block; 0 is __syncthreads. The ids are immediates, since a kernel
+// that names a barrier by a register reserves all sixteen and fewer blocks fit on a multiprocessor.
 template <int kId, bool kWait>
 __device__ __forceinline__ void pair_barrier() {
   if constexpr (kWait) {
@@ -70,14 +72,22 @@ __device__ __forceinline__ void pair_barrier(int index) {
   }
   static_assert(kFirst > 0 && kCount <= 8 && kFirst + kCount <= 16, "sixteen barriers");
   switch (index) {
-    case 0: return pair_barrier<kFirst, kWait>();
-    case 1: return pair_barrier<kFirst + (1 < kCount ? 1 : 0), kWait>();
-    case 2: return pair_barrier<kFirst + (2 < kCount ? 2 : 0), kWait>();
-    case 3: return pair_barrier<kFirst + (3 < kCount ? 3 : 0), kWait>();
-    case 4: return pair_barrier<kFirst + (4 < kCount ? 4 : 0), kWait>();
-    case 5: return pair_barrier<kFirst + (5 < kCount ? 5 : 0), kWait>();
-    case 6: return pair_barrier<kFirst + (6 < kCount ? 6 : 0), kWait>();
-    default: return pair_barrier<kFirst + (7 < kCount ? 7 : 0), kWait>();
+    case 0:
+      return pair_barrier<kFirst, kWait>();
+    case 1:
+      return pair_barrier<kFirst + (1 < kCount ? 1 : 0), kWait>();
+    case 2:
+      return pair_barrier<kFirst + (2 < kCount ? 2 : 0), kWait>();
+    case 3:
+      return pair_barrier<kFirst + (3 < kCount ? 3 : 0), kWait>();
+    case 4:
+      return pair_barrier<kFirst + (4 < kCount ? 4 : 0), kWait>();
+    case 5:
+      return pair_barrier<kFirst + (5 < kCount ? 5 : 0), kWait>();
+    case 6:
+      return pair_barrier<kFirst + (6 < kCount ? 6 : 0), kWait>();
+    default:
+      return pair_barrier<kFirst + (7 < kCount ? 7 : 0), kWait>();
   }
 }
 
@@ -125,8 +135,8 @@ __device__ __forceinline__ TileKind func_tile(const MaskParams& p, const BwdWalk
   return __all_sync(~0u, all) ? TileKind::kFull : TileKind::kPartial;
 }
 
-// Moves the walk one query block on and stores it in ring[slot]. Called by one whole warp. `ordered`:
-// dQ's sums have an order.
+// Moves the walk one query block on and stores it in ring[slot]. Called by one whole warp.
+// `ordered`: dQ's sums have an order.
 template <int kBlockM>
 __device__ __forceinline__ void advance(const BwdParams& p, bool ordered, BwdWalk& w, int slot) {
   const int lane = threadIdx.x % 32;
@@ -267,9 +277,9 @@ __device__ __forceinline__ int dq_turn(const BwdParams& p, const BwdWalk& w, int
   int turn = 0;
   for (int first = mine + 1; first < blocks; first += 32) {
     const int n0 = (first + static_cast<int>(threadIdx.x % 32)) * Tile::kBlockN;
-    const bool sees = n0 < w.mask.k_len &&
-                      w.mask.tile(m0 + w.off, min(m0 + Tile::kBlockM, w.q_len) + w.off, n0,
-                                  min(n0 + Tile::kBlockN, w.mask.k_len)) != TileKind::kEmpty;
+    const bool sees =
+        n0 < w.mask.k_len && w.mask.tile(m0 + w.off, min(m0 + Tile::kBlockM, w.q_len) + w.off, n0,
+                                         min(n0 + Tile::kBlockN, w.mask.k_len)) != TileKind::kEmpty;
     turn += __popc(__ballot_sync(~0u, sees));
   }
   return turn;
@@ -297,7 +307,8 @@ __device__ __forceinline__ void store_drab(const BwdArgs& args, const BwdWalk& w
     *reinterpret_cast<uint32_t*>(at) = both;
   } else {
     reinterpret_cast<uint16_t*>(at)[0] = static_cast<uint16_t>(both);
-    if (n + 1 < w.mask.k_len) reinterpret_cast<uint16_t*>(at)[1] = static_cast<uint16_t>(both >> 16);
+    if (n + 1 < w.mask.k_len)
+      reinterpret_cast<uint16_t*>(at)[1] = static_cast<uint16_t>(both >> 16);
   }
 }
 
@@ -414,8 +425,9 @@ __device__ __forceinline__ void keep_dq(DqPart<Tile>& part, const BwdParams& p, 
 template <class Tile, class T, bool kHasDrab, bool kWhole>
 __device__ __forceinline__ void add_dq(DqPart<Tile>& part, const BwdArgs& args, const BwdWalk& w,
                                        const QueryBlock& block, uint32_t ds, uint32_t k) {
-  const int slot = (first_query_block(w.seq, w.q_begin, Tile::kBlockM) +
-                    block.m0 / Tile::kBlockM) * args.p.heads + block.head;
+  const int slot = (first_query_block(w.seq, w.q_begin, Tile::kBlockM) + block.m0 / Tile::kBlockM) *
+                       args.p.heads +
+                   block.head;
   if (!kWhole && args.p.deterministic) {
     const int turn = dq_turn<Tile>(args.p, w, block.m0);
     while (load_acquire(args.semaphores + 1 + slot) != turn) __nanosleep(32);
@@ -438,8 +450,8 @@ template <class Tile, class T, int kRows16, int kTiles8>
 __device__ __forceinline__ void load_rab(float (&s)[kRows16][kTiles8][4], const Rab& rab,
                                          const BwdWalk& w, int head, int m_warp, int n_warp) {
   const int lane = threadIdx.x % 32;
-  const uint16_t* at = static_cast<const uint16_t*>(rab.data) + w.seq * rab.batch_stride +
-                       head * rab.head_stride;
+  const uint16_t* at =
+      static_cast<const uint16_t*>(rab.data) + w.seq * rab.batch_stride + head * rab.head_stride;
 #pragma unroll
   for (int t = 0; t < kTiles8; ++t) {
 #pragma unroll
@@ -465,8 +477,7 @@ __device__ __forceinline__ void load_rab(float (&s)[kRows16][kTiles8][4], const 
 template <class T, bool kPartial, int kStep, int kRows16, int kTiles8>
 __device__ __forceinline__ void silu(const float (&s)[kRows16][kTiles8][4],
                                      uint32_t (&p)[kRows16][kTiles8 / 2][4], uint32_t out,
-                                     float half_alpha,
-                                     const uint32_t (&words)[kTiles8 / 4]) {
+                                     float half_alpha, const uint32_t (&words)[kTiles8 / 4]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j < kTiles8 / 2; ++j) {
@@ -506,7 +517,8 @@ __device__ __forceinline__ void silu(const float (&s)[kRows16][kTiles8][4],
     }
 #pragma unroll
     for (int r = 0; r < kRows16; ++r) {
-      st_shared(out + (r * (kTiles8 / 2) + j) * kStep, make_uint4(d[r][0], d[r][1], d[r][2], d[r][3]));
+      st_shared(out + (r * (kTiles8 / 2) + j) * kStep,
+                make_uint4(d[r][0], d[r][1], d[r][2], d[r][3]));
     }
   }
 }
@@ -524,8 +536,9 @@ __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][
     for (int t = 0; t < kTiles8; ++t) {
 #pragma unroll
       for (int low = 0; low < 2; ++low) {
-        st_shared(smem + Smem::offset(row0 + r * 16 + low * 8 + lane / 4, chunk0 + t) + lane % 4 * 4,
-                  pack<T>(acc[r][t][low * 2] * scale, acc[r][t][low * 2 + 1] * scale));
+        st_shared(
+            smem + Smem::offset(row0 + r * 16 + low * 8 + lane / 4, chunk0 + t) + lane % 4 * 4,
+            pack<T>(acc[r][t][low * 2] * scale, acc[r][t][low * 2 + 1] * scale));
       }
     }
   }
@@ -555,10 +568,10 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
   static_assert(sizeof(BwdWalk) <= Tile::kWalkBytes, "the walk fits");
 
   extern __shared__ __align__(1024) unsigned char smem[];
-  const uint32_t s_k = smem_address(smem);                    // (kN, kD)
-  const uint32_t s_v = s_k + Tile::kKvBytes;                  // (kN, kD)
-  const uint32_t s_q = s_v + Tile::kKvBytes;                  // kStages x (kM, kD)
-  const uint32_t s_do = s_q + Tile::kStages * Tile::kQBytes;  // kStages x (kM, kD)
+  const uint32_t s_k = smem_address(smem);                     // (kN, kD)
+  const uint32_t s_v = s_k + Tile::kKvBytes;                   // (kN, kD)
+  const uint32_t s_q = s_v + Tile::kKvBytes;                   // kStages x (kM, kD)
+  const uint32_t s_do = s_q + Tile::kStages * Tile::kQBytes;   // kStages x (kM, kD)
   const uint32_t s_ds = s_do + Tile::kStages * Tile::kQBytes;  // 2 x (kN, kM)
   const uint32_t s_exchange = s_ds + 2 * Tile::kDsBytes;
   BwdWalk& walk = *reinterpret_cast<BwdWalk*>(smem + Tile::kSmemBytes - Tile::kWalkBytes);
@@ -567,8 +580,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool key_warp = warp >= Tile::kPairs;
   const int pair = key_warp ? warp - Tile::kPairs : warp;
-  const int part = pair % kSplit;                          // of the queries, of the head dim
-  const int row0 = pair / kSplit * Tile::kWarpRows;        // of this warp's keys
+  const int part = pair % kSplit;                    // of the queries, of the head dim
+  const int row0 = pair / kSplit * Tile::kWarpRows;  // of this warp's keys
   const bool ordered = p.deterministic && !kWhole;
 
   // Which keys. With ordered sums a ticket makes sure that earlier blocks are running or done.
@@ -611,14 +624,16 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
 
   for (int key_block = kWhole ? max(k_len - 1, 0) / kN : keys.block;; --key_block) {
     const int n0 = key_block * kN;  // first key
-    load_rows<SmemKv, Tile::kThreads>(
-        s_k, static_cast<const T*>(p.k.data) + (k_begin + n0) * p.k.row_stride +
-                 head_k * p.k.head_stride,
-        p.k.row_stride, k_len - n0, threadIdx.x);
-    load_rows<SmemKv, Tile::kThreads>(
-        s_v, static_cast<const T*>(p.v.data) + (k_begin + n0) * p.v.row_stride +
-                 head_k * p.v.head_stride,
-        p.v.row_stride, k_len - n0, threadIdx.x);
+    load_rows<SmemKv, Tile::kThreads>(s_k,
+                                      static_cast<const T*>(p.k.data) +
+                                          (k_begin + n0) * p.k.row_stride +
+                                          head_k * p.k.head_stride,
+                                      p.k.row_stride, k_len - n0, threadIdx.x);
+    load_rows<SmemKv, Tile::kThreads>(s_v,
+                                      static_cast<const T*>(p.v.data) +
+                                          (k_begin + n0) * p.v.row_stride +
+                                          head_k * p.v.head_stride,
+                                      p.v.row_stride, k_len - n0, threadIdx.x);
     if (warp == 0) {
       if (lane == 0) {
         walk.n0 = n0;
@@ -702,7 +717,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
               load_rab<Tile, T>(s, p.rab, walk, block.head, block.m0 + m_chunk + part * kWarpM,
                                 walk.n0 + row0);
             }
-            product_nt<T, SmemQ, Tile::kResident>(s, own_rows, q + at_nk + m_chunk * SmemQ::kPitch, resident);
+            product_nt<T, SmemQ, Tile::kResident>(s, own_rows, q + at_nk + m_chunk * SmemQ::kPitch,
+                                                  resident);
             uint32_t probs[kRows16][kWarpM / 16][4];
             const uint32_t out = own_dsilu + (kSplit > 1 ? 0 : ds + m_chunk * 2);
             uint32_t words[kWarpM / 32];
@@ -716,7 +732,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
             } else {
               silu<T, false, kStep>(s, probs, out, 0.5f * p.alpha, words);
             }
-            pair_barrier<kAlone, 1, kSiluBarriers, false>(pair + chunk * Tile::kPairs);  // nobody laps
+            pair_barrier<kAlone, 1, kSiluBarriers, false>(pair +
+                                                          chunk * Tile::kPairs);  // nobody laps
             const uint32_t b = d_o + at_kn + m_chunk * SmemQ::kPitch;
             if constexpr (kSplit > 1) {
               const uint32_t mine = own_dsilu + Tile::kPairs * Tile::kWarpChunkBytes;
@@ -727,8 +744,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
               }
               product_rn<T, SmemQ>(acc, probs, b + part * kWarpM * SmemQ::kPitch);
               pair_barrier<kAlone, 1 + kSiluBarriers, Tile::kPairs / 2, true>(pair / 2);
-              const uint32_t theirs = part == 0 ? mine + Tile::kWarpChunkBytes
-                                                : mine - Tile::kWarpChunkBytes;
+              const uint32_t theirs =
+                  part == 0 ? mine + Tile::kWarpChunkBytes : mine - Tile::kWarpChunkBytes;
 #pragma unroll
               for (int f = 0; f < kFragments; ++f) {
                 const uint4 x = ld_shared(theirs + f * 512);
@@ -744,7 +761,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
         if (!Tile::kKeyDq && i > 0) {
           DqPart<Tile> dq;
           add_dq<Tile, T, kHasDrab, kWhole>(dq, args, walk, walk.ring[(i - 1) & 3],
-                                                   s_ds + (Tile::kDsBytes - ds), s_k);
+                                            s_ds + (Tile::kDsBytes - ds), s_k);
         }
         if (warp == 0 && block.head >= 0 && walk.ring[(i + 1) & 3].head >= 0) {
           advance<kM>(p, ordered || kWhole, walk, (i + 2) & 3);
@@ -753,15 +770,15 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
         DqPart<Tile> dq;
         if (i > 0) {
           add_dq<Tile, T, kHasDrab, kWhole>(dq, args, walk, walk.ring[(i - 1) & 3],
-                                                    s_ds + (Tile::kDsBytes - ds), s_k);
+                                            s_ds + (Tile::kDsBytes - ds), s_k);
         }
         if (block.head >= 0) {
 #pragma unroll 1
           for (int chunk = 0; chunk < kM / Tile::kChunkM; ++chunk) {
             const int m_chunk = chunk * Tile::kChunkM;
             float dp[kRows16][kWarpM / 8][4] = {};
-            product_nt<T, SmemQ, Tile::kResident>(
-                dp, own_rows, d_o + at_nk + m_chunk * SmemQ::kPitch, resident);
+            product_nt<T, SmemQ, Tile::kResident>(dp, own_rows,
+                                                  d_o + at_nk + m_chunk * SmemQ::kPitch, resident);
             pair_barrier<kAlone, 1, kSiluBarriers, true>(pair + chunk * Tile::kPairs);
             uint32_t grad[kRows16][kWarpM / 16][4];
             const uint32_t in = own_dsilu + (kSplit > 1 ? 0 : ds + m_chunk * 2);
@@ -780,9 +797,9 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
               }
             }
             if (kSplit == 1) __syncwarp();  // the fragments are read: dS takes their place
-            const uint32_t to = s_ds + ds + lane % 4 * 4 +
-                                (SmemDs::offset(row0 + lane / 4, 0) ^
-                                 ((m_chunk + part * kWarpM) * 2));
+            const uint32_t to =
+                s_ds + ds + lane % 4 * 4 +
+                (SmemDs::offset(row0 + lane / 4, 0) ^ ((m_chunk + part * kWarpM) * 2));
 #pragma unroll
             for (int r = 0; r < kRows16; ++r) {
 #pragma unroll
@@ -797,9 +814,11 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
             const uint32_t b = q + at_kn + m_chunk * SmemQ::kPitch;
             product_rn<T, SmemQ>(acc, grad, b + part * kWarpM * SmemQ::kPitch);
             if constexpr (kSplit > 1) {
-              pair_barrier<kAlone, 1 + kSiluBarriers + Tile::kPairs / 2, Tile::kPairs / 2, true>(pair / 2);
-              const uint32_t a = s_ds + ds + (SmemDs::offset(row0 + mk.row, mk.chunk) ^
-                                              ((m_chunk + (1 - part) * kWarpM) * 2));
+              pair_barrier<kAlone, 1 + kSiluBarriers + Tile::kPairs / 2, Tile::kPairs / 2, true>(
+                  pair / 2);
+              const uint32_t a =
+                  s_ds + ds +
+                  (SmemDs::offset(row0 + mk.row, mk.chunk) ^ ((m_chunk + (1 - part) * kWarpM) * 2));
 #pragma unroll
               for (int r = 0; r < kRows16; ++r) {
 #pragma unroll
@@ -835,8 +854,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     const Rows& rows = keys_sum ? p.dk : p.dv;
     const float scale = (keys_sum ? 0.5f * p.alpha : 1.0f) * p.inv_n / kBwdScale<T>;
     store_rows<Tile, T>(acc, scale, smem_address(smem) + (keys_sum ? 0 : Tile::kKvBytes),
-                        own / kSplit * Tile::kWarpRows,
-                        own % kSplit * (Tile::kWarpD / kChunkElems),
+                        own / kSplit * Tile::kWarpRows, own % kSplit * (Tile::kWarpD / kChunkElems),
                         static_cast<T*>(rows.data) + (walk.k_begin + walk.n0) * rows.row_stride +
                             walk.head_k * rows.head_stride,
                         rows.row_stride, walk.mask.k_len - walk.n0);
@@ -847,8 +865,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
 
 // dQ from the accumulators: one CUDA block per (block of queries, head).
 template <class Tile, class T>
-__global__ __launch_bounds__(Tile::kDqWarps * 32) void bwd_convert_dq(
-    const __grid_constant__ BwdArgs args) {
+__global__ __launch_bounds__(Tile::kDqWarps *
+                             32) void bwd_convert_dq(const __grid_constant__ BwdArgs args) {
   using Smem = SmemTile<Tile::kBlockM, Tile::kHeadDim>;
   constexpr int kTiles8 = Tile::kDqCols / 8, kRows16 = Tile::kDqRows / 16;
   __shared__ __align__(1024) unsigned char smem[Smem::kBytes];

@@ -26,9 +26,8 @@ cudaError_t bwd_allow_shared_memory() {
     return e;
   }
   // Without this, fewer blocks may share a multiprocessor than would fit.
-  if (const cudaError_t e =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                               cudaSharedmemCarveoutMaxShared)) {
+  if (const cudaError_t e = cudaFuncSetAttribute(
+          kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared)) {
     return e;
   }
   if (device < kMaxDevices) allowed[device].store(true);

@@ -11,10 +11,10 @@
 
 namespace hstu {
 
-// A CUDA block owns kBlockN keys and walks over blocks of kBlockM queries, kChunkM of them at a time.
-// Its warps come in pairs; one warp of a pair computes S and accumulates dV, the other one computes
-// dP and accumulates dK. kSplit pairs share kWarpRows keys: each computes its part of the queries of
-// S and dP, and accumulates its part of the head dim.
+// A CUDA block owns kBlockN keys and walks over blocks of kBlockM queries, kChunkM of them at a
+// time. Its warps come in pairs; one warp of a pair computes S and accumulates dV, the other one
+// computes dP and accumulates dK. kSplit pairs share kWarpRows keys: each computes its part of the
+// queries of S and dP, and accumulates its part of the head dim.
 template <int kHeadDim_, int kBlockM_, int kBlockN_, int kWarpRows_, int kSplit_, int kStages_,
           int kMinBlocks_, bool kKeyDq_ = false, int kDqMaxCols_ = 32>
 struct BwdTile {
@@ -30,8 +30,8 @@ struct BwdTile {
   static constexpr int kWarps = 2 * kPairs;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kChunkM = kBlockM < 64 ? kBlockM : 64;
-  static constexpr int kWarpM = kChunkM / kSplit;    // queries of S per warp and chunk
-  static constexpr int kWarpD = kHeadDim / kSplit;   // columns of dV or dK per warp
+  static constexpr int kWarpM = kChunkM / kSplit;   // queries of S per warp and chunk
+  static constexpr int kWarpD = kHeadDim / kSplit;  // columns of dV or dK per warp
 
   // K and V fragments stay in registers where the head dim leaves room for them.
   static constexpr bool kResident = kHeadDim <= 64 && kThreads * kMinBlocks <= 256;
@@ -52,10 +52,10 @@ struct BwdTile {
   static constexpr int kDsBytes = kBlockN * kBlockM * 2;   // one of two
   // dSiLU(S) and P on their way between warps; without a split, dSiLU(S) fits in dS's place.
   static constexpr int kWarpChunkBytes = kWarpRows * kWarpM * 2;
-  static constexpr int kExchangeBytes = kSplit > 1 ? 2 * kPairs * kWarpChunkBytes : 0;
+  static constexpr int kExchangeBytes = kSplit > 1 ? 2 * kPairs* kWarpChunkBytes : 0;
   static constexpr int kWalkBytes = 256;
-  static constexpr int kSmemBytes = 2 * kKvBytes + 2 * kStages * kQBytes + 2 * kDsBytes +
-                                    kExchangeBytes + kWalkBytes;
+  static constexpr int kSmemBytes =
+      2 * kKvBytes + 2 * kStages * kQBytes + 2 * kDsBytes + kExchangeBytes + kWalkBytes;
 
   static_assert(kWarpRows == 16 || kWarpRows == 32, "one or two MMA rows");
   static_assert(kSplit == 1 || kSplit == 2, "a warp exchanges with one other");
