@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import threading
 import zipfile
@@ -38,6 +39,7 @@ FACTS = json.loads(Path(os.environ["FACTS"]).read_text())
 RECIPE = Path(os.environ["RECIPE"]).resolve()
 WHEELS = sorted(Path(path).resolve() for path in os.environ["WHEELS"].split())
 VERSION = FACTS["version"]
+LINT = {"ACCEL_DIST": "/nowhere", "ACCEL_VERSION": VERSION, "ACCEL_CPYTHONS": "3.11"}
 NEW_MACHINE = {"CONDA_OVERRIDE_CUDA": "13.0", "CONDA_OVERRIDE_GLIBC": "2.28"}
 
 
@@ -82,16 +84,18 @@ def server(channels: Channels) -> Iterator[str]:
         http.shutdown()
 
 
-def packages(channels: Channels) -> dict[str, Path]:
+def packages(channels: Channels) -> dict[Path, Path]:
+    """Each wheel and the package that is made from it."""
     found = {}
     for path in channels.ours.rglob("*.conda"):
-        found[path.name.removesuffix(".conda").rsplit("-", 2)[0]] = path
+        name, _, build = path.name.removesuffix(".conda").rsplit("-", 2)
+        minor = re.search(r"_py(\d+)_", build)
+        tag = f"cp{minor[1]}" if minor else "py3"
+        (wheel,) = [
+            w for w in WHEELS if w.name.startswith(f"{name.replace('-', '_')}-{VERSION}-{tag}-")
+        ]
+        found[wheel] = path
     return found
-
-
-def wheel_of(name: str) -> Path:
-    (wheel,) = [w for w in WHEELS if w.name.split("-")[0] == name.replace("-", "_")]
-    return wheel
 
 
 def metadata_of(wheel: Path) -> Message:
@@ -106,25 +110,30 @@ def index_of(package: Path) -> dict[str, Any]:
 
 
 def test_every_wheel_has_its_package(channels: Channels) -> None:
-    assert packages(channels).keys() == {w.name.split("-")[0].replace("_", "-") for w in WHEELS}
+    assert packages(channels).keys() == set(WHEELS)
 
 
 def test_a_package_holds_the_exact_bytes_of_its_wheel(channels: Channels) -> None:
-    for name, package in packages(channels).items():
+    for path, package in packages(channels).items():
         files = conda.contents(package)
         root = "site-packages/"
-        payload = {n.removeprefix(root): d for n, d in files.items() if n.startswith(root)}
-        with zipfile.ZipFile(wheel_of(name)) as wheel:
+        payload = {n.split(root, 1)[1]: d for n, d in files.items() if root in n}
+        with zipfile.ZipFile(path) as wheel:
             want = {n: wheel.read(n) for n in wheel.namelist()}
         assert payload.keys() - want.keys() == {n for n in payload if n.endswith("/INSTALLER")}
         assert want.items() <= payload.items()
 
 
-def test_a_package_is_one_for_every_python(channels: Channels) -> None:
-    for package in packages(channels).values():
+def test_a_package_is_for_the_pythons_that_its_wheel_is_for(channels: Channels) -> None:
+    for wheel, package in packages(channels).items():
         index = index_of(package)
-        assert index["noarch"] == "python"
-        assert not [d for d in index["depends"] if d.startswith("python_abi")]
+        abi = [d for d in index["depends"] if d.startswith("python_abi")]
+        if wheel.name.split("-")[2] == "py3":
+            assert index["noarch"] == "python"
+            assert not abi
+        else:
+            assert "noarch" not in index
+            assert [d.split("_")[-1] for d in abi] == [wheel.name.split("-")[2]]
 
 
 def test_paths_json_is_right(channels: Channels) -> None:
@@ -135,26 +144,28 @@ def test_paths_json_is_right(channels: Channels) -> None:
 
 
 def test_the_licences_come_along(channels: Channels) -> None:
-    for name, package in packages(channels).items():
+    for wheel, package in packages(channels).items():
         files = conda.contents(package)
         there = {Path(n).name for n in files if n.startswith("info/licenses/")}
-        assert there == set(metadata_of(wheel_of(name)).get_all("License-File", []))
+        assert there == set(metadata_of(wheel).get_all("License-File", []))
 
 
 def test_the_metadata_agrees_with_the_wheel(channels: Channels) -> None:
-    for name, package in packages(channels).items():
-        metadata, index = metadata_of(wheel_of(name)), index_of(package)
+    for wheel, package in packages(channels).items():
+        metadata, index = metadata_of(wheel), index_of(package)
         assert (index["name"], index["version"]) == (metadata["Name"], metadata["Version"])
         terms = set(metadata["License-Expression"].split(" AND "))
         assert set(index["license"].split(" AND ")) == terms
         depends = set(index["depends"])
-        assert f"python {metadata['Requires-Python']}" in depends
+        minor = re.fullmatch(r"cp3(\d+)", wheel.name.split("-")[2])
+        python = f"python 3.{minor[1]}.*" if minor else f"python {metadata['Requires-Python']}"
+        assert python in depends
         for requirement in map(Requirement, metadata.get_all("Requires-Dist", [])):
             if requirement.name == "torch":
                 assert f"pytorch {requirement.specifier},<3" in depends
             elif requirement.marker is None:
                 assert f"{requirement.name} {requirement.specifier}" in depends
-        (tag,) = parse_wheel_filename(wheel_of(name).name)[3]
+        (tag,) = parse_wheel_filename(wheel.name)[3]
         if tag.platform == "any":
             assert index["subdir"] == "noarch"
         else:
@@ -217,9 +228,7 @@ def test_the_solver_refuses_and_says_why(
 
 
 def test_the_builders_parser_accepts_the_recipe() -> None:
-    env = {"ACCEL_DIST": "/nowhere", "ACCEL_VERSION": VERSION}
-    names = {metadata_of(wheel)["Name"] for wheel in WHEELS}
-    assert set(conda.step("lint", RECIPE, **env)) == names
+    assert set(conda.step("lint", RECIPE, **LINT)) == {metadata_of(w)["Name"] for w in WHEELS}
 
 
 @pytest.mark.parametrize(
@@ -233,19 +242,22 @@ def test_the_builders_parser_accepts_the_recipe() -> None:
 def test_the_builders_parser_refuses_mistakes(tmp_path: Path, old: str, new: str) -> None:
     text = RECIPE.read_text()
     assert old in text
+    (tmp_path / "variants.yaml").write_bytes(RECIPE.with_name("variants.yaml").read_bytes())
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert conda.step("lint", tmp_path / "recipe.yaml", **LINT)
     (tmp_path / "recipe.yaml").write_text(text.replace(old, new))
     with pytest.raises(Refused):
-        conda.step("lint", tmp_path / "recipe.yaml", ACCEL_DIST="/nowhere", ACCEL_VERSION=VERSION)
+        conda.step("lint", tmp_path / "recipe.yaml", **LINT)
 
 
 def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCEL_VERSION", raising=False)
     with pytest.raises(Refused, match="ACCEL_VERSION"):
-        conda.step("lint", RECIPE, ACCEL_DIST="/nowhere")
+        conda.step("lint", RECIPE, **{k: v for k, v in LINT.items() if k != "ACCEL_VERSION"})
 
 
 def test_a_published_package_never_changes(channels: Channels, tmp_path: Path) -> None:
-    package = packages(channels)["accelerated-modules"]
+    package = next(iter(packages(channels).values()))
     before = package.read_bytes()
     other = tmp_path / package.parent.name / package.name
     other.parent.mkdir()

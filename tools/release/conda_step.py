@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
 
 def lint(recipe: str) -> list[str]:
     """Parses and renders the recipe: unknown keys and licences that are not SPDX are errors."""
@@ -25,9 +27,13 @@ def lint(recipe: str) -> list[str]:
 def _render(recipe: str) -> list[Any]:
     from rattler_build import PlatformConfig, RenderConfig, Stage0Recipe, VariantConfig
 
-    platform = PlatformConfig(target_platform="linux-64")
-    config = RenderConfig(platform=platform)
-    return list(Stage0Recipe.from_file(Path(recipe)).render(VariantConfig(), config))
+    config = RenderConfig(platform=PlatformConfig(target_platform="linux-64"))
+    variants = VariantConfig.from_file(Path(recipe).with_name("variants.yaml"))
+    rendered = Stage0Recipe.from_file(Path(recipe)).render(variants, config)
+    # An output that does not use a variant is rendered once for each of its values: the last one
+    # counts, so that what others depend on comes before them.
+    last = {(v.recipe.package.name, str(v.variant)): v for v in reversed(rendered)}
+    return list(last.values())[::-1]
 
 
 def build(recipe: str, out: str, test: str, *channels: str) -> list[str]:
@@ -37,8 +43,11 @@ def build(recipe: str, out: str, test: str, *channels: str) -> list[str]:
 
     packages: list[str] = []
     for variant in _render(recipe):
+        # A module for another CPython cannot be imported by this one.
+        foreign = variant.variant.get("cpython", MINOR) != MINOR
+        strategy: Any = "skip" if foreign else test
         result = variant.run_build(
-            tool_config=ToolConfiguration(test_strategy=test),  # type: ignore[arg-type]
+            tool_config=ToolConfiguration(test_strategy=strategy),
             output_dir=out,
             channels=list(channels),
             progress_callback=SimpleProgressCallback(),  # what failed is among its lines
@@ -88,23 +97,25 @@ exec {python} "$@"
 """
 
 
-def placeholders(channel: str) -> None:
+def placeholders(channel: str, *minors: str) -> None:
     """A channel that stands in for conda-forge where it cannot be reached.
 
     Its packages are empty, but for `python`: bin/python runs the interpreter of this process, with
-    the prefix's site-packages first: what is installed there finds this interpreter's torch.
+    the prefix's site-packages first: what is installed there finds this interpreter's torch. There
+    is one `python` for this interpreter's minor version and one for each of `minors`.
     """
-    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
-    shim = SHIM.format(minor=minor, python=sys.executable)
-    files = {f"bin/{name}": shim for name in ("python", "python3", f"python{minor}")}
-    files[f"lib/python{minor}/site-packages/.keep"] = ""
-    full = ".".join(map(str, sys.version_info[:3]))
     out = Path(channel)
     (out / "noarch").mkdir(parents=True, exist_ok=True)
-    abi = [f"python_abi {minor}.* *_{tag}"]
-    _placeholder(out, "python", full, "h0_0_cpython", depends=abi, files=files)
-    _placeholder(out, "python_abi", minor, f"0_{tag}", constrains=[f"python {minor}.* *_cpython"])
+    for minor in {MINOR, *minors}:
+        tag = f"cp{minor.replace('.', '')}"
+        shim = SHIM.format(minor=minor, python=sys.executable)
+        files = {f"bin/{name}": shim for name in ("python", "python3", f"python{minor}")}
+        files[f"lib/python{minor}/site-packages/.keep"] = ""
+        abi = [f"python_abi {minor}.* *_{tag}"]
+        _placeholder(out, "python", f"{minor}.0", "h0_0_cpython", depends=abi, files=files)
+        pin = [f"python {minor}.* *_cpython"]
+        _placeholder(out, "python_abi", minor, f"0_{tag}", constrains=pin)
+    _placeholder(out, "numpy", "2.0.0")
     for version, cuda, build in [
         ("2.10.0", ["cuda-version >=13.0,<14"], "cuda130_generic_py311_h0_200"),
         ("2.9.0", ["cuda-version >=13.0,<14"], "cuda130_generic_py311_h0_200"),

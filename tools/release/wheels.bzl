@@ -2,6 +2,7 @@
 
 # distribution -> its wheels (one, or one per CPython minor where the package is tied to it)
 PACKAGES = {
+    "hkv": ["//python/hkv:wheels"],
     "hstu-attn": ["//python/hstu_attn:wheel"],
 }
 
