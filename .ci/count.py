@@ -1,4 +1,4 @@
-"""count.py TESTLOGS STATUS: sums up the JUnit reports that Bazel's tests left, then exits with STATUS.
+"""count.py TESTLOGS STATUS: sums up the JUnit reports of Bazel's tests, then exits with STATUS.
 
 A test target that was not built or timed out leaves no report: Bazel's own status says so, and one
 failure is counted for it.

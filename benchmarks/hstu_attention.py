@@ -2,10 +2,10 @@
 
     python benchmarks/hstu_attention.py [--case SUBSTRING] [--forward-only] [--markdown FILE]
 
-Uses the installed package alone: ``hstu_attn_varlen_func`` and autograd. Per case: the median time of
-CUDA-graph replays, each over several input sets in turn (inputs uniform in (-1, 1), so that nothing
-stays in cache that would not in training), the rate, and that rate as a share of a bf16 8192^3
-``torch.matmul`` measured in the same run.
+Uses the installed package alone: ``hstu_attn_varlen_func`` and autograd. Per case: the median time
+of CUDA-graph replays, each over several input sets in turn (inputs uniform in (-1, 1), so that
+nothing stays in cache that would not in training), the rate, and that rate as a share of a bf16
+8192^3 ``torch.matmul`` measured in the same run.
 
 The rate counts unmasked causal pairs only: a sequence of length L counts L (L + 1) / 2 pairs of
 4 head_dim operations per head, also where targets and contexts change which pairs are visible;
@@ -174,8 +174,9 @@ def table(cases: Sequence[Case], forward_only: bool) -> list[str]:
     """Measures the ceilings, then the cases; prints the lines as they come."""
     matmul, copy = matmul_tflops(), copy_tbps()
     ceilings = f"matmul 8192^3 {matmul:.0f} TFLOP/s, copy {copy:.2f} TB/s"
+    gpu = torch.cuda.get_device_name()
     lines = [
-        f"{torch.cuda.get_device_name()}, H={HEADS}, bf16, causal; ceilings of this run: {ceilings}",
+        f"{gpu}, H={HEADS}, bf16, causal; ceilings of this run: {ceilings}",
         "",
         "| case | fwd ms | fwd TF/s | of matmul | fwd TB/s | bwd ms | bwd TF/s | of matmul |",
         "|---|---|---|---|---|---|---|---|",

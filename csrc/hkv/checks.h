@@ -20,8 +20,8 @@ namespace hkv {
 // Arrays that a call with n > 0 keys cannot do without.
 inline void CheckArray(const char* call, const char* name, size_t n, const void* array) {
   if (n > 0 && array == nullptr) {
-    FailArgument(std::string(call) + ": " + name + " is null; an array of n = " +
-                 std::to_string(n) + " entries is needed");
+    FailArgument(std::string(call) + ": " + name +
+                 " is null; an array of n = " + std::to_string(n) + " entries is needed");
   }
 }
 
@@ -34,8 +34,8 @@ inline void CheckScores(const char* call, EvictStrategy strategy, bool verbatim,
   }
   if (verbatim) return;
   if (clock && scores != nullptr) {
-    FailArgument(std::string(call) + ": scores must be null with evict strategy " +
-                 Name(strategy) + ", whose scores come from the clock");
+    FailArgument(std::string(call) + ": scores must be null with evict strategy " + Name(strategy) +
+                 ", whose scores come from the clock");
   }
   if (strategy == EvictStrategy::kCustomized && scores == nullptr) {
     FailArgument(std::string(call) +

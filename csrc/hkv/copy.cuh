@@ -71,9 +71,8 @@ __device__ __forceinline__ void CopyRows(WarpScratch& scratch, const char* from,
   const uint32_t rank = __popc(mask & ((1u << (threadIdx.x & 31)) - 1));
   __syncwarp();
   if (from != nullptr) {
-    *reinterpret_cast<ulonglong2*>(&scratch.items[rank]) =
-        make_ulonglong2(reinterpret_cast<unsigned long long>(from),
-                        reinterpret_cast<unsigned long long>(to));
+    *reinterpret_cast<ulonglong2*>(&scratch.items[rank]) = make_ulonglong2(
+        reinterpret_cast<unsigned long long>(from), reinterpret_cast<unsigned long long>(to));
   }
   __syncwarp();
   if (word_bytes == 16) {

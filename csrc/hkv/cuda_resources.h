@@ -138,8 +138,7 @@ class StreamOrder {
 
   static void Record(cudaStream_t stream, Entry* entry) {
     if (entry->event == nullptr) {
-      CheckCuda(cudaEventCreateWithFlags(&entry->event, cudaEventDisableTiming),
-                "cudaEventCreate");
+      CheckCuda(cudaEventCreateWithFlags(&entry->event, cudaEventDisableTiming), "cudaEventCreate");
     }
     CheckCuda(cudaEventRecord(entry->event, stream), "cudaEventRecord");
     entry->stream = stream;

@@ -25,12 +25,12 @@ constexpr uint32_t kLocksPerBucket = 4;
 // A position is bucket * kBucketSlots + slot; it indexes keys, scores and digests.
 struct View {
   Layout layout;
-  uint8_t* digests = nullptr;    // (num_buckets, 128)
-  uint64_t* keys = nullptr;      // (num_buckets, 128)
-  uint64_t* scores = nullptr;    // (num_buckets, 128)
-  uint32_t* locks = nullptr;     // (num_buckets, kLocksPerBucket): bit 0: held; + 2 per insertion
-  uint32_t* busy = nullptr;      // (num_buckets, 4): one bit per slot, set while a row is in use
-  uint32_t* pinned = nullptr;    // (num_buckets, 4): one bit per slot held by lock_keys, or null
+  uint8_t* digests = nullptr;  // (num_buckets, 128)
+  uint64_t* keys = nullptr;    // (num_buckets, 128)
+  uint64_t* scores = nullptr;  // (num_buckets, 128)
+  uint32_t* locks = nullptr;   // (num_buckets, kLocksPerBucket): bit 0: held; + 2 per insertion
+  uint32_t* busy = nullptr;    // (num_buckets, 4): one bit per slot, set while a row is in use
+  uint32_t* pinned = nullptr;  // (num_buckets, 4): one bit per slot held by lock_keys, or null
   char* hbm_rows = nullptr;
   char* host_rows = nullptr;  // pinned and mapped; rows num_hbm_rows ... capacity - 1
   uint64_t num_hbm_rows = 0;

@@ -32,9 +32,12 @@ template <class Key>
 std::unique_ptr<Table> PickValue(const HashTableOptions& options, ValueType value,
                                  EvictStrategy strategy) {
   switch (value) {
-    case ValueType::kFloat32: return PickStrategy<Key, float>(options, strategy);
-    case ValueType::kFloat16: return PickStrategy<Key, __half>(options, strategy);
-    default: return PickStrategy<Key, __nv_bfloat16>(options, strategy);
+    case ValueType::kFloat32:
+      return PickStrategy<Key, float>(options, strategy);
+    case ValueType::kFloat16:
+      return PickStrategy<Key, __half>(options, strategy);
+    default:
+      return PickStrategy<Key, __nv_bfloat16>(options, strategy);
   }
 }
 

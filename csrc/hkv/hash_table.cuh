@@ -202,9 +202,9 @@ class HashTable {
     Run<Mode::kInsertAndEvict>("insert_and_evict", args, stream);
   }
 
-  void accum_or_assign(size_t n, const Key* keys, const Value* values_or_deltas,
-                       const bool* accums, const Score* scores = nullptr,
-                       cudaStream_t stream = nullptr, uint8_t* status = nullptr) {
+  void accum_or_assign(size_t n, const Key* keys, const Value* values_or_deltas, const bool* accums,
+                       const Score* scores = nullptr, cudaStream_t stream = nullptr,
+                       uint8_t* status = nullptr) {
     CheckArray("accum_or_assign", "values_or_deltas", n, values_or_deltas);
     CheckArray("accum_or_assign", "accums", n, accums);
     device::UpsertArgs args = Upsert("accum_or_assign", n, keys, scores, status);
@@ -221,8 +221,8 @@ class HashTable {
     Run<Mode::kAssign>("assign", args, stream);
   }
 
-  void assign_values(size_t n, const Key* keys, const Value* values,
-                     cudaStream_t stream = nullptr, uint8_t* status = nullptr) {
+  void assign_values(size_t n, const Key* keys, const Value* values, cudaStream_t stream = nullptr,
+                     uint8_t* status = nullptr) {
     CheckArray("assign_values", "keys", n, keys);
     CheckArray("assign_values", "values", n, values);
     device::UpsertArgs args;
@@ -239,13 +239,12 @@ class HashTable {
     Run<Mode::kAssign>("assign_scores", Upsert("assign_scores", n, keys, scores, status), stream);
   }
 
-  void erase(size_t n, const Key* keys, cudaStream_t stream = nullptr,
-             uint8_t* status = nullptr) {
+  void erase(size_t n, const Key* keys, cudaStream_t stream = nullptr, uint8_t* status = nullptr) {
     CheckArray("erase", "keys", n, keys);
     if (n == 0) return;
     Scope scope(this, stream, true);
-    device::EraseKernel<device::kThreads><<<Blocks(n), device::kThreads, 0, stream>>>(storage_->view, n,
-                                                                    Words(keys), status);
+    device::EraseKernel<device::kThreads>
+        <<<Blocks(n), device::kThreads, 0, stream>>>(storage_->view, n, Words(keys), status);
     scope.Launched("erase");
   }
 
@@ -353,16 +352,16 @@ class HashTable {
     Buffer status(MemoryKind::kDevice, kStagingRows, "a load");
     std::vector<uint8_t> host_status;
     uint64_t stored = 0;
-    while (const size_t n = reader.Next(&staging.host_keys, &staging.host_scores,
-                                        &staging.host_values)) {
+    while (const size_t n =
+               reader.Next(&staging.host_keys, &staging.host_scores, &staging.host_values)) {
       staging.ToDevice(n, stream);
       insert_or_assign(n, staging.keys.template As<Key>(), staging.values.template As<Value>(),
                        staging.scores.template As<Score>(), stream, true,
                        status.template As<uint8_t>());
       host_status.resize(n);
-      CheckCuda(cudaMemcpyAsync(host_status.data(), status.As<char>(), n, cudaMemcpyDeviceToHost,
-                                stream),
-                "load");
+      CheckCuda(
+          cudaMemcpyAsync(host_status.data(), status.As<char>(), n, cudaMemcpyDeviceToHost, stream),
+          "load");
       CheckCuda(cudaStreamSynchronize(stream), "load");
       for (uint8_t s : host_status) stored += s >= kUpdated && s <= kEvicted;
     }
@@ -484,8 +483,8 @@ class HashTable {
     scope.Launched("find");
   }
 
-  static device::UpsertArgs Upsert(const char* call, size_t n, const Key* keys,
-                                   const Score* scores, uint8_t* status, bool verbatim = false) {
+  static device::UpsertArgs Upsert(const char* call, size_t n, const Key* keys, const Score* scores,
+                                   uint8_t* status, bool verbatim = false) {
     CheckArray(call, "keys", n, keys);
     CheckScores(call, kStrategy, verbatim, n, scores);
     device::UpsertArgs args;
@@ -525,8 +524,8 @@ class HashTable {
     if (n == 0) return;
     Scope scope(this, stream, true);
     NeedPins(stream);
-    device::LockKernel<device::kThreads><<<Blocks(n), device::kThreads, 0, stream>>>(storage_->view, n, Words(keys),
-                                                                   lock, succeeded);
+    device::LockKernel<device::kThreads><<<Blocks(n), device::kThreads, 0, stream>>>(
+        storage_->view, n, Words(keys), lock, succeeded);
     scope.Launched(call);
   }
 
@@ -547,7 +546,8 @@ class HashTable {
 
   static void ClearStorage(const DeviceStorage& storage, cudaStream_t stream) {
     const uint64_t threads = static_cast<uint64_t>(storage.view.layout.num_buckets) * 32;
-    device::ClearKernel<device::kThreads><<<Blocks(threads), device::kThreads, 0, stream>>>(storage.view);
+    device::ClearKernel<device::kThreads>
+        <<<Blocks(threads), device::kThreads, 0, stream>>>(storage.view);
     CheckCuda(cudaGetLastError(), "clear");
   }
 
@@ -555,16 +555,16 @@ class HashTable {
     CheckCuda(cudaMemsetAsync(args.count, 0, 8, stream), "export_batch");
     if (args.begin == args.end) return;
     args.word_bytes = WordBytes(args.values);
-    device::ExportKernel<device::kThreads><<<Blocks(args.end - args.begin), device::kThreads, 0, stream>>>(
-        storage_->view, args);
+    device::ExportKernel<device::kThreads>
+        <<<Blocks(args.end - args.begin), device::kThreads, 0, stream>>>(storage_->view, args);
   }
 
   uint64_t ReadCounter(cudaStream_t stream) const {
     auto* host = host_counter_.template As<uint64_t>();
     CheckCuda(cudaGetLastError(), "counting");
-    CheckCuda(cudaMemcpyAsync(host, counter_.template As<char>(), 8, cudaMemcpyDeviceToHost,
-                              stream),
-              "counting");
+    CheckCuda(
+        cudaMemcpyAsync(host, counter_.template As<char>(), 8, cudaMemcpyDeviceToHost, stream),
+        "counting");
     CheckCuda(cudaStreamSynchronize(stream), "counting");
     return *host;
   }
@@ -575,7 +575,8 @@ class HashTable {
     const uint64_t lines =
         static_cast<uint64_t>(storage.view.layout.num_buckets) * (kBucketSlots / 16);
     const unsigned blocks = std::min<unsigned>(Blocks(lines), 2048);
-    device::CountKernel<device::kThreads><<<blocks, device::kThreads, 0, stream>>>(storage.view, counter);
+    device::CountKernel<device::kThreads>
+        <<<blocks, device::kThreads, 0, stream>>>(storage.view, counter);
     return ReadCounter(stream);
   }
 
@@ -652,8 +653,8 @@ class HashTable {
     const uint64_t words =
         static_cast<uint64_t>(storage_->view.layout.num_buckets) * (kBucketSlots / 32);
     std::vector<uint32_t> bits(words);
-    CheckCuda(cudaMemcpyAsync(bits.data(), storage_->view.pinned, words * 4,
-                              cudaMemcpyDeviceToHost, stream),
+    CheckCuda(cudaMemcpyAsync(bits.data(), storage_->view.pinned, words * 4, cudaMemcpyDeviceToHost,
+                              stream),
               "reserve");
     CheckCuda(cudaStreamSynchronize(stream), "reserve");
     for (uint32_t word : bits) {

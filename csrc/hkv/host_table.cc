@@ -523,9 +523,8 @@ class HostTable final : public Table {
       if (!call.reads && s.pinned[position]) return kLocked;
       if (call.touch_scores) {
         uint64_t* score = &s.scores[position];
-        *score = call.verbatim
-                     ? given
-                     : HitScore(strategy_, *score, given, call.time + i + 1, epoch_);
+        *score =
+            call.verbatim ? given : HitScore(strategy_, *score, given, call.time + i + 1, epoch_);
       }
       if (call.reads) {
         Copy(s.Row(position), Offset(call.out, i));

@@ -49,10 +49,9 @@ struct Layout {
     Layout layout;
     layout.capacity = capacity;
     layout.num_buckets = static_cast<uint32_t>((capacity + kBucketSlots - 1) / kBucketSlots);
-    layout.slots =
-        static_cast<uint32_t>((capacity + layout.num_buckets - 1) / layout.num_buckets);
-    layout.wide = static_cast<uint32_t>(
-        capacity - static_cast<uint64_t>(layout.num_buckets) * (layout.slots - 1));
+    layout.slots = static_cast<uint32_t>((capacity + layout.num_buckets - 1) / layout.num_buckets);
+    layout.wide = static_cast<uint32_t>(capacity - static_cast<uint64_t>(layout.num_buckets) *
+                                                       (layout.slots - 1));
     layout.spill_slot = layout.slots < 22 ? 15 : layout.slots * 3 / 64 * 16 - 1;
     return layout;
   }

@@ -12,11 +12,11 @@ namespace device {
 
 struct LookupArgs {
   uint64_t n = 0;
-  const uint64_t* keys = nullptr;  // (n)
-  char* values = nullptr;          // (n, dim) or null; rows of absent keys stay as they are
-  void** rows = nullptr;           // (n) or null; null pointers for absent keys
-  bool* founds = nullptr;          // (n) or null
-  uint64_t* scores = nullptr;      // (n) or null; scores of absent keys stay as they are
+  const uint64_t* keys = nullptr;   // (n)
+  char* values = nullptr;           // (n, dim) or null; rows of absent keys stay as they are
+  void** rows = nullptr;            // (n) or null; null pointers for absent keys
+  bool* founds = nullptr;           // (n) or null
+  uint64_t* scores = nullptr;       // (n) or null; scores of absent keys stay as they are
   uint64_t* missed_keys = nullptr;  // (n) or null, with the two below
   int32_t* missed_indices = nullptr;
   unsigned long long* missed_size = nullptr;
@@ -72,7 +72,8 @@ __global__ void __launch_bounds__(kThreads, HKV_LOOKUP_BLOCKS)
     }
   }
   if (kValues) {
-    CopyRows<HKV_LOOKUP_UNROLL, true>(scratch, row, a.values + i * t.row_bytes, t.row_bytes, a.word_bytes);
+    CopyRows<HKV_LOOKUP_UNROLL, true>(scratch, row, a.values + i * t.row_bytes, t.row_bytes,
+                                      a.word_bytes);
   }
 }
 

@@ -9,11 +9,11 @@ namespace hkv {
 namespace device {
 
 struct ExportArgs {
-  uint64_t begin = 0, end = 0;   // rows
+  uint64_t begin = 0, end = 0;  // rows
   Predicate predicate;
-  uint64_t* keys = nullptr;      // (end - begin) or null
-  char* values = nullptr;        // (end - begin, dim) or null
-  uint64_t* scores = nullptr;    // (end - begin) or null
+  uint64_t* keys = nullptr;    // (end - begin) or null
+  char* values = nullptr;      // (end - begin, dim) or null
+  uint64_t* scores = nullptr;  // (end - begin) or null
   unsigned long long* count = nullptr;
   uint32_t word_bytes = 16;
   bool erase = false;  // erase the matching keys instead of writing them out
@@ -49,15 +49,14 @@ __global__ void __launch_bounds__(kBlock) ExportKernel(const View t, const Expor
   if (match && a.scores != nullptr) a.scores[at] = score;
   if (a.values != nullptr) {
     __shared__ WarpScratch scratches[kBlock / 32];
-    CopyRows<8, true>(scratches[threadIdx.x / 32], match ? t.RowAt(position) : nullptr, a.values + at * t.row_bytes,
-                      t.row_bytes, a.word_bytes);
+    CopyRows<8, true>(scratches[threadIdx.x / 32], match ? t.RowAt(position) : nullptr,
+                      a.values + at * t.row_bytes, t.row_bytes, a.word_bytes);
   }
 }
 
 // Counts live keys, 16 digests per thread and step.
 template <int kBlock>
-__global__ void __launch_bounds__(kBlock)
-    CountKernel(const View t, unsigned long long* count) {
+__global__ void __launch_bounds__(kBlock) CountKernel(const View t, unsigned long long* count) {
   const uint64_t lines = static_cast<uint64_t>(t.layout.num_buckets) * (kBucketSlots / 16);
   const uint4* digests = reinterpret_cast<const uint4*>(t.digests);
   uint32_t mine = 0;

@@ -27,10 +27,14 @@ HKV_HD uint64_t InsertScore(EvictStrategy strategy, uint64_t given, uint64_t now
                             uint64_t epoch) {
   constexpr uint64_t kLow = 0xffffffff;
   switch (strategy) {
-    case EvictStrategy::kLru: return now_ns;
-    case EvictStrategy::kEpochLru: return epoch << 32 | ((now_ns >> 20) & kLow);
-    case EvictStrategy::kEpochLfu: return epoch << 32 | (given < kLow ? given : kLow);
-    default: return given;
+    case EvictStrategy::kLru:
+      return now_ns;
+    case EvictStrategy::kEpochLru:
+      return epoch << 32 | ((now_ns >> 20) & kLow);
+    case EvictStrategy::kEpochLfu:
+      return epoch << 32 | (given < kLow ? given : kLow);
+    default:
+      return given;
   }
 }
 
@@ -39,12 +43,14 @@ HKV_HD uint64_t HitScore(EvictStrategy strategy, uint64_t old, uint64_t given, u
                          uint64_t epoch) {
   constexpr uint64_t kLow = 0xffffffff;
   switch (strategy) {
-    case EvictStrategy::kLfu: return SaturatingAdd(old, given);
+    case EvictStrategy::kLfu:
+      return SaturatingAdd(old, given);
     case EvictStrategy::kEpochLfu: {
       const uint64_t sum = SaturatingAdd(old & kLow, given);
       return epoch << 32 | (sum < kLow ? sum : kLow);
     }
-    default: return InsertScore(strategy, given, now_ns, epoch);
+    default:
+      return InsertScore(strategy, given, now_ns, epoch);
   }
 }
 

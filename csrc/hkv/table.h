@@ -4,9 +4,9 @@
 // host table) and every instantiation, and the factory that makes one.
 //
 // Method names and meanings are those of nv::merlin::HashTable. Arrays are raw pointers in the
-// engine's memory (device or host); keys and scores are 64-bit words, values rows of `dim` elements.
-// `stream` is a cudaStream_t; the host table ignores it. Calls return before the work is done
-// unless they return a host value. A null optional array is not written.
+// engine's memory (device or host); keys and scores are 64-bit words, values rows of `dim`
+// elements. `stream` is a cudaStream_t; the host table ignores it. Calls return before the work is
+// done unless they return a host value. A null optional array is not written.
 //
 // Equal keys in one batch are allowed. Every row is written whole. insert_or_assign, assign: one of
 // them stays, the others count as overwritten (the host table and the lanes of one warp keep the
@@ -34,7 +34,8 @@ class Table {
   // -- reading
   virtual void find(size_t n, const uint64_t* keys, void* values, bool* founds, uint64_t* scores,
                     Stream stream) = 0;
-  // Row addresses, null for absent keys. They stay valid until a call that inserts, erases or moves.
+  // Row addresses, null for absent keys. They stay valid until a call that inserts, erases or
+  // moves.
   virtual void find_pointers(size_t n, const uint64_t* keys, void** rows, bool* founds,
                              uint64_t* scores, Stream stream) = 0;
   // As find; the absent keys and their indices are listed, `missed_size` (zeroed by the call)
@@ -56,8 +57,8 @@ class Table {
                                        const uint64_t* scores, bool lock, uint8_t* status,
                                        Stream stream) = 0;
   virtual void insert_or_assign(size_t n, const uint64_t* keys, const void* values,
-                                const uint64_t* scores, bool ignore_evict_strategy,
-                                uint8_t* status, Stream stream) = 0;
+                                const uint64_t* scores, bool ignore_evict_strategy, uint8_t* status,
+                                Stream stream) = 0;
   // The evicted rows, and the refused input rows, are appended to evicted_* (each of n entries);
   // `evicted_count` (zeroed by the call) counts them.
   virtual void insert_and_evict(size_t n, const uint64_t* keys, const void* values,
@@ -87,9 +88,8 @@ class Table {
   // -- the slots [offset, offset + n) of capacity(): live keys, in no particular order
   virtual void export_batch(size_t n, size_t offset, uint64_t* count, uint64_t* keys, void* values,
                             uint64_t* scores, Stream stream) = 0;
-  virtual void export_batch_if(const Predicate& predicate, size_t n, size_t offset,
-                               uint64_t* count, uint64_t* keys, void* values, uint64_t* scores,
-                               Stream stream) = 0;
+  virtual void export_batch_if(const Predicate& predicate, size_t n, size_t offset, uint64_t* count,
+                               uint64_t* keys, void* values, uint64_t* scores, Stream stream) = 0;
 
   // -- the table as a whole
   virtual uint64_t size(Stream stream) const = 0;

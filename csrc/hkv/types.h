@@ -62,19 +62,27 @@ inline const char* Name(KeyType type) { return type == KeyType::kInt64 ? "int64"
 
 inline const char* Name(ValueType type) {
   switch (type) {
-    case ValueType::kFloat32: return "float32";
-    case ValueType::kFloat16: return "float16";
-    default: return "bfloat16";
+    case ValueType::kFloat32:
+      return "float32";
+    case ValueType::kFloat16:
+      return "float16";
+    default:
+      return "bfloat16";
   }
 }
 
 inline const char* Name(EvictStrategy strategy) {
   switch (strategy) {
-    case EvictStrategy::kLru: return "lru";
-    case EvictStrategy::kLfu: return "lfu";
-    case EvictStrategy::kEpochLru: return "epoch_lru";
-    case EvictStrategy::kEpochLfu: return "epoch_lfu";
-    default: return "customized";
+    case EvictStrategy::kLru:
+      return "lru";
+    case EvictStrategy::kLfu:
+      return "lfu";
+    case EvictStrategy::kEpochLru:
+      return "epoch_lru";
+    case EvictStrategy::kEpochLfu:
+      return "epoch_lfu";
+    default:
+      return "customized";
   }
 }
 

@@ -234,8 +234,8 @@ __global__ void __launch_bounds__(kThreads, HKV_UPSERT_BLOCKS)
           num_free = probe.num_free;
           room_position = probe.room;
         }
-        active_here = active_here && probe.found == kNone && probe.spills &&
-                      place.other != place.home;
+        active_here =
+            active_here && probe.found == kNone && probe.spills && place.other != place.home;
         if (__ballot_sync(kFull, active_here) == 0) break;
         bucket = place.other;
       }
@@ -250,8 +250,9 @@ __global__ void __launch_bounds__(kThreads, HKV_UPSERT_BLOCKS)
     }
     if (inserts && (!kInserts || (kAccum && accum))) inserts = pending = false;
     const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
-    const uint64_t new_score =
-        !inserts ? 0 : a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
+    const uint64_t new_score = !inserts     ? 0
+                               : a.verbatim ? given
+                                            : InsertScore(kStrategy, given, now, a.epoch);
     uint32_t target = hit ? position : room_position;
     const bool evicts = inserts && room_position == kNone;
     bool refused = false;
@@ -326,8 +327,12 @@ __global__ void __launch_bounds__(kThreads, HKV_UPSERT_BLOCKS)
         a.evicted_keys[at] = replaced ? old_key : key;
         if (a.evicted_scores != nullptr) a.evicted_scores[at] = replaced ? old_score : new_score;
       }
-      CopyRows<kUpsertUnroll, false>(scratch, !out ? nullptr : replaced ? row : mine,
-                         a.evicted_values + at * t.row_bytes, t.row_bytes, a.word_bytes);
+      CopyRows<kUpsertUnroll, false>(scratch,
+                                     !out       ? nullptr
+                                     : replaced ? row
+                                                : mine,
+                                     a.evicted_values + at * t.row_bytes, t.row_bytes,
+                                     a.word_bytes);
     }
     if (a.values != nullptr) {
       const bool holds = held != kNone;
@@ -341,15 +346,18 @@ __global__ void __launch_bounds__(kThreads, HKV_UPSERT_BLOCKS)
             __shfl_sync(kFull, reinterpret_cast<unsigned long long>(mine), leader));
         const bool inserts = holds && fresh;
         const bool follows = leader_holds && !inserts;
-        CopyRows<kUpsertUnroll, false>(scratch, inserts   ? mine
-                           : follows ? (leader_fresh ? leader_values : leader_row)
-                                     : nullptr,
-                           inserts ? row : mine, t.row_bytes, a.word_bytes);
+        CopyRows<kUpsertUnroll, false>(scratch,
+                                       inserts   ? mine
+                                       : follows ? (leader_fresh ? leader_values : leader_row)
+                                                 : nullptr,
+                                       inserts ? row : mine, t.row_bytes, a.word_bytes);
       } else if (kAccum) {
         AddRows<Value>(mine, holds && !fresh ? row : nullptr, t.row_bytes);
-        CopyRows<kUpsertUnroll, false>(scratch, holds && fresh ? mine : nullptr, row, t.row_bytes, a.word_bytes);
+        CopyRows<kUpsertUnroll, false>(scratch, holds && fresh ? mine : nullptr, row, t.row_bytes,
+                                       a.word_bytes);
       } else {
-        CopyRows<kUpsertUnroll, false>(scratch, holds ? mine : nullptr, row, t.row_bytes, a.word_bytes);
+        CopyRows<kUpsertUnroll, false>(scratch, holds ? mine : nullptr, row, t.row_bytes,
+                                       a.word_bytes);
       }
     }
     // -- give everything back; one fence for the rows, the keys and the digests
@@ -368,7 +376,8 @@ __global__ void __launch_bounds__(kThreads, HKV_UPSERT_BLOCKS)
   const auto leader_row = __shfl_sync(kFull, reinterpret_cast<unsigned long long>(row), leader);
   if (!active) return;
   const bool stored = leader_status >= kUpdated && leader_status <= kEvicted;
-  const bool follows_insert = leader != lane && (leader_status == kInserted || leader_status == kEvicted);
+  const bool follows_insert =
+      leader != lane && (leader_status == kInserted || leader_status == kEvicted);
   if (a.founds != nullptr) a.founds[i] = leader_found || follows_insert;
   if (a.rows != nullptr) a.rows[i] = reinterpret_cast<void*>(leader_row);
   if (a.out_scores != nullptr && stored) a.out_scores[i] = leader_score;

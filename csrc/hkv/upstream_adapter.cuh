@@ -67,8 +67,7 @@ class UpstreamTable {
   void contains(size_t n, const Key* keys, bool* founds, cudaStream_t stream) const {
     table_.contains(n, keys, founds, stream);
   }
-  void find_and_update(size_t, const Key*, Value*, bool*, const uint64_t*, cudaStream_t,
-                       uint8_t*) {
+  void find_and_update(size_t, const Key*, Value*, bool*, const uint64_t*, cudaStream_t, uint8_t*) {
     Lacks("find_and_update");
   }
   void find_or_insert(size_t n, const Key* keys, Value* values, bool* founds,
@@ -77,8 +76,8 @@ class UpstreamTable {
     if (founds != nullptr) table_.contains(n, keys, founds, stream);
     table_.find_or_insert(n, keys, values, const_cast<uint64_t*>(scores), stream, false);
   }
-  void find_or_insert(size_t n, const Key* keys, Value** rows, bool* founds,
-                      const uint64_t* scores, cudaStream_t stream, bool lock, uint8_t* status) {
+  void find_or_insert(size_t n, const Key* keys, Value** rows, bool* founds, const uint64_t* scores,
+                      cudaStream_t stream, bool lock, uint8_t* status) {
     Check("find_or_insert_pointers", n, scores, false, status);
     if (lock) Lacks("find_or_insert_pointers with lock");
     table_.find_or_insert(n, keys, rows, founds, const_cast<uint64_t*>(scores), stream, false);
@@ -94,12 +93,11 @@ class UpstreamTable {
                         uint8_t* status) {
     Check("insert_and_evict", n, scores, ignore_evict_strategy, status);
     CheckCuda(cudaMemsetAsync(evicted_count, 0, 8, stream), "insert_and_evict");
-    table_.insert_and_evict(n, keys, values, scores, evicted_keys, evicted_values,
-                            evicted_scores, evicted_count, stream, false, ignore_evict_strategy);
+    table_.insert_and_evict(n, keys, values, scores, evicted_keys, evicted_values, evicted_scores,
+                            evicted_count, stream, false, ignore_evict_strategy);
   }
-  void accum_or_assign(size_t n, const Key* keys, const Value* values_or_deltas,
-                       const bool* accums, const uint64_t* scores, cudaStream_t stream,
-                       uint8_t* status) {
+  void accum_or_assign(size_t n, const Key* keys, const Value* values_or_deltas, const bool* accums,
+                       const uint64_t* scores, cudaStream_t stream, uint8_t* status) {
     Check("accum_or_assign", n, scores, false, status);
     table_.accum_or_assign(n, keys, values_or_deltas, accums, scores, stream);
   }

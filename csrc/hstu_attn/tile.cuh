@@ -31,8 +31,8 @@ constexpr int kChunkElems = kChunkBytes / 2;
 
 // A (kRows, kCols) tile of 16-bit values. 16-byte chunks are permuted within a row by an xor with
 // the row's low bits, so that the eight rows of an 8 x 8 matrix lie in different banks. The tile
-// must start at a multiple of 1024 bytes; then the chunk index can be xored into a finished address:
-// offset(r, c ^ x) == offset(r, c) ^ (x * 16).
+// must start at a multiple of 1024 bytes; then the chunk index can be xored into a finished
+// address: offset(r, c ^ x) == offset(r, c) ^ (x * 16).
 template <int kRows_, int kCols_>
 struct SmemTile {
   static constexpr int kRows = kRows_;
@@ -46,9 +46,9 @@ struct SmemTile {
   // Byte offsets: xor bits 4.. (chunk) with the row bits that distinguish eight rows of 128 bytes.
   using Swizzle = cute::conditional_t<
       kCols == 32, cute::Swizzle<2, 4, 3>,
-      cute::conditional_t<kCols == 64, cute::Swizzle<3, 4, 3>,
-                          cute::conditional_t<kCols == 128, cute::Swizzle<3, 4, 4>,
-                                              cute::Swizzle<3, 4, 5>>>>;
+      cute::conditional_t<
+          kCols == 64, cute::Swizzle<3, 4, 3>,
+          cute::conditional_t<kCols == 128, cute::Swizzle<3, 4, 4>, cute::Swizzle<3, 4, 5>>>>;
 
   __device__ __forceinline__ static uint32_t offset(int row, int chunk) {
     return static_cast<uint32_t>(Swizzle::apply(row * kPitch + chunk * kChunkBytes));

@@ -11,7 +11,7 @@ import torch
 if "TEST_SRCDIR" not in os.environ:
     pytest.skip("only bazel test makes the small package", allow_module_level=True)
 
-import accel_small  # noqa: E402
+import accel_small
 
 
 def test_the_cpu_ops_calculate() -> None:

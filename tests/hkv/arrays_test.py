@@ -88,5 +88,7 @@ def test_the_stub_names_what_the_module_has() -> None:
                     assert hasattr(real, name), f"{node.name}.{name}"
         elif isinstance(node, ast.FunctionDef):
             assert hasattr(hkv._hkv, node.name), node.name
-    declared = {n.name for n in ast.parse(stub).body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+    declared = {
+        n.name for n in ast.parse(stub).body if isinstance(n, ast.ClassDef | ast.FunctionDef)
+    }
     assert {n for n in dir(hkv._hkv) if not n.startswith("_")} == declared

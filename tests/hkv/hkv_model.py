@@ -8,7 +8,6 @@ stands for the clock ("lru").
 from __future__ import annotations
 
 import numpy as np
-
 from hkv import Status
 
 MAX_SCORE = 2**64 - 1

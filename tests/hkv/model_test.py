@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import hkv
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hkv import Status
+from hkv_model import Model
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from hkv_model import Model
-
-import hkv
-from hkv import Status
 
 DIM = 3
 # The extremes are ordinary keys; the rest collide often.
-KEYS = st.one_of(
-    st.integers(0, 40), st.sampled_from([-(2**63), -3, -2, -1, 2**62, 2**63 - 1])
-)
+KEYS = st.one_of(st.integers(0, 40), st.sampled_from([-(2**63), -3, -2, -1, 2**62, 2**63 - 1]))
 SCORES = st.integers(0, 60)
 LOW_BITS = 48
 
@@ -54,7 +51,7 @@ class Machine(RuleBasedStateMachine):
 
     def _new_rows(self, n: int) -> np.ndarray:
         self.serial += 1
-        return (np.arange(n * DIM, dtype=np.float32).reshape(n, DIM) + 64 * self.serial)
+        return np.arange(n * DIM, dtype=np.float32).reshape(n, DIM) + 64 * self.serial
 
     def _scores(self, data: st.DataObject, n: int) -> np.ndarray | None:
         if self.strategy == "lru":
@@ -78,8 +75,7 @@ class Machine(RuleBasedStateMachine):
                 self._put(np.array(part, np.int64)), self._put(rows), self._maybe(scores)
             )
             want = [
-                self.model.insert(k, rows[i], self._given(scores, i))[0]
-                for i, k in enumerate(part)
+                self.model.insert(k, rows[i], self._given(scores, i))[0] for i, k in enumerate(part)
             ]
             assert list(self._get(status)) == want
 

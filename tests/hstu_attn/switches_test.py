@@ -59,5 +59,5 @@ def test_what_is_left_out_is_refused_by_name(gpu: str, switch: str) -> None:
 
 
 def test_a_backward_that_was_left_out_is_refused_by_name(gpu: str) -> None:
-    with pytest.raises(RuntimeError, match="not in this build .HSTU_DISABLE_BACKWARD."):
+    with pytest.raises(RuntimeError, match=r"not in this build .HSTU_DISABLE_BACKWARD."):
         run(make_case(device=gpu, **CAUSAL))

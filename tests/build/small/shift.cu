@@ -1,6 +1,6 @@
-#include "tests/build/small/shift.h"
-
 #include <cuda_runtime.h>
+
+#include "tests/build/small/shift.h"
 
 namespace small {
 __global__ void shift_kernel(const float* x, float* out, int64_t n, float beta) {

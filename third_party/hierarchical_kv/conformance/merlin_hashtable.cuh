@@ -1,8 +1,8 @@
 // File: merlin_hashtable.cuh
 //
-// The part of nv::merlin::HashTable's interface that csrc/hkv/upstream_adapter.cuh uses: classes and
-// signatures, no bodies. It stands in for NVIDIA HierarchicalKV's header of the same name where that
-// cannot be fetched; objects built on it compile but do not link.
+// The part of nv::merlin::HashTable's interface that csrc/hkv/upstream_adapter.cuh uses: classes
+// and signatures, no bodies. It stands in for NVIDIA HierarchicalKV's header of the same name where
+// that cannot be fetched; objects built on it compile but do not link.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -67,14 +67,13 @@ class HashTable {
                        const bool* accum_or_assigns, const score_type* scores = nullptr,
                        cudaStream_t stream = 0, bool ignore_evict_strategy = false);
   void find_or_insert(size_type n, const key_type* keys, value_type* values,
-                      score_type* scores = nullptr, cudaStream_t stream = 0,
-                      bool unique_key = true, bool ignore_evict_strategy = false);
+                      score_type* scores = nullptr, cudaStream_t stream = 0, bool unique_key = true,
+                      bool ignore_evict_strategy = false);
   void find_or_insert(size_type n, const key_type* keys, value_type** values, bool* founds,
-                      score_type* scores = nullptr, cudaStream_t stream = 0,
-                      bool unique_key = true, bool ignore_evict_strategy = false);
+                      score_type* scores = nullptr, cudaStream_t stream = 0, bool unique_key = true,
+                      bool ignore_evict_strategy = false);
   void assign(size_type n, const key_type* keys, const value_type* values,
-              const score_type* scores = nullptr, cudaStream_t stream = 0,
-              bool unique_key = true);
+              const score_type* scores = nullptr, cudaStream_t stream = 0, bool unique_key = true);
   void assign_scores(size_type n, const key_type* keys, const score_type* scores = nullptr,
                      cudaStream_t stream = 0, bool unique_key = true);
   void assign_values(size_type n, const key_type* keys, const value_type* values,
@@ -88,8 +87,7 @@ class HashTable {
 
   void erase(size_type n, const key_type* keys, cudaStream_t stream = 0);
   template <template <typename, typename> class PredFunctor>
-  size_type erase_if(const key_type& pattern, const score_type& threshold,
-                     cudaStream_t stream = 0);
+  size_type erase_if(const key_type& pattern, const score_type& threshold, cudaStream_t stream = 0);
   void clear(cudaStream_t stream = 0);
 
   void export_batch(size_type n, const size_type offset, size_type* d_counter, key_type* keys,
