@@ -9,15 +9,8 @@
 namespace hkv {
 namespace device {
 
-__device__ __forceinline__ uint4 LoadShared(const uint4* p) { return LoadRelaxed(p); }
-
-template <class Word>
-__device__ __forceinline__ Word LoadShared(const Word* p) {
-  return *static_cast<const volatile Word*>(p);
-}
-
 // The `count` rows are one sequence of count * words words; lane l takes words l, l + 32, ...
-template <class Word, int kUnroll, bool kReadOnly>
+template <int kUnroll, bool kReadOnly>
 __device__ __forceinline__ void CopyWords(const WarpScratch& scratch, uint32_t count,
                                           uint32_t words) {
   const uint32_t lane = threadIdx.x & 31;
@@ -25,16 +18,16 @@ __device__ __forceinline__ void CopyWords(const WarpScratch& scratch, uint32_t c
   uint32_t row = lane / words, word = lane - row * words;
 #pragma unroll 1
   while (row - lane / words < count) {
-    Word data[kUnroll];
-    Word* to[kUnroll];
+    uint4 data[kUnroll];
+    uint4* to[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       to[u] = nullptr;
       if (row < count) {
         const ulonglong2 pair = *reinterpret_cast<const ulonglong2*>(&scratch.items[row]);
-        const Word* from = reinterpret_cast<const Word*>(pair.x) + word;
-        to[u] = reinterpret_cast<Word*>(pair.y) + word;
-        data[u] = kReadOnly ? __ldcs(from) : LoadShared(from);
+        const uint4* from = reinterpret_cast<const uint4*>(pair.x) + word;
+        to[u] = reinterpret_cast<uint4*>(pair.y) + word;
+        data[u] = kReadOnly ? __ldcs(from) : LoadRelaxed(from);
       }
       row += row_step;
       word += word_step;
@@ -50,14 +43,16 @@ __device__ __forceinline__ void CopyWords(const WarpScratch& scratch, uint32_t c
   }
 }
 
-// Rows whose size or address does not suit 16-byte words.
-template <bool kReadOnly>
-__device__ __noinline__ void CopyNarrow(const WarpScratch& scratch, uint32_t count,
-                                        uint32_t row_bytes, uint32_t word_bytes) {
-  if (word_bytes == 4) {
-    CopyWords<unsigned int, 4, kReadOnly>(scratch, count, row_bytes / 4);
-  } else {
-    CopyWords<unsigned short, 4, kReadOnly>(scratch, count, row_bytes / 2);
+// Rows whose size or address does not suit 16-byte words; the simplest loop.
+template <class Word>
+__device__ __forceinline__ void CopyNarrow(const WarpScratch& scratch, uint32_t count,
+                                           uint32_t words) {
+#pragma unroll 1
+  for (uint32_t i = threadIdx.x & 31; i < count * words; i += 32) {
+    const uint32_t row = i / words, word = i - row * words;
+    const ulonglong2 pair = *reinterpret_cast<const ulonglong2*>(&scratch.items[row]);
+    reinterpret_cast<Word*>(pair.y)[word] =
+        reinterpret_cast<const volatile Word*>(pair.x)[word];
   }
 }
 
@@ -76,9 +71,11 @@ __device__ __forceinline__ void CopyRows(WarpScratch& scratch, const char* from,
   }
   __syncwarp();
   if (word_bytes == 16) {
-    CopyWords<uint4, kUnroll, kReadOnly>(scratch, __popc(mask), row_bytes / 16);
+    CopyWords<kUnroll, kReadOnly>(scratch, __popc(mask), row_bytes / 16);
+  } else if (word_bytes == 4) {
+    CopyNarrow<uint32_t>(scratch, __popc(mask), row_bytes / 4);
   } else {
-    CopyNarrow<kReadOnly>(scratch, __popc(mask), row_bytes, word_bytes);
+    CopyNarrow<uint16_t>(scratch, __popc(mask), row_bytes / 2);
   }
 }
 

@@ -40,15 +40,11 @@ __device__ __forceinline__ uint32_t FindPosition(const View& t, WarpScratch& scr
   return position;
 }
 
-#ifndef HKV_LOOKUP_UNROLL
-#define HKV_LOOKUP_UNROLL 4
-#endif
-#ifndef HKV_LOOKUP_BLOCKS
-#define HKV_LOOKUP_BLOCKS 8
-#endif
+constexpr int kLookupBlocks = 8;  // resident per multiprocessor
+constexpr int kLookupUnroll = 4;  // row words of a lane in flight
 
 template <bool kValues>
-__global__ void __launch_bounds__(kThreads, HKV_LOOKUP_BLOCKS)
+__global__ void __launch_bounds__(kThreads, kLookupBlocks)
     LookupKernel(const View t, const LookupArgs a) {
   const uint64_t i = ThreadIndex();
   const bool active = i < a.n;
@@ -72,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, HKV_LOOKUP_BLOCKS)
     }
   }
   if (kValues) {
-    CopyRows<HKV_LOOKUP_UNROLL, true>(scratch, row, a.values + i * t.row_bytes, t.row_bytes,
+    CopyRows<kLookupUnroll, true>(scratch, row, a.values + i * t.row_bytes, t.row_bytes,
                                       a.word_bytes);
   }
 }

@@ -55,7 +55,7 @@ struct DLManagedTensor {
 };
 constexpr int32_t kDLCuda = 2;
 
-// Stream-ordered device memory for results, zeroed.
+// Device memory for results, zeroed; allocated and freed in the order of one stream.
 class DeviceMemory {
  public:
   DeviceMemory(size_t bytes, int device, Address stream) : bytes_(bytes), device_(device) {
@@ -70,7 +70,11 @@ class DeviceMemory {
     int previous = 0;
     cudaGetDevice(&previous);
     cudaSetDevice(device_);
-    cudaFree(data_);  // waits for whatever still uses it
+    if (cudaFreeAsync(data_, stream_) != cudaSuccess) {  // the stream is gone
+      cudaGetLastError();
+      cudaDeviceSynchronize();
+      cudaFree(data_);
+    }
     cudaSetDevice(previous);
   }
   DeviceMemory(const DeviceMemory&) = delete;

@@ -12,10 +12,7 @@
 namespace hkv {
 namespace device {
 
-#ifndef HKV_PROBE_DEPTH
-#define HKV_PROBE_DEPTH 4
-#endif
-constexpr int kProbeDepth = HKV_PROBE_DEPTH;
+constexpr int kProbeDepth = 4;
 
 // Shared memory of one warp.
 struct WarpScratch {
@@ -85,7 +82,7 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
     uint32_t query[kProbeDepth];
 #pragma unroll
     for (int r = 0; r < kProbeDepth; ++r) {
-      query[r] = min(start + r * 4 + group, count - 1);  // the last one may be done repeatedly
+      query[r] = min(start + r * 4 + group, count - 1);  // spare groups read the last one again
       digest[r] = LoadRelaxed(
           reinterpret_cast<const uint4*>(digests + scratch.items[query[r]].x));
     }
@@ -97,13 +94,15 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
       const uint4 d = digest[r];
       const uint2 item = *reinterpret_cast<const uint2*>(&scratch.items[query[r]]);
       const uint32_t tags = item.y;
+      const bool spare = start + r * 4 + group >= count;
       match[r] = Gather(ZeroBytes(d.x ^ tags), ZeroBytes(d.y ^ tags), ZeroBytes(d.z ^ tags),
                         ZeroBytes(d.w ^ tags));
+      if (spare) match[r] = 0;
       more |= match[r] & (match[r] - 1);
       if (match[r] != 0) {
         candidate[r] = LoadRelaxed(t.keys + (item.x + sub * 16 + LowestSlot(match[r])));
       }
-      if (spill_lane && d.w >> 24 != kEmpty) scratch.spills[query[r]] = 1;
+      if (spill_lane && !spare && d.w >> 24 != kEmpty) scratch.spills[query[r]] = 1;
       if (kForInsert) {
         const uint32_t mask = 0xfefefefeu;
         const uint32_t room = Gather(ZeroBytes(d.x & mask), ZeroBytes(d.y & mask),
@@ -114,7 +113,7 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
         num_free += __shfl_xor_sync(kFull, num_free, 1);
         num_free += __shfl_xor_sync(kFull, num_free, 2);
         num_free += __shfl_xor_sync(kFull, num_free, 4);
-        if (room != 0 && (with_room & group_below) == 0) {
+        if (room != 0 && !spare && (with_room & group_below) == 0) {
           // Of the next few free slots: keys that come together should not want the same one.
           uint32_t choice = room;
           for (uint32_t skip = tags & 3; skip != 0 && (choice & (choice - 1)) != 0; --skip) {

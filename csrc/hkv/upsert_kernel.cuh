@@ -52,18 +52,10 @@ struct UpsertArgs {
   bool pin = false;          // leave every row pinned, for unlock_keys
 };
 
-#ifndef HKV_UPSERT_BLOCKS
-#define HKV_UPSERT_BLOCKS 5
-#endif
-#ifndef HKV_EVICT_DEPTH
-#define HKV_EVICT_DEPTH 4
-#endif
 
-#ifndef HKV_UPSERT_UNROLL
-#define HKV_UPSERT_UNROLL 4
-#endif
-constexpr int kUpsertUnroll = HKV_UPSERT_UNROLL;
-constexpr int kEvictDepth = HKV_EVICT_DEPTH;  // buckets whose scores a warp reads at a time
+constexpr int kUpsertBlocks = 5;  // resident per multiprocessor
+constexpr int kUpsertUnroll = 4;  // row words of a lane in flight
+constexpr int kEvictDepth = 4;  // buckets whose scores a warp reads at a time
 
 struct Victim {
   uint32_t slot = kNone;
@@ -173,7 +165,7 @@ __device__ __forceinline__ void AddRows(const char* deltas, char* rows, uint32_t
 
 // Value matters to accum_or_assign alone; the other modes pass char.
 template <EvictStrategy kStrategy, UpsertMode kMode, class Value = char>
-__global__ void __launch_bounds__(kThreads, HKV_UPSERT_BLOCKS)
+__global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     UpsertKernel(const View t, const UpsertArgs a) {
   constexpr bool kInserts = kMode != UpsertMode::kAssign && kMode != UpsertMode::kFindAndUpdate;
   constexpr bool kReads = kMode == UpsertMode::kFindOrInsert || kMode == UpsertMode::kFindAndUpdate;

@@ -42,6 +42,9 @@ class View(NamedTuple):
 class DeviceArray:
     """A result on the GPU, for any library: it has ``__dlpack__`` and (but for bfloat16, which the
     interface lacks) ``__cuda_array_interface__``. ``numpy()`` copies it to the host.
+
+    Its memory is freed in the order of ``stream``, the stream it was made for: an array that a call
+    on another stream uses must be kept until that call is done.
     """
 
     def __init__(
@@ -55,13 +58,19 @@ class DeviceArray:
         self._memory = _hkv.DeviceMemory(size, device, self._stream)
 
     @classmethod
-    def of(cls, array: np.ndarray, device: int = 0, dtype: str | None = None) -> DeviceArray:
+    def of(
+        cls,
+        array: np.ndarray,
+        device: int = 0,
+        dtype: str | None = None,
+        stream: Stream = None,
+    ) -> DeviceArray:
         """A copy of a NumPy array (``dtype="bfloat16"``: of its bits) on the GPU."""
         array = np.ascontiguousarray(array)
-        result = cls(array.shape, dtype or array.dtype.name, device)
+        result = cls(array.shape, dtype or array.dtype.name, device, stream)
         if array.nbytes != result._memory.bytes:
             raise ValueError(f"hkv: an array of {array.dtype} does not hold {dtype} values")
-        result._memory.from_host(array.ctypes.data, 0)
+        result._memory.from_host(array.ctypes.data, result._stream)
         return result
 
     def numpy(self) -> np.ndarray:

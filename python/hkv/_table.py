@@ -174,7 +174,7 @@ class HashTable:
 
     @property
     def engine(self) -> str:
-        """"native" or "upstream" (GPU), or "host"."""
+        """The GPU engine, "native" or "upstream", or "host"."""
         return self._native.engine()
 
     @property
@@ -237,6 +237,12 @@ class HashTable:
         if array is None:
             array = self._allocate(shape, dtype, stream)
         return array, self._view(name, array, dtype, shape, stream, writable=True).address
+
+    def _status(self, status: ArrayLike | None, n: int, stream: Stream) -> tuple[Any, int]:
+        """Upstream HierarchicalKV reports none: its calls return None for the status."""
+        if status is None and self.engine == "upstream":
+            return None, 0
+        return self._output("status", status, "uint8", (n,), stream)
 
     def _rows(self, n: int) -> tuple[int, int]:
         return (n, self.dim)
@@ -357,7 +363,7 @@ class HashTable:
         v = self._view("values", values, self.value_dtype, self._rows(n), stream, writable=True)
         s = self._input("scores", scores, "uint64", (n,), stream)
         founds, f = self._output("founds", founds, "bool", (n,), stream)
-        status, st = self._output("status", status, "uint8", (n,), stream)
+        status, st = self._status(status, n, stream)
         self._native.find_or_insert(n, k.address, v.address, f, s, st, stream_address(stream))
         return founds, status
 
@@ -384,7 +390,7 @@ class HashTable:
         s = self._input("scores", scores, "uint64", (n,), stream)
         rows, r = self._output("rows", rows, "uint64", (n,), stream)
         founds, f = self._output("founds", founds, "bool", (n,), stream)
-        status, st = self._output("status", status, "uint8", (n,), stream)
+        status, st = self._status(status, n, stream)
         self._native.find_or_insert_pointers(
             n, k.address, r, f, s, lock, st, stream_address(stream)
         )
@@ -414,7 +420,7 @@ class HashTable:
         n, k = self._keys(keys, stream)
         v = self._input("values", values, self.value_dtype, self._rows(n), stream)
         s = self._input("scores", scores, "uint64", (n,), stream)
-        status, st = self._output("status", status, "uint8", (n,), stream)
+        status, st = self._status(status, n, stream)
         self._native.insert_or_assign(
             n, k.address, v, s, ignore_evict_strategy, st, stream_address(stream)
         )
@@ -439,7 +445,7 @@ class HashTable:
         )
         out_scores, os_ = self._output("evicted_scores", None, "uint64", (n,), stream)
         count, c = self._output("count", None, "uint64", (1,), stream)
-        status, st = self._output("status", None, "uint8", (n,), stream)
+        status, st = self._status(None, n, stream)
         self._native.insert_and_evict(
             n, k.address, v, s, ok, ov, os_, c, ignore_evict_strategy, st, stream_address(stream)
         )
@@ -468,7 +474,7 @@ class HashTable:
                         stream)  # fmt: skip
         a = self._input("accums", accums, "bool", (n,), stream)
         s = self._input("scores", scores, "uint64", (n,), stream)
-        status, st = self._output("status", status, "uint8", (n,), stream)
+        status, st = self._status(status, n, stream)
         self._native.accum_or_assign(n, k.address, v, a, s, st, stream_address(stream))
         return status
 
@@ -484,7 +490,7 @@ class HashTable:
         n, k = self._keys(keys, stream)
         v = self._input("values", values, self.value_dtype, self._rows(n), stream)
         s = self._input("scores", scores, "uint64", (n,), stream)
-        status, st = self._output("status", None, "uint8", (n,), stream)
+        status, st = self._status(None, n, stream)
         self._native.assign(n, k.address, v, s, st, stream_address(stream))
         return status
 
@@ -492,7 +498,7 @@ class HashTable:
         """Overwrites rows of present keys; scores stay. Returns status (n,) uint8."""
         n, k = self._keys(keys, stream)
         v = self._input("values", values, self.value_dtype, self._rows(n), stream)
-        status, st = self._output("status", None, "uint8", (n,), stream)
+        status, st = self._status(None, n, stream)
         self._native.assign_values(n, k.address, v, st, stream_address(stream))
         return status
 
@@ -502,14 +508,14 @@ class HashTable:
         """Updates scores of present keys by the strategy's rule. Returns status (n,) uint8."""
         n, k = self._keys(keys, stream)
         s = self._input("scores", scores, "uint64", (n,), stream)
-        status, st = self._output("status", None, "uint8", (n,), stream)
+        status, st = self._status(None, n, stream)
         self._native.assign_scores(n, k.address, s, st, stream_address(stream))
         return status
 
     def erase(self, keys: ArrayLike, *, stream: Stream = None) -> Any:
         """Removes keys. Returns status (n,) uint8: UPDATED where one was removed."""
         n, k = self._keys(keys, stream)
-        status, st = self._output("status", None, "uint8", (n,), stream)
+        status, st = self._status(None, n, stream)
         self._native.erase(n, k.address, st, stream_address(stream))
         return status
 

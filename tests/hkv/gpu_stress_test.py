@@ -52,7 +52,7 @@ def test_no_row_is_lost_or_doubled_before_the_first_eviction() -> None:
 
 @pytest.mark.parametrize("capacity", [1000, 50_000])
 def test_a_batch_far_larger_than_the_table_ends_and_is_consistent(capacity: int) -> None:
-    n, dim = min(KEYS, 300_000), 8
+    n, dim = 6 * capacity, 8
     table = hkv.HashTable(capacity, dim, key_dtype="uint64")
     keys = scrambled(np.arange(n) % (n // 2))
     rows = np.repeat(marks(keys)[:, None], dim, 1)
