@@ -51,8 +51,7 @@ __device__ __forceinline__ void CopyNarrow(const WarpScratch& scratch, uint32_t 
   for (uint32_t i = threadIdx.x & 31; i < count * words; i += 32) {
     const uint32_t row = i / words, word = i - row * words;
     const ulonglong2 pair = *reinterpret_cast<const ulonglong2*>(&scratch.items[row]);
-    reinterpret_cast<Word*>(pair.y)[word] =
-        reinterpret_cast<const volatile Word*>(pair.x)[word];
+    reinterpret_cast<Word*>(pair.y)[word] = reinterpret_cast<const volatile Word*>(pair.x)[word];
   }
 }
 

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads, kLookupBlocks)
   }
   if (kValues) {
     CopyRows<kLookupUnroll, true>(scratch, row, a.values + i * t.row_bytes, t.row_bytes,
-                                      a.word_bytes);
+                                  a.word_bytes);
   }
 }
 

@@ -210,159 +210,182 @@ PYBIND11_MODULE(_hkv, m) {
       .def(py::init([](uint64_t mask, uint64_t pattern, uint64_t low, uint64_t high) {
              return Predicate{mask, pattern, low, high};
            }),
-           py::arg("key_mask"), py::arg("key_pattern"), py::arg("score_min"),
-           py::arg("score_max"))
+           py::arg("key_mask"), py::arg("key_pattern"), py::arg("score_min"), py::arg("score_max"))
       .def("fields", &Fields);
 
   py::class_<Table>(m, "Table")
-      .def("find",
-           [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
-              Address stream) {
-             t.find(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds),
-                    At<uint64_t>(scores), At<void>(stream));
-           },
-           unlocked)
-      .def("find_pointers",
-           [](Table& t, size_t n, Address keys, Address rows, Address founds, Address scores,
-              Address stream) {
-             t.find_pointers(n, At<uint64_t>(keys), At<void*>(rows), At<bool>(founds),
-                             At<uint64_t>(scores), At<void>(stream));
-           },
-           unlocked)
-      .def("find_missed",
-           [](Table& t, size_t n, Address keys, Address values, Address missed_keys,
-              Address missed_indices, Address missed_size, Address scores, Address stream) {
-             t.find_missed(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(missed_keys),
-                           At<int32_t>(missed_indices), At<uint64_t>(missed_size),
-                           At<uint64_t>(scores), At<void>(stream));
-           },
-           unlocked)
-      .def("contains",
-           [](Table& t, size_t n, Address keys, Address founds, Address stream) {
-             t.contains(n, At<uint64_t>(keys), At<bool>(founds), At<void>(stream));
-           },
-           unlocked)
-      .def("find_and_update",
-           [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
-              Address status, Address stream) {
-             t.find_and_update(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds),
-                               At<uint64_t>(scores), At<uint8_t>(status), At<void>(stream));
-           },
-           unlocked)
-      .def("find_or_insert",
-           [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
-              Address status, Address stream) {
-             t.find_or_insert(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds),
+      .def(
+          "find",
+          [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
+             Address stream) {
+            t.find(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds), At<uint64_t>(scores),
+                   At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "find_pointers",
+          [](Table& t, size_t n, Address keys, Address rows, Address founds, Address scores,
+             Address stream) {
+            t.find_pointers(n, At<uint64_t>(keys), At<void*>(rows), At<bool>(founds),
+                            At<uint64_t>(scores), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "find_missed",
+          [](Table& t, size_t n, Address keys, Address values, Address missed_keys,
+             Address missed_indices, Address missed_size, Address scores, Address stream) {
+            t.find_missed(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(missed_keys),
+                          At<int32_t>(missed_indices), At<uint64_t>(missed_size),
+                          At<uint64_t>(scores), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "contains",
+          [](Table& t, size_t n, Address keys, Address founds, Address stream) {
+            t.contains(n, At<uint64_t>(keys), At<bool>(founds), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "find_and_update",
+          [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
+             Address status, Address stream) {
+            t.find_and_update(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds),
                               At<uint64_t>(scores), At<uint8_t>(status), At<void>(stream));
-           },
-           unlocked)
-      .def("find_or_insert_pointers",
-           [](Table& t, size_t n, Address keys, Address rows, Address founds, Address scores,
-              bool lock, Address status, Address stream) {
-             t.find_or_insert_pointers(n, At<uint64_t>(keys), At<void*>(rows), At<bool>(founds),
-                                       At<uint64_t>(scores), lock, At<uint8_t>(status),
-                                       At<void>(stream));
-           },
-           unlocked)
-      .def("insert_or_assign",
-           [](Table& t, size_t n, Address keys, Address values, Address scores,
-              bool ignore_evict_strategy, Address status, Address stream) {
-             t.insert_or_assign(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
-                                ignore_evict_strategy, At<uint8_t>(status), At<void>(stream));
-           },
-           unlocked)
-      .def("insert_and_evict",
-           [](Table& t, size_t n, Address keys, Address values, Address scores,
-              Address evicted_keys, Address evicted_values, Address evicted_scores,
-              Address evicted_count, bool ignore_evict_strategy, Address status, Address stream) {
-             t.insert_and_evict(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
-                                At<uint64_t>(evicted_keys), At<void>(evicted_values),
-                                At<uint64_t>(evicted_scores), At<uint64_t>(evicted_count),
-                                ignore_evict_strategy, At<uint8_t>(status), At<void>(stream));
-           },
-           unlocked)
-      .def("accum_or_assign",
-           [](Table& t, size_t n, Address keys, Address values, Address accums, Address scores,
-              Address status, Address stream) {
-             t.accum_or_assign(n, At<uint64_t>(keys), At<void>(values), At<bool>(accums),
-                               At<uint64_t>(scores), At<uint8_t>(status), At<void>(stream));
-           },
-           unlocked)
-      .def("assign",
-           [](Table& t, size_t n, Address keys, Address values, Address scores, Address status,
-              Address stream) {
-             t.assign(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
-                      At<uint8_t>(status), At<void>(stream));
-           },
-           unlocked)
-      .def("assign_values",
-           [](Table& t, size_t n, Address keys, Address values, Address status, Address stream) {
-             t.assign_values(n, At<uint64_t>(keys), At<void>(values), At<uint8_t>(status),
-                             At<void>(stream));
-           },
-           unlocked)
-      .def("assign_scores",
-           [](Table& t, size_t n, Address keys, Address scores, Address status, Address stream) {
-             t.assign_scores(n, At<uint64_t>(keys), At<uint64_t>(scores), At<uint8_t>(status),
-                             At<void>(stream));
-           },
-           unlocked)
-      .def("erase",
-           [](Table& t, size_t n, Address keys, Address status, Address stream) {
-             t.erase(n, At<uint64_t>(keys), At<uint8_t>(status), At<void>(stream));
-           },
-           unlocked)
-      .def("erase_if",
-           [](Table& t, const Predicate& p, Address stream) {
-             return t.erase_if(p, At<void>(stream));
-           },
-           unlocked)
-      .def("clear", [](Table& t, Address stream) { t.clear(At<void>(stream)); }, unlocked)
-      .def("lock_keys",
-           [](Table& t, size_t n, Address keys, Address succeeded, Address stream) {
-             t.lock_keys(n, At<uint64_t>(keys), At<bool>(succeeded), At<void>(stream));
-           },
-           unlocked)
-      .def("unlock_keys",
-           [](Table& t, size_t n, Address keys, Address succeeded, Address stream) {
-             t.unlock_keys(n, At<uint64_t>(keys), At<bool>(succeeded), At<void>(stream));
-           },
-           unlocked)
-      .def("export_batch_if",
-           [](const Table& t, const Predicate& p, size_t n, size_t offset, Address count,
-              Address keys, Address values, Address scores, Address stream) {
-             const_cast<Table&>(t).export_batch_if(p, n, offset, At<uint64_t>(count),
-                                                   At<uint64_t>(keys), At<void>(values),
-                                                   At<uint64_t>(scores), At<void>(stream));
-           },
-           unlocked)
-      .def("size", [](const Table& t, Address stream) { return t.size(At<void>(stream)); },
-           unlocked)
-      .def("size_if",
-           [](const Table& t, const Predicate& p, Address stream) {
-             return t.size_if(p, At<void>(stream));
-           },
-           unlocked)
+          },
+          unlocked)
+      .def(
+          "find_or_insert",
+          [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
+             Address status, Address stream) {
+            t.find_or_insert(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds),
+                             At<uint64_t>(scores), At<uint8_t>(status), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "find_or_insert_pointers",
+          [](Table& t, size_t n, Address keys, Address rows, Address founds, Address scores,
+             bool lock, Address status, Address stream) {
+            t.find_or_insert_pointers(n, At<uint64_t>(keys), At<void*>(rows), At<bool>(founds),
+                                      At<uint64_t>(scores), lock, At<uint8_t>(status),
+                                      At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "insert_or_assign",
+          [](Table& t, size_t n, Address keys, Address values, Address scores,
+             bool ignore_evict_strategy, Address status, Address stream) {
+            t.insert_or_assign(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
+                               ignore_evict_strategy, At<uint8_t>(status), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "insert_and_evict",
+          [](Table& t, size_t n, Address keys, Address values, Address scores, Address evicted_keys,
+             Address evicted_values, Address evicted_scores, Address evicted_count,
+             bool ignore_evict_strategy, Address status, Address stream) {
+            t.insert_and_evict(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
+                               At<uint64_t>(evicted_keys), At<void>(evicted_values),
+                               At<uint64_t>(evicted_scores), At<uint64_t>(evicted_count),
+                               ignore_evict_strategy, At<uint8_t>(status), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "accum_or_assign",
+          [](Table& t, size_t n, Address keys, Address values, Address accums, Address scores,
+             Address status, Address stream) {
+            t.accum_or_assign(n, At<uint64_t>(keys), At<void>(values), At<bool>(accums),
+                              At<uint64_t>(scores), At<uint8_t>(status), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "assign",
+          [](Table& t, size_t n, Address keys, Address values, Address scores, Address status,
+             Address stream) {
+            t.assign(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
+                     At<uint8_t>(status), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "assign_values",
+          [](Table& t, size_t n, Address keys, Address values, Address status, Address stream) {
+            t.assign_values(n, At<uint64_t>(keys), At<void>(values), At<uint8_t>(status),
+                            At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "assign_scores",
+          [](Table& t, size_t n, Address keys, Address scores, Address status, Address stream) {
+            t.assign_scores(n, At<uint64_t>(keys), At<uint64_t>(scores), At<uint8_t>(status),
+                            At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "erase",
+          [](Table& t, size_t n, Address keys, Address status, Address stream) {
+            t.erase(n, At<uint64_t>(keys), At<uint8_t>(status), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "erase_if",
+          [](Table& t, const Predicate& p, Address stream) {
+            return t.erase_if(p, At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "clear", [](Table& t, Address stream) { t.clear(At<void>(stream)); }, unlocked)
+      .def(
+          "lock_keys",
+          [](Table& t, size_t n, Address keys, Address succeeded, Address stream) {
+            t.lock_keys(n, At<uint64_t>(keys), At<bool>(succeeded), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "unlock_keys",
+          [](Table& t, size_t n, Address keys, Address succeeded, Address stream) {
+            t.unlock_keys(n, At<uint64_t>(keys), At<bool>(succeeded), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "export_batch_if",
+          [](const Table& t, const Predicate& p, size_t n, size_t offset, Address count,
+             Address keys, Address values, Address scores, Address stream) {
+            const_cast<Table&>(t).export_batch_if(p, n, offset, At<uint64_t>(count),
+                                                  At<uint64_t>(keys), At<void>(values),
+                                                  At<uint64_t>(scores), At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "size", [](const Table& t, Address stream) { return t.size(At<void>(stream)); }, unlocked)
+      .def(
+          "size_if",
+          [](const Table& t, const Predicate& p, Address stream) {
+            return t.size_if(p, At<void>(stream));
+          },
+          unlocked)
       .def("capacity", &Table::capacity)
       .def("max_capacity", &Table::max_capacity)
-      .def("reserve",
-           [](Table& t, uint64_t capacity, Address stream) {
-             t.reserve(capacity, At<void>(stream));
-           },
-           unlocked)
+      .def(
+          "reserve",
+          [](Table& t, uint64_t capacity, Address stream) {
+            t.reserve(capacity, At<void>(stream));
+          },
+          unlocked)
       .def("set_global_epoch", &Table::set_global_epoch)
-      .def("save",
-           [](const Table& t, const std::string& path, Address stream) {
-             return t.save(path, At<void>(stream));
-           },
-           unlocked)
-      .def("load",
-           [](Table& t, const std::string& path, Address stream) {
-             return t.load(path, At<void>(stream));
-           },
-           unlocked)
-      .def("synchronize",
-           [](const Table& t, Address stream) { t.synchronize(At<void>(stream)); }, unlocked)
+      .def(
+          "save",
+          [](const Table& t, const std::string& path, Address stream) {
+            return t.save(path, At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "load",
+          [](Table& t, const std::string& path, Address stream) {
+            return t.load(path, At<void>(stream));
+          },
+          unlocked)
+      .def(
+          "synchronize", [](const Table& t, Address stream) { t.synchronize(At<void>(stream)); },
+          unlocked)
       .def("dim", &Table::dim)
       .def("device", &Table::device)
       .def("key_type", [](const Table& t) { return Name(t.key_type()); })
@@ -373,13 +396,15 @@ PYBIND11_MODULE(_hkv, m) {
   m.def("create", &Create, py::arg("on_device"), py::arg("key"), py::arg("value"),
         py::arg("strategy"), py::arg("options"), py::arg("num_threads"), unlocked);
   m.def("device_count", &DeviceCount);
-  m.def("synchronize_stream", [](Address stream) {
-    CheckCuda(cudaStreamSynchronize(At<CUstream_st>(stream)), "cudaStreamSynchronize");
-  }, unlocked);
+  m.def(
+      "synchronize_stream",
+      [](Address stream) {
+        CheckCuda(cudaStreamSynchronize(At<CUstream_st>(stream)), "cudaStreamSynchronize");
+      },
+      unlocked);
 
   py::class_<DeviceMemory, std::shared_ptr<DeviceMemory>>(m, "DeviceMemory")
-      .def(py::init<size_t, int, Address>(), py::arg("bytes"), py::arg("device"),
-           py::arg("stream"))
+      .def(py::init<size_t, int, Address>(), py::arg("bytes"), py::arg("device"), py::arg("stream"))
       .def_property_readonly(
           "address", [](const DeviceMemory& d) { return reinterpret_cast<Address>(d.data()); })
       .def_property_readonly("bytes", &DeviceMemory::bytes)

@@ -83,8 +83,7 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
 #pragma unroll
     for (int r = 0; r < kProbeDepth; ++r) {
       query[r] = min(start + r * 4 + group, count - 1);  // spare groups read the last one again
-      digest[r] = LoadRelaxed(
-          reinterpret_cast<const uint4*>(digests + scratch.items[query[r]].x));
+      digest[r] = LoadRelaxed(reinterpret_cast<const uint4*>(digests + scratch.items[query[r]].x));
     }
     uint32_t match[kProbeDepth];
     uint64_t candidate[kProbeDepth];
@@ -108,8 +107,8 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
         const uint32_t room = Gather(ZeroBytes(d.x & mask), ZeroBytes(d.y & mask),
                                      ZeroBytes(d.z & mask), ZeroBytes(d.w & mask));
         const unsigned with_room = __ballot_sync(kFull, room != 0);
-        uint32_t num_free = FreeDigests(d.x) + FreeDigests(d.y) + FreeDigests(d.z) +
-                            FreeDigests(d.w);
+        uint32_t num_free =
+            FreeDigests(d.x) + FreeDigests(d.y) + FreeDigests(d.z) + FreeDigests(d.w);
         num_free += __shfl_xor_sync(kFull, num_free, 1);
         num_free += __shfl_xor_sync(kFull, num_free, 2);
         num_free += __shfl_xor_sync(kFull, num_free, 4);

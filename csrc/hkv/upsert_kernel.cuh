@@ -52,10 +52,9 @@ struct UpsertArgs {
   bool pin = false;          // leave every row pinned, for unlock_keys
 };
 
-
 constexpr int kUpsertBlocks = 5;  // resident per multiprocessor
 constexpr int kUpsertUnroll = 4;  // row words of a lane in flight
-constexpr int kEvictDepth = 4;  // buckets whose scores a warp reads at a time
+constexpr int kEvictDepth = 4;    // buckets whose scores a warp reads at a time
 
 struct Victim {
   uint32_t slot = kNone;
