@@ -51,7 +51,7 @@ struct FwdControl {
   SeqMask mask;
   const char *q, *k, *v;  // of this head: the first row of the block; column 0
   int32_t q_row_bytes, k_row_bytes, v_row_bytes;
-  const uint16_t* rab;    // of this sequence and head
+  const uint16_t* rab;  // of this sequence and head
   int32_t head, head_k;
   int32_t rows;       // query rows of this block
   int32_t first_row;  // absolute index of the first, = the first row of rab
@@ -62,7 +62,8 @@ struct FwdControl {
   FuncSummary func[kFuncSummaries];
 };
 
-// threadIdx.x, read anew: what the copies derive from it must not live in registers from tile to tile.
+// threadIdx.x, read anew: what the copies derive from it must not live in registers from tile to
+// tile.
 __device__ __forceinline__ int thread_index() {
   int i;
   asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(i));
@@ -178,8 +179,7 @@ __device__ __forceinline__ int next_tile(const MaskParams& p, FwdControl& c, int
 
 // Copies rows [0, kRows) of a (rows, kCols) matrix into a tile; rows from `valid` on become zeros.
 template <class SmemTile, int kThreads>
-__device__ __forceinline__ void load_rows(uint32_t dst, const char* src, int row_bytes,
-                                          int valid) {
+__device__ __forceinline__ void load_rows(uint32_t dst, const char* src, int row_bytes, int valid) {
   constexpr int kRowsPerPass = kThreads / SmemTile::kChunks;
   constexpr int kPasses = SmemTile::kRows / kRowsPerPass;
   static_assert(SmemTile::kRows % kRowsPerPass == 0, "whole passes");
@@ -197,9 +197,11 @@ __device__ __forceinline__ void load_rows(uint32_t dst, const char* src, int row
                src, kChunkBytes);
     }
   } else {
+    const char* row_0 = src - static_cast<int64_t>(first) * row_bytes;
 #pragma unroll 1
     for (int row = first; row < SmemTile::kRows; row += kRowsPerPass, src += step) {
-      cp_async(dst + SmemTile::offset(row, chunk), src, row < valid ? kChunkBytes : 0);
+      const bool in = row < valid;
+      cp_async(dst + SmemTile::offset(row, chunk), in ? src : row_0, in ? kChunkBytes : 0);
     }
   }
 }
@@ -248,14 +250,14 @@ struct FwdBlock {
       if (j < c.paged_end) {
         const uint32_t page = static_cast<uint32_t>(j) / kv.page_size;
         const uint32_t slot = j - page * kv.page_size;
-        k_src = pages + 2 * (kv.page_ids[c.page_base + page] * kv.page_stride +
-                             slot * kv.slot_stride);
+        k_src =
+            pages + 2 * (kv.page_ids[c.page_base + page] * kv.page_stride + slot * kv.slot_stride);
         v_src = k_src + 2 * kv.kv_stride;
       }
       const int bytes = row < valid ? kChunkBytes : 0;
       const uint32_t offset = KvTile::offset(row, chunk);
-      cp_async(k_dst + offset, k_src + chunk * kChunkBytes, bytes);
-      cp_async(v_dst + offset, v_src + chunk * kChunkBytes, bytes);
+      cp_async(k_dst + offset, bytes ? k_src + chunk * kChunkBytes : pages, bytes);
+      cp_async(v_dst + offset, bytes ? v_src + chunk * kChunkBytes : pages, bytes);
     }
   }
 
@@ -273,7 +275,7 @@ struct FwdBlock {
       for (int i = 0; i < kBlockM / kRowsPerPass; ++i) {
         const int row = first + i * kRowsPerPass;
         const bool in = row < c.rows && c.first_row + row >= 0 && cols > 0;
-        cp_async(dst + RabTile::offset(row, chunk), rab + row * args.p.rab.row_stride,
+        cp_async(dst + RabTile::offset(row, chunk), in ? rab + row * args.p.rab.row_stride : c.rab,
                  in ? 2 * cols : 0);
       }
       return;
@@ -352,7 +354,7 @@ struct FwdBlock {
       __syncthreads();
     }
 
-    int at = 0;  // in this warp's list of tiles
+    int at = 0;                                               // in this warp's list of tiles
     int code = next_tile<kBlockN, kGeneral>(p.mask, c, &at);  // of the tile in hand
     int next = kLastTile;                                     // of the one after it
     constexpr int kBothCopied = 2;  // added to the stage while there is nothing to copy
@@ -440,8 +442,8 @@ struct FwdBlock {
     const int row = warp * kWarpRows + lane % kWarpRows;  // whose visibility this lane works out
     const RowSpan span = row < c.rows ? c.mask.row(c.first_row + row) : RowSpan{0, 0, 0, 0};
 #pragma unroll 1
-    for (int n = n0; n < n0 + kBlockN; n += kPartN, k_lane += kPartN * KvTile::kPitch,
-             v_lane += kPartN * KvTile::kPitch) {
+    for (int n = n0; n < n0 + kBlockN;
+         n += kPartN, k_lane += kPartN * KvTile::kPitch, v_lane += kPartN * KvTile::kPitch) {
       const uint32_t bits = visible_bits<kGeneral>(args.p.mask, c, span, row, n);
       if (!__any_sync(~0u, bits != 0)) continue;
       float s[kMmaM][kPartN / 8][4];  // C fragments of (kWarpRows, kPartN)
@@ -470,7 +472,8 @@ struct FwdBlock {
     for (int m = 0; m < kMmaM; ++m) {
 #pragma unroll
       for (int n = 0; n < kN / 8; n += 2) {
-        init_scores(s[m][n], s[m][n + 1], (rab_lane ^ (n * kChunkBytes)) + m * 16 * RabTile::kPitch);
+        init_scores(s[m][n], s[m][n + 1],
+                    (rab_lane ^ (n * kChunkBytes)) + m * 16 * RabTile::kPitch);
       }
     }
 #pragma unroll
@@ -505,7 +508,7 @@ struct FwdBlock {
   __device__ __forceinline__ static void add_values(float half_alpha, float (&s)[kMmaM][kN / 8][4],
                                                     uint32_t v_lane,
                                                     float (&o)[kMmaM][kHeadDim / 8][4]) {
-    constexpr int kPacks = 4 * kMmaM;   // registers of an A fragment of (kWarpRows, 16)
+    constexpr int kPacks = 4 * kMmaM;  // registers of an A fragment of (kWarpRows, 16)
     constexpr int kMmaD = kHeadDim / 16;
     uint32_t a[2][kMmaM][4];
     const auto silu = [&](int step, int i) {
@@ -539,8 +542,7 @@ struct FwdBlock {
   template <int kQ>
   __device__ __forceinline__ static void compute_full(const FwdArgs& args, const FwdControl& c,
                                                       uint32_t base, uint32_t q_lane, int stage,
-                                                      int copy_code,
-                                                      uint32_t (&q)[kQ][kMmaM][4],
+                                                      int copy_code, uint32_t (&q)[kQ][kMmaM][4],
                                                       float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
@@ -558,8 +560,9 @@ struct FwdBlock {
     const int copy_n0 = (copy_code >> 2) * kBlockN;
     const bool copy = copy_code >= 0 && (copy_code & 2);
     if (copy_code >= 0) {
-      if (!copy) load_kv(args, c, base + Traits::kKOffset + (stage ^ 1) * KvTile::kBytes,
-                         base + Traits::kVOffset + (stage ^ 1) * KvTile::kBytes, copy_n0);
+      if (!copy)
+        load_kv(args, c, base + Traits::kKOffset + (stage ^ 1) * KvTile::kBytes,
+                base + Traits::kVOffset + (stage ^ 1) * KvTile::kBytes, copy_n0);
       if constexpr (Traits::kHasRab) {
         load_rab(args, c, base + Traits::kRabOffset + (stage ^ 1) * RabTile::kBytes, copy_n0);
       }
@@ -568,10 +571,10 @@ struct FwdBlock {
     const int copy_row = thread / KvTile::kChunks, copy_chunk = thread % KvTile::kChunks;
     const uint32_t copy_to = base + (stage ^ 1) * KvTile::kBytes;
     const int k_step = kRowsPerPass * c.k_row_bytes, v_step = kRowsPerPass * c.v_row_bytes;
-    const char* k_from = c.k + copy_chunk * kChunkBytes +
-                         static_cast<int64_t>(copy_n0 + copy_row) * c.k_row_bytes;
-    const char* v_from = c.v + copy_chunk * kChunkBytes +
-                         static_cast<int64_t>(copy_n0 + copy_row) * c.v_row_bytes;
+    const char* k_from =
+        c.k + copy_chunk * kChunkBytes + static_cast<int64_t>(copy_n0 + copy_row) * c.k_row_bytes;
+    const char* v_from =
+        c.v + copy_chunk * kChunkBytes + static_cast<int64_t>(copy_n0 + copy_row) * c.v_row_bytes;
 
     const auto copies = [&](int k) {
       if (k % kCopyEvery != 0) return;
@@ -623,8 +626,7 @@ struct FwdBlock {
 
   // Writes this warp's rows of o / N, 16 bytes a lane, by way of shared memory.
   __device__ __forceinline__ static void store(const FwdParams& p, const FwdControl& c,
-                                               uint32_t base,
-                                               float (&o)[kMmaM][kHeadDim / 8][4]) {
+                                               uint32_t base, float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const float inv_n = p.inv_n;
 #pragma unroll

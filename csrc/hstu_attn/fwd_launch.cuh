@@ -46,9 +46,9 @@ int prepare_fwd(int bytes) {
       e != cudaSuccess) {
     return e;
   }
-  if (const cudaError_t e =
-          cudaFuncSetAttribute(fwd_kernel<Traits, kGeneral>, cudaFuncAttributePreferredSharedMemoryCarveout,
-                               cudaSharedmemCarveoutMaxShared);
+  if (const cudaError_t e = cudaFuncSetAttribute(fwd_kernel<Traits, kGeneral>,
+                                                 cudaFuncAttributePreferredSharedMemoryCarveout,
+                                                 cudaSharedmemCarveoutMaxShared);
       e != cudaSuccess) {
     return e;
   }
@@ -80,7 +80,8 @@ int run_tile(const FwdParams& p, void* workspace, cudaStream_t stream) {
 
 template <class Traits>
 int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
-  constexpr int64_t kMostRowStride = 1 << 24;  // a pass of the copies adds at most 64 rows in 32 bits
+  constexpr int64_t kMostRowStride = 1
+                                     << 24;  // a pass of the copies adds at most 64 rows in 32 bits
   if (p.q.row_stride > kMostRowStride || p.k.row_stride > kMostRowStride ||
       p.v.row_stride > kMostRowStride) {
     return cudaErrorInvalidValue;

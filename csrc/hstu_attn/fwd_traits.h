@@ -1,7 +1,7 @@
 // File: fwd_traits.h
 //
-// Types and constants of one forward instance. A block of kWarps warps owns kBlockM query rows; each
-// warp keeps the output of its kWarpRows rows in registers while the block walks over tiles of
+// Types and constants of one forward instance. A block of kWarps warps owns kBlockM query rows;
+// each warp keeps the output of its kWarpRows rows in registers while the block walks over tiles of
 // kBlockN keys, of which a warp turns kChunkN at a time into S, SiLU(S) and a product with V.
 #pragma once
 
@@ -16,12 +16,12 @@ template <int kWarps_, int kWarpRows_, int kBlockN_, int kChunkN_, bool kQInRegs
           int kMinBlocks_>
 struct FwdTile {
   static constexpr int kWarps = kWarps_;
-  static constexpr int kWarpRows = kWarpRows_;   // 16 or 32
-  static constexpr int kBlockN = kBlockN_;       // keys per shared-memory stage
-  static constexpr int kChunkN = kChunkN_;       // keys per pass through the registers
-  static constexpr bool kQInRegs = kQInRegs_;    // else Q is read from shared memory every pass
-  static constexpr bool kShareQ = kShareQ_;      // Q passes through the memory of the K/V stages
-  static constexpr int kMinBlocks = kMinBlocks_; // blocks that must fit on one multiprocessor
+  static constexpr int kWarpRows = kWarpRows_;    // 16 or 32
+  static constexpr int kBlockN = kBlockN_;        // keys per shared-memory stage
+  static constexpr int kChunkN = kChunkN_;        // keys per pass through the registers
+  static constexpr bool kQInRegs = kQInRegs_;     // else Q is read from shared memory every pass
+  static constexpr bool kShareQ = kShareQ_;       // Q passes through the memory of the K/V stages
+  static constexpr int kMinBlocks = kMinBlocks_;  // blocks that must fit on one multiprocessor
 };
 
 // The tile of each instance; docs/hstu_kernels.md has the counts and measurements behind them.
@@ -34,7 +34,7 @@ struct FwdTileFor<32, false> : FwdTile<4, 32, 128, 64, true, false, 4> {};
 template <>
 struct FwdTileFor<32, true> : FwdTile<4, 32, 64, 32, true, false, 3> {};
 template <>
-struct FwdTileFor<64, false> : FwdTile<4, 32, 64, 32, true, false, 3> {};
+struct FwdTileFor<64, false> : FwdTile<4, 32, 128, 32, true, true, 3> {};
 template <>
 struct FwdTileFor<64, true> : FwdTile<4, 32, 64, 32, true, false, 2> {};
 template <>
@@ -65,7 +65,7 @@ struct FwdTraits : Tile_ {
   static_assert(Tile::kBlockN % Tile::kChunkN == 0 && Tile::kBlockN % 32 == 0, "whole chunks");
   static_assert(Tile::kQInRegs || !Tile::kShareQ, "shared memory that is reused keeps no Q");
 
-  using QTile = SmemTile<kBlockM, kHeadDim>;         // also stages the output
+  using QTile = SmemTile<kBlockM, kHeadDim>;  // also stages the output
   using KvTile = SmemTile<Tile::kBlockN, kHeadDim>;
   using RabTile = SmemTile<kBlockM, Tile::kBlockN>;
 
@@ -74,8 +74,7 @@ struct FwdTraits : Tile_ {
   static constexpr int kKOffset = kQBytes;
   static constexpr int kVOffset = kKOffset + kStages * KvTile::kBytes;
   static constexpr int kRabOffset = kVOffset + kStages * KvTile::kBytes;
-  static constexpr int kControlOffset =
-      kRabOffset + (kHasRab ? kStages * RabTile::kBytes : 0);
+  static constexpr int kControlOffset = kRabOffset + (kHasRab ? kStages * RabTile::kBytes : 0);
   static_assert(!Tile::kShareQ || QTile::kBytes <= kControlOffset, "Q fits into the stages");
 };
 

@@ -1,7 +1,7 @@
 // File: schedule.cu
 //
-// The sort behind the listed order of schedule.cuh: a counting sort of all row blocks by the columns
-// that they see, in one CUDA block.
+// The sort behind the listed order of schedule.cuh: a counting sort of all row blocks by the
+// columns that they see, in one CUDA block.
 #include "csrc/hstu_attn/schedule.cuh"
 
 namespace hstu {
@@ -39,8 +39,8 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
         const int columns = mask.func != nullptr
                                 ? k_len
                                 : SeqMask::greater(columns_seen(m, first), columns_seen(m, last));
-        const int bucket = kScheduleBuckets - 1 -
-                           SeqMask::lesser(columns / bucket_columns, kScheduleBuckets - 1);
+        const int bucket =
+            kScheduleBuckets - 1 - SeqMask::lesser(columns / bucket_columns, kScheduleBuckets - 1);
         const int width = SeqMask::lesser(kNeighbours, block + 1);
         const int place = atomicAdd(&start[bucket], width);
         if (pass == 0) continue;

@@ -75,8 +75,8 @@ __device__ __forceinline__ SeqMask seq_mask(const MaskParams& p, int seq, int k_
 }
 
 // Decides between the two orders from sizes alone and, for a list, enqueues the sort of the row
-// blocks of `block_m` rows into `workspace` (schedule_bytes()). Returns the number of CUDA blocks to
-// launch.
+// blocks of `block_m` rows into `workspace` (schedule_bytes()). Returns the number of CUDA blocks
+// to launch.
 int64_t make_schedule(const Problem& p, int block_m, void* workspace, cudaStream_t stream,
                       Schedule* schedule);
 
