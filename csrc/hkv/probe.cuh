@@ -31,7 +31,7 @@ struct Probe {
   bool spills = false;     // the key may live in its other bucket
 };
 
-// Bit 7 of every zero byte; above a zero byte there may be false ones.
+// Bit 7 of every zero byte; above a zero byte, bytes of value 1 have it too.
 __device__ __forceinline__ uint32_t ZeroBytes(uint32_t x) {
   return (x - 0x01010101u) & ~x & 0x80808080u;
 }
