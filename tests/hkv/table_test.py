@@ -52,7 +52,7 @@ def test_each_of_the_eighteen_tables_keeps_what_it_is_given(
     np.testing.assert_array_equal(got, bits(exact + 1, value))
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 127, 128, 129, 1000, 4097])
+@pytest.mark.parametrize("capacity", [1, 2, 17, 127, 128, 129, 1000, 4097])
 def test_capacity_is_exact_for_any_number(engine: Any, rows: Rows, capacity: int) -> None:
     table = engine.table(capacity)
     assert table.capacity == capacity
@@ -372,3 +372,19 @@ def test_the_host_table_in_many_threads_agrees_with_one(rows: Rows, strategy: st
     for field in ("keys", "values", "scores"):
         a, b = (getattr(e, field)[o] for e, o in zip(exports, orders, strict=True))
         np.testing.assert_array_equal(a, b)
+
+
+def test_key_zero_is_not_taken_for_a_slot_beyond_the_capacity(engine: Any, rows: Rows) -> None:
+    # Memory that was never written holds zeros, and so the key 0.
+    keys = np.arange(200, dtype=np.int64)
+    for capacity in range(1, 40):
+        table = engine.table(capacity, 3)
+        for _ in range(3):
+            table.insert_or_assign(
+                engine.put(keys[:capacity]), engine.put(rows(keys, 3)[:capacity])
+            )
+            out, founds = table.find(engine.put(keys))
+            assert engine.get(founds).tolist() == (keys < capacity).tolist()
+            np.testing.assert_array_equal(engine.get(out)[:capacity], rows(keys, 3)[:capacity])
+            table.erase(engine.put(keys[:1]))
+            assert table.size() == capacity - 1
