@@ -443,6 +443,7 @@ __device__ __forceinline__ void add_dq(DqPart<Tile>& part, const BwdArgs& args, 
     }
   }
   if (!kWhole && args.p.deterministic) __threadfence();
+  __syncwarp();
 }
 
 // S starts from rab instead of 0.
@@ -551,6 +552,7 @@ __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][
       *reinterpret_cast<uint4*>(out + row * row_stride + chunk * kChunkElems) = v;
     }
   }
+  __syncwarp();  // lanes that store fewer rows wait: barriers follow
 }
 
 // kWhole: a CUDA block takes all keys of a sequence, the last block of them first.
@@ -682,7 +684,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
       }
       cp_async_wait<0>();
       __syncthreads();
-      const QueryBlock& block = walk.ring[i & 3];  // read anew where it is used
+      const QueryBlock block = walk.ring[i & 3];
       if (Tile::kStages == 2 && block.head >= 0) start(i + 1);
       if (ordered && threadIdx.x == 0 && i > 1) {  // dQ of the block before the previous one is in
         const QueryBlock done = walk.ring[(i - 2) & 3];
