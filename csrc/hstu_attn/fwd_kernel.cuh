@@ -33,8 +33,9 @@ struct FwdArgs {
 constexpr int kFuncSummaries = 32;
 constexpr int kMaxWarps = 8;
 
-// The least and the greatest ends of one interval of `func` over the rows of a block.
-struct FuncSummary {
+// The least and the greatest ends of one interval of `func` over the rows of a block. Aligned, so
+// that one load fetches them and nothing beside them.
+struct alignas(16) FuncSummary {
   int32_t lo_min, lo_max, hi_min, hi_max;
 };
 
@@ -440,10 +441,10 @@ struct FwdBlock {
         RabTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
 
     const int row = warp * kWarpRows + lane % kWarpRows;  // whose visibility this lane works out
-    const RowSpan span = row < c.rows ? c.mask.row(c.first_row + row) : RowSpan{0, 0, 0, 0};
 #pragma unroll 1
     for (int n = n0; n < n0 + kBlockN;
          n += kPartN, k_lane += kPartN * KvTile::kPitch, v_lane += kPartN * KvTile::kPitch) {
+      const RowSpan span = row < c.rows ? c.mask.row(c.first_row + row) : RowSpan{0, 0, 0, 0};
       const uint32_t bits = visible_bits<kGeneral>(args.p.mask, c, span, row, n);
       if (!__any_sync(~0u, bits != 0)) continue;
       float s[kMmaM][kPartN / 8][4];  // C fragments of (kWarpRows, kPartN)
