@@ -27,8 +27,9 @@ constexpr uint32_t kBucketSlots = 128;  // stride of keys, scores and digests
 constexpr uint32_t kEmpty = 0;      // never used since the last clear
 constexpr uint32_t kReclaimed = 1;  // erased; free again, but lookups must not stop at it
 constexpr uint32_t kDisabled = 2;   // beyond the bucket's slots
-constexpr uint32_t kFirstTag = 4;   // 4 ... 255: a live key with this tag. Even, so that tag ^ 1 is a
-                                    // tag too: the comparison may take one for the other (probe.cuh)
+constexpr uint32_t kFirstTag =
+    4;  // 4 ... 255: a live key with this tag. Even, so that tag ^ 1 is a
+        // tag too: the comparison may take one for the other (probe.cuh)
 
 constexpr uint64_t kMaxCapacity = (uint64_t{1} << 32) - 2 * kBucketSlots;
 
