@@ -233,33 +233,35 @@ struct FwdBlock {
     const int valid = c.mask.k_len - n0;
     const char* k = c.k + static_cast<int64_t>(n0) * c.k_row_bytes;
     const char* v = c.v + static_cast<int64_t>(n0) * c.v_row_bytes;
-    if (!kGeneral || n0 >= c.paged_end) {
-      load_rows<KvTile, kThreads>(k_dst, k, c.k_row_bytes, valid);
-      load_rows<KvTile, kThreads>(v_dst, v, c.v_row_bytes, valid);
-      return;
-    }
-    const PagedKv& kv = args.p.kv;
-    constexpr int kRowsPerPass = kThreads / KvTile::kChunks;
-    const int thread = thread_index();
-    const int chunk = thread % KvTile::kChunks;
-    const char* pages = static_cast<const char*>(kv.data) + 2 * c.head_k * kv.head_stride;
+    if constexpr (kGeneral) {
+      if (n0 < c.paged_end) {
+        const PagedKv& kv = args.p.kv;
+        constexpr int kRowsPerPass = kThreads / KvTile::kChunks;
+        const int thread = thread_index();
+        const int chunk = thread % KvTile::kChunks;
+        const char* pages = static_cast<const char*>(kv.data) + 2 * c.head_k * kv.head_stride;
 #pragma unroll 2
-    for (int row = thread / KvTile::kChunks; row < kBlockN; row += kRowsPerPass) {
-      const int j = n0 + row;
-      const char* k_src = k + static_cast<int64_t>(row) * c.k_row_bytes;
-      const char* v_src = v + static_cast<int64_t>(row) * c.v_row_bytes;
-      if (j < c.paged_end) {
-        const uint32_t page = static_cast<uint32_t>(j) / kv.page_size;
-        const uint32_t slot = j - page * kv.page_size;
-        k_src =
-            pages + 2 * (kv.page_ids[c.page_base + page] * kv.page_stride + slot * kv.slot_stride);
-        v_src = k_src + 2 * kv.kv_stride;
+        for (int row = thread / KvTile::kChunks; row < kBlockN; row += kRowsPerPass) {
+          const int j = n0 + row;
+          const char* k_src = k + static_cast<int64_t>(row) * c.k_row_bytes;
+          const char* v_src = v + static_cast<int64_t>(row) * c.v_row_bytes;
+          if (j < c.paged_end) {
+            const uint32_t page = static_cast<uint32_t>(j) / kv.page_size;
+            const uint32_t slot = j - page * kv.page_size;
+            k_src = pages +
+                    2 * (kv.page_ids[c.page_base + page] * kv.page_stride + slot * kv.slot_stride);
+            v_src = k_src + 2 * kv.kv_stride;
+          }
+          const int bytes = row < valid ? kChunkBytes : 0;
+          const uint32_t offset = KvTile::offset(row, chunk);
+          cp_async(k_dst + offset, bytes ? k_src + chunk * kChunkBytes : pages, bytes);
+          cp_async(v_dst + offset, bytes ? v_src + chunk * kChunkBytes : pages, bytes);
+        }
+        return;
       }
-      const int bytes = row < valid ? kChunkBytes : 0;
-      const uint32_t offset = KvTile::offset(row, chunk);
-      cp_async(k_dst + offset, bytes ? k_src + chunk * kChunkBytes : pages, bytes);
-      cp_async(v_dst + offset, bytes ? v_src + chunk * kChunkBytes : pages, bytes);
     }
+    load_rows<KvTile, kThreads>(k_dst, k, c.k_row_bytes, valid);
+    load_rows<KvTile, kThreads>(v_dst, v, c.v_row_bytes, valid);
   }
 
   // Loads the rab tile of the block's rows and the columns from n0 on.
@@ -271,27 +273,30 @@ struct FwdBlock {
     const int col = n0 + chunk * kChunkElems;
     const int cols = SeqMask::greater(0, SeqMask::lesser(c.mask.k_len - col, kChunkElems));
     const uint16_t* rab = c.rab + c.first_row * args.p.rab.row_stride + col;
-    if (!kGeneral || args.rab_aligned) {
-#pragma unroll 4
-      for (int i = 0; i < kBlockM / kRowsPerPass; ++i) {
-        const int row = first + i * kRowsPerPass;
-        const bool in = row < c.rows && c.first_row + row >= 0 && cols > 0;
-        cp_async(dst + RabTile::offset(row, chunk), in ? rab + row * args.p.rab.row_stride : c.rab,
-                 in ? 2 * cols : 0);
-      }
-      return;
-    }
+    if constexpr (kGeneral) {
+      if (!args.rab_aligned) {
 #pragma unroll 1
-    for (int row = first; row < kBlockM; row += kRowsPerPass) {
-      const bool in = row < c.rows && c.first_row + row >= 0;
-      const uint16_t* src = rab + row * args.p.rab.row_stride;
-      uint32_t w[kChunkElems / 2];
+        for (int row = first; row < kBlockM; row += kRowsPerPass) {
+          const bool in = row < c.rows && c.first_row + row >= 0;
+          const uint16_t* src = rab + row * args.p.rab.row_stride;
+          uint32_t w[kChunkElems / 2];
 #pragma unroll
-      for (int e = 0; e < kChunkElems; e += 2) {
-        const uint32_t lo = in && e < cols ? src[e] : 0, hi = in && e + 1 < cols ? src[e + 1] : 0;
-        w[e / 2] = lo | hi << 16;
+          for (int e = 0; e < kChunkElems; e += 2) {
+            const uint32_t lo = in && e < cols ? src[e] : 0,
+                           hi = in && e + 1 < cols ? src[e + 1] : 0;
+            w[e / 2] = lo | hi << 16;
+          }
+          st_shared(dst + RabTile::offset(row, chunk), uint4{w[0], w[1], w[2], w[3]});
+        }
+        return;
       }
-      st_shared(dst + RabTile::offset(row, chunk), uint4{w[0], w[1], w[2], w[3]});
+    }
+#pragma unroll 4
+    for (int i = 0; i < kBlockM / kRowsPerPass; ++i) {
+      const int row = first + i * kRowsPerPass;
+      const bool in = row < c.rows && c.first_row + row >= 0 && cols > 0;
+      cp_async(dst + RabTile::offset(row, chunk), in ? rab + row * args.p.rab.row_stride : c.rab,
+               in ? 2 * cols : 0);
     }
   }
 
