@@ -283,10 +283,11 @@ def test_forward_and_backward_replay_in_a_cuda_graph(
 def test_inductor_compiles_forward_and_backward(gpu: str) -> None:
     torch._dynamo.reset()
     case = make_case(device=gpu, max_k=100, window=(-1, 0), targets=9)
+    arguments = case.arguments()
 
     def layer(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        arguments = {**case.arguments(), "q": q * 1.0, "k": k, "v": v}
-        return hstu_attn_varlen_func(**arguments) * 2.0
+        given = {**arguments, "q": q * 1.0, "k": k, "v": v}
+        return hstu_attn_varlen_func(**given) * 2.0
 
     q, k, v = leaf(case.q), leaf(case.k), leaf(case.v)
     out = torch.compile(layer, fullgraph=True)(q, k, v)
