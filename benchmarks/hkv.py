@@ -19,14 +19,19 @@ Uses the installed package; torch measures the copies.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-import hkv
-import numpy as np
-import torch
-from hkv import DeviceArray
+# A script's own folder comes first in sys.path, and there this file is hkv itself.
+sys.path = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
+
+import hkv  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from hkv import DeviceArray  # noqa: E402
 
 BATCH = 1 << 20
 FRESH = 1 << 62  # the bit of keys that are not in the table
