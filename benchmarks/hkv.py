@@ -208,6 +208,8 @@ def main() -> None:
     parser.add_argument("--hybrid", action="store_true", help="16 GiB of the rows in HBM")
     parser.add_argument("--engine", choices=["native", "upstream"], default="native")
     arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("hkv.py: no CUDA device, nothing can be measured")
     engine = hkv.HashTable(128, 4).engine
     if engine != arguments.engine:
         raise SystemExit(f"the installed module has the {engine} engine")
