@@ -37,7 +37,7 @@ def test_the_report_names_what_is_left_out() -> None:
 
 
 def test_what_is_left_out_is_not_in_the_binary() -> None:
-    assert Path(LIBRARY).stat().st_size < 2**20
+    assert Path(LIBRARY).stat().st_size < 2 * 2**20  # the whole build has 28 MiB
     assert b"bwd_kernel" not in Path(LIBRARY).read_bytes()
 
 
