@@ -104,7 +104,9 @@ def _apt(rctx, suite, debs):
         got = rctx.execute(["sha256sum", deb]).stdout.split(" ")[0]
         if got != debs[name]:
             fail("%s: wrong hash. third_party/pins.bzl allows %s, the mirror served %s" % (name, debs[name], got))
-        rctx.execute(["dpkg-deb", "-x", deb, "sysroot"])
+        unpacked = rctx.execute(["dpkg-deb", "-x", deb, "sysroot"])
+        if unpacked.return_code != 0:
+            fail("%s could not be unpacked (is the disk full?). dpkg-deb said: %s" % (name, unpacked.stderr.strip().split("\n")[-1]))
     rctx.delete("debs")
 
 def _cc_impl(rctx):
