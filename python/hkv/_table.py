@@ -198,11 +198,9 @@ class HashTable:
             return DeviceArray(shape, dtype, self._device, stream)
         return np.zeros(shape, "uint16" if dtype == "bfloat16" else dtype)
 
-    def _view(
-        self, name: str, array: ArrayLike, dtype: str, shape: tuple[int, ...], stream: Stream,
-        writable: bool = False,
-    ) -> View:  # fmt: skip
-        v = view(name, array, stream_address(stream))
+    def _checked(
+        self, name: str, v: View, dtype: str, shape: tuple[int, ...], writable: bool = False
+    ) -> View:
         if v.device != self._device:
             where = "the host" if v.device < 0 else f"cuda:{v.device}"
             raise ValueError(f"hkv: {name} is on {where}; the table is on {self.device}")
@@ -216,11 +214,18 @@ class HashTable:
             raise ValueError(f"hkv: {name} is read-only; the call writes it")
         return v
 
+    def _view(
+        self, name: str, array: ArrayLike, dtype: str, shape: tuple[int, ...], stream: Stream,
+        writable: bool = False,
+    ) -> View:  # fmt: skip
+        v = view(name, array, stream_address(stream))
+        return self._checked(name, v, dtype, shape, writable)
+
     def _keys(self, keys: ArrayLike, stream: Stream) -> tuple[int, View]:
         v = view("keys", keys, stream_address(stream))
         if len(v.shape) != 1:
             raise ValueError(f"hkv: keys has shape {v.shape}; it must have one dimension")
-        return v.shape[0], self._view("keys", keys, self.key_dtype, v.shape, stream)
+        return v.shape[0], self._checked("keys", v, self.key_dtype, v.shape)
 
     def _input(
         self, name: str, array: ArrayLike | None, dtype: str, shape: tuple[int, ...],

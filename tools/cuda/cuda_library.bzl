@@ -27,7 +27,7 @@ def _cuda_library_impl(ctx):
     deps = [dep[CcInfo] for dep in ctx.attr.deps]
     compilation = cc_common.merge_compilation_contexts(compilation_contexts = [own] + [dep.compilation_context for dep in deps])
 
-    # For the actions only: hdrs of this target that dependents must not see through us.
+    # What a compile may read; nvcc.sh sorts out what it did not.
     header_list = ctx.actions.declare_file("_cuda/%s/headers" % ctx.label.name)
     names = ctx.actions.args()
     names.set_param_file_format("multiline")
