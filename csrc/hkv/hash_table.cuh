@@ -22,10 +22,10 @@
 #include "csrc/hkv/checks.h"
 #include "csrc/hkv/cuda_resources.h"
 #include "csrc/hkv/lookup_kernel.cuh"
+#include "csrc/hkv/passes.cuh"
 #include "csrc/hkv/scan_kernels.cuh"
 #include "csrc/hkv/table_file.h"
 #include "csrc/hkv/types.h"
-#include "csrc/hkv/upsert_kernel.cuh"
 
 namespace hkv {
 
@@ -43,6 +43,7 @@ struct DeviceStorage {
     scores = on_device(slots * 8, "scores");
     locks = on_device(layout.num_buckets * uint64_t{4} * device::kLocksPerBucket, "key locks");
     busy = on_device(slots / 8, "row locks");
+    waiting = on_device(layout.num_buckets * uint64_t{4}, "evictions");
     hbm_rows = on_device(in_hbm * row_bytes, "rows");
     host_rows = Buffer(MemoryKind::kPinnedHost, (capacity - in_hbm) * row_bytes, "rows");
     view.layout = layout;
@@ -57,8 +58,52 @@ struct DeviceStorage {
     view.row_bytes = row_bytes;
   }
 
-  Buffer digests, keys, scores, locks, busy, pinned, hbm_rows, host_rows;
+  Buffer digests, keys, scores, locks, busy, waiting, pinned, hbm_rows, host_rows;
   device::View view;
+};
+
+// The device memory that a batch of up to kKeys keys needs to be written in passes.
+class PassMemory {
+ public:
+  static constexpr uint64_t kKeys = 1 << 20;
+
+  PassMemory()
+      : counters_(MemoryKind::kDevice, kFilterOffset + kKeys * kFilterBytes, "a filter"),
+        lists_(MemoryKind::kDevice, kKeys * kListBytes, "lists of keys") {}
+
+  // The plan for n keys, once what stands before the call on the stream is done.
+  device::Plan Start(const DeviceStorage& storage, uint64_t n, cudaStream_t stream) const {
+    uint64_t filter_keys = 32;
+    while (filter_keys < n) filter_keys *= 2;
+    char* const counters = counters_.As<char>();
+    CheckCuda(
+        cudaMemsetAsync(counters, 0, kFilterOffset + filter_keys * kFilterBytes, stream),
+        "clearing a filter");
+    device::Plan plan;
+    plan.counters = reinterpret_cast<unsigned long long*>(counters);
+    plan.filter = reinterpret_cast<uint32_t*>(counters + kFilterOffset);
+    plan.filter_mask = static_cast<uint32_t>(filter_keys * kFilterBytes / 4 - 1);
+    plan.waiting = storage.waiting.As<uint32_t>();
+    char* lists = lists_.As<char>();
+    const auto list = [&](auto** array) {
+      *array = reinterpret_cast<std::remove_reference_t<decltype(*array)>>(lists);
+      lists += kKeys * sizeof(**array);
+    };
+    list(&plan.evictions);
+    list(&plan.positions);
+    list(&plan.next_waiting);
+    list(&plan.buckets);
+    list(&plan.rest);
+    list(&plan.tags);
+    return plan;
+  }
+
+ private:
+  static constexpr uint64_t kFilterOffset = 256;  // behind the counters
+  static constexpr uint64_t kFilterBytes = 16;    // per key: 0.4 % of strangers meet a set bit
+  static constexpr uint64_t kListBytes = sizeof(device::Eviction) + 4 * sizeof(uint32_t) + 1;
+
+  Buffer counters_, lists_;
 };
 
 template <class Key, class Value, class Score = uint64_t,
@@ -89,6 +134,9 @@ class HashTable {
                    std::to_string(count) + " CUDA devices");
     }
     DeviceGuard device(options_.device_id);
+    CheckCuda(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount,
+                                     options_.device_id),
+              "cudaDeviceGetAttribute");
     counter_ = Buffer(MemoryKind::kDevice, 8, "a counter");
     host_counter_ = Buffer(MemoryKind::kPinnedHost, 8, "a counter");
     row_bytes_ = static_cast<uint32_t>(options_.dim * sizeof(Value));
@@ -102,6 +150,7 @@ class HashTable {
     cudaGetDevice(&previous);
     cudaSetDevice(options_.device_id);
     storage_.reset();
+    pass_memory_.reset();
     cudaSetDevice(previous);
   }
   HashTable(const HashTable&) = delete;
@@ -510,12 +559,76 @@ class HashTable {
   }
 
   template <Mode kMode>
-  void Launch(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) const {
-    using Element = std::conditional_t<kMode == Mode::kAccumOrAssign, Value, char>;
+  void Launch(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
     args.epoch = epoch_;
     args.word_bytes = WordBytes(args.values, args.evicted_values);
+    if constexpr (kMode != Mode::kAccumOrAssign) {
+      if (GoesInPasses(args, stream)) {
+        for (uint64_t first = 0; first < args.n; first += PassMemory::kKeys) {
+          LaunchPasses<kMode>(storage, Part(args, first), stream);
+        }
+        return;
+      }
+    }
+    using Element = std::conditional_t<kMode == Mode::kAccumOrAssign, Value, char>;
     device::UpsertKernel<kStrategy, kMode, Element>
         <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage.view, args);
+  }
+
+  // Their memory is there from the first large batch on, if that is not captured into a graph.
+  bool GoesInPasses(const device::UpsertArgs& args, cudaStream_t stream) {
+    if (args.n < options_.passes_from || args.pin) return false;
+    if (pass_memory_ == nullptr) {
+      cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+      CheckCuda(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+      if (status != cudaStreamCaptureStatusNone) return false;
+      pass_memory_ = std::make_unique<PassMemory>();
+    }
+    return true;
+  }
+
+  // Up to PassMemory::kKeys keys of a batch, from `first` on.
+  device::UpsertArgs Part(device::UpsertArgs args, uint64_t first) const {
+    args.n = std::min(args.n - first, PassMemory::kKeys);
+    const auto advance = [&](auto*& array, uint64_t step) {
+      if (array != nullptr) array += first * step;
+    };
+    advance(args.keys, 1);
+    advance(args.scores, 1);
+    advance(args.values, row_bytes_);
+    advance(args.rows, 1);
+    advance(args.founds, 1);
+    advance(args.out_scores, 1);
+    advance(args.status, 1);
+    return args;
+  }
+
+  template <Mode kMode>
+  void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
+    constexpr bool kInserts = kMode != Mode::kAssign && kMode != Mode::kFindAndUpdate;
+    constexpr bool kReads = kMode == Mode::kFindOrInsert || kMode == Mode::kFindAndUpdate;
+    constexpr int kThreads = device::kThreads;
+    const device::Plan plan = pass_memory_->Start(storage, args.n, stream);
+    const device::View& view = storage.view;
+    const unsigned blocks = Blocks(args.n);
+    const auto resident = [&](int per_multiprocessor) {
+      return std::min(blocks, static_cast<unsigned>(multiprocessors_ * per_multiprocessor));
+    };
+    device::ClaimKernel<kStrategy, kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
+    if (kInserts || args.values != nullptr) {
+      device::RowsKernel<kInserts, kReads><<<blocks, kThreads, 0, stream>>>(view, args, plan);
+    }
+    if constexpr (kInserts) {
+      device::EvictKernel<kStrategy, kMode>
+          <<<resident(device::kUpsertBlocks), kThreads, 0, stream>>>(view, args, plan);
+      if (args.values != nullptr) {
+        device::EvictedRowsKernel<kMode == Mode::kInsertAndEvict>
+            <<<resident(device::kRowsBlocks), kThreads, 0, stream>>>(view, args, plan);
+      }
+    }
+    args.list = plan.rest;
+    args.list_size = plan.counters + device::kRest;
+    device::UpsertKernel<kStrategy, kMode><<<blocks, kThreads, 0, stream>>>(view, args);
   }
 
   void SetPins(const char* call, size_t n, const Key* keys, bool lock, bool* succeeded,
@@ -549,6 +662,9 @@ class HashTable {
     device::ClearKernel<device::kThreads>
         <<<Blocks(threads), device::kThreads, 0, stream>>>(storage.view);
     CheckCuda(cudaGetLastError(), "clear");
+    CheckCuda(cudaMemsetAsync(storage.waiting.As<char>(), 0xff,
+                              storage.view.layout.num_buckets * uint64_t{4}, stream),
+              "clear");
   }
 
   void Export(device::ExportArgs args, cudaStream_t stream) const {
@@ -669,7 +785,9 @@ class HashTable {
   uint32_t row_bytes_ = 0;
   uint64_t epoch_ = 0;
   uint64_t size_bound_ = 0;  // at least the number of live keys, while the table may grow
+  int multiprocessors_ = 0;
   std::unique_ptr<DeviceStorage> storage_;
+  std::unique_ptr<PassMemory> pass_memory_;
   Buffer counter_, host_counter_;
   mutable StreamOrder order_;
   mutable std::mutex mutex_;

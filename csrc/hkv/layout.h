@@ -27,6 +27,7 @@ constexpr uint32_t kBucketSlots = 128;  // stride of keys, scores and digests
 constexpr uint32_t kEmpty = 0;      // never used since the last clear
 constexpr uint32_t kReclaimed = 1;  // erased; free again, but lookups must not stop at it
 constexpr uint32_t kDisabled = 2;   // beyond the bucket's slots
+constexpr uint32_t kClaimed = 3;    // given to a new key of the batch that is being written
 constexpr uint32_t kFirstTag =
     4;  // 4 ... 255: a live key with this tag. Even, so that tag ^ 1 is a
         // tag too: the comparison may take one for the other (probe.cuh)
@@ -37,6 +38,7 @@ struct Place {
   uint32_t home;
   uint32_t other;  // equals home only when there is one bucket
   uint32_t tag;
+  uint32_t bits;  // of the key's hash; hardly related to the buckets
 };
 
 struct Layout {
@@ -91,7 +93,8 @@ struct Layout {
     place.home = Scale(static_cast<uint32_t>(h >> 32));
     place.other = Scale(static_cast<uint32_t>((h * 0x9e3779b97f4a7c15ULL) >> 32));
     if (place.other == place.home) place.other = place.home + 1 < num_buckets ? place.home + 1 : 0;
-    place.tag = kFirstTag + ((static_cast<uint32_t>(h) & 0xff) * (256 - kFirstTag) >> 8);
+    place.bits = static_cast<uint32_t>(h);
+    place.tag = kFirstTag + ((place.bits & 0xff) * (256 - kFirstTag) >> 8);
     return place;
   }
 

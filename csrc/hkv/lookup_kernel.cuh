@@ -26,18 +26,7 @@ struct LookupArgs {
 // The position of each lane's key, or kNone.
 __device__ __forceinline__ uint32_t FindPosition(const View& t, WarpScratch& scratch, bool active,
                                                  uint64_t key) {
-  const Place place = t.layout.PlaceOf(key);
-  uint32_t position = kNone;
-  uint32_t bucket = place.home;
-#pragma unroll 1
-  for (int choice = 0; choice < 2; ++choice) {
-    const Probe probe = ProbeBuckets<false>(t, scratch, active, bucket, place.tag, key);
-    if (probe.found != kNone) position = probe.found;
-    active = active && probe.found == kNone && probe.spills && place.other != place.home;
-    if (__ballot_sync(kFull, active) == 0) break;
-    bucket = place.other;
-  }
-  return position;
+  return FindKeys<false>(t, scratch, active, t.layout.PlaceOf(key), key).position;
 }
 
 constexpr int kLookupBlocks = 8;  // resident per multiprocessor

@@ -204,6 +204,7 @@ PYBIND11_MODULE(_hkv, m) {
       .def_readwrite("dim", &HashTableOptions::dim)
       .def_readwrite("max_load_factor", &HashTableOptions::max_load_factor)
       .def_readwrite("device_id", &HashTableOptions::device_id)
+      .def_readwrite("passes_from", &HashTableOptions::passes_from)
       .def_readwrite("api_lock", &HashTableOptions::api_lock);
 
   py::class_<Predicate>(m, "Predicate")

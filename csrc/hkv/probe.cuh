@@ -160,5 +160,32 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
   return mine;
 }
 
+// Where a key is, and where there is room for it.
+struct Found {
+  uint32_t position = kNone;
+  uint32_t room = kNone;  // a free position in the emptier of its buckets
+};
+
+// Looks every active lane's key up in the buckets that may have it.
+template <bool kForInsert>
+__device__ __forceinline__ Found FindKeys(const View& t, WarpScratch& scratch, bool active,
+                                          const Place& place, uint64_t key) {
+  Found mine;
+  uint32_t bucket = place.home, num_free = 0;
+#pragma unroll 1
+  for (int choice = 0; choice < 2; ++choice) {
+    const Probe probe = ProbeBuckets<kForInsert>(t, scratch, active, bucket, place.tag, key);
+    if (active && probe.found != kNone) mine.position = probe.found;
+    if (kForInsert && probe.room != kNone && probe.num_free > num_free) {
+      num_free = probe.num_free;
+      mine.room = probe.room;
+    }
+    active = active && probe.found == kNone && probe.spills && place.other != place.home;
+    if (__ballot_sync(kFull, active) == 0) break;
+    bucket = place.other;
+  }
+  return mine;
+}
+
 }  // namespace device
 }  // namespace hkv

@@ -33,6 +33,8 @@ enum class UpsertMode {
 
 struct UpsertArgs {
   uint64_t n = 0;
+  const uint32_t* list = nullptr;  // only the keys with these indices, *list_size of them, or null
+  const unsigned long long* list_size = nullptr;
   const uint64_t* keys = nullptr;    // (n)
   const uint64_t* scores = nullptr;  // (n) or null
   char* values = nullptr;            // (n, dim) or null; read, except for found keys of a find
@@ -75,7 +77,8 @@ __device__ __forceinline__ void CopyAsync(void* shared, const void* global) {
 }
 
 // The slot with the smallest score in the home bucket of every lane in `wanted`; among equals the
-// first slot.
+// first slot. kShared: rows may be in use by other warps, and those may not go.
+template <bool kShared>
 __device__ __forceinline__ Victim FindVictims(const View& t, VictimScores& scores, unsigned wanted,
                                               uint32_t home) {
   const uint32_t lane = threadIdx.x & 31;
@@ -97,7 +100,7 @@ __device__ __forceinline__ Victim FindVictims(const View& t, VictimScores& score
       CopyAsync(&scores.pairs[u][lane + 32], line + lane + 32);
       const uint32_t word = bucket * (kBucketSlots / 32) + (lane >> 3);
       const uint32_t shift = (lane & 7) * 4;
-      barred[u] = LoadRelaxed(t.busy + word) >> shift & 15;
+      if (kShared) barred[u] = LoadRelaxed(t.busy + word) >> shift & 15;
       if (t.pinned != nullptr) barred[u] |= (LoadRelaxed(t.pinned + word) >> shift & 15) << 8;
       const uint32_t slots = t.layout.SlotsOf(bucket);
       const uint32_t mine4 = slots > lane * 4 ? min(slots - lane * 4, 4u) : 0;
@@ -162,6 +165,20 @@ __device__ __forceinline__ void AddRows(const char* deltas, char* rows, uint32_t
   }
 }
 
+// Gives the row of a present key its score after this call, and returns it.
+template <EvictStrategy kStrategy>
+__device__ __forceinline__ uint64_t Touch(const View& t, const UpsertArgs& a, uint32_t position,
+                                          uint64_t given, uint64_t now) {
+  if (!a.touch_scores) return a.out_scores != nullptr ? LoadRelaxed(t.scores + position) : 0;
+  uint64_t score = given;
+  if (!a.verbatim) {
+    const uint64_t old = AddsUp(kStrategy) ? LoadRelaxed(t.scores + position) : 0;
+    score = HitScore(kStrategy, old, given, now, a.epoch);
+  }
+  StoreRelaxed(t.scores + position, score);
+  return score;
+}
+
 // Value matters to accum_or_assign alone; the other modes pass char.
 template <EvictStrategy kStrategy, UpsertMode kMode, class Value = char>
 __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
@@ -175,8 +192,14 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
   __shared__ VictimScores victim_scores[kInserts ? kThreads / 32 : 1];
   WarpScratch& scratch = scratches[threadIdx.x / 32];
   const uint32_t lane = threadIdx.x & 31;
-  const uint64_t i = ThreadIndex();
-  const bool active = i < a.n;
+  uint64_t i = ThreadIndex();
+  bool active = i < a.n;
+  if (a.list != nullptr) {
+    const uint64_t size = *a.list_size;
+    if ((i & ~uint64_t{31}) >= size) return;
+    active = i < size;
+    i = active ? a.list[i] : 0;
+  }
   const uint64_t key = active ? a.keys[i] : 0;
   const Place place = t.layout.PlaceOf(key);
   const bool accum = kAccum && active && a.accums[i];
@@ -212,25 +235,8 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     if (kInserts && pending) {
       version = LoadAcquire(t.locks + place.home * kLocksPerBucket + place.tag % kLocksPerBucket);
     }
-    uint32_t position = kNone;
-    uint32_t num_free = 0, room_position = kNone;
-    {
-      bool active_here = pending;
-      uint32_t bucket = place.home;
-#pragma unroll 1
-      for (int choice = 0; choice < 2; ++choice) {
-        const Probe probe = ProbeBuckets<kInserts>(t, scratch, active_here, bucket, place.tag, key);
-        if (active_here && probe.found != kNone) position = probe.found;
-        if (kInserts && probe.room != kNone && probe.num_free > num_free) {
-          num_free = probe.num_free;
-          room_position = probe.room;
-        }
-        active_here =
-            active_here && probe.found == kNone && probe.spills && place.other != place.home;
-        if (__ballot_sync(kFull, active_here) == 0) break;
-        bucket = place.other;
-      }
-    }
+    const Found at = FindKeys<kInserts>(t, scratch, pending, place, key);
+    const uint32_t position = at.position;
 
     // -- choose a slot: the key's own, a free one, or the one with the smallest score at home
     bool hit = pending && position != kNone;
@@ -244,13 +250,13 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     const uint64_t new_score = !inserts     ? 0
                                : a.verbatim ? given
                                             : InsertScore(kStrategy, given, now, a.epoch);
-    uint32_t target = hit ? position : room_position;
-    const bool evicts = inserts && room_position == kNone;
+    uint32_t target = hit ? position : at.room;
+    const bool evicts = inserts && at.room == kNone;
     bool refused = false;
     uint64_t old_score = 0;
     const unsigned evictors = kInserts ? __ballot_sync(kFull, evicts) : 0;
     if (evictors != 0) {
-      const Victim victim = FindVictims(t, victim_scores[threadIdx.x / 32], evictors, place.home);
+      const Victim victim = FindVictims<true>(t, victim_scores[threadIdx.x / 32], evictors, place.home);
       if (evicts) {
         old_score = victim.score;
         refused = victim.slot == kNone ? !victim.blocked : new_score < victim.score;
@@ -288,16 +294,7 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     } else if (held != kNone) {
       found = true;
       status = kUpdated;
-      if (a.touch_scores) {
-        score = given;
-        if (!a.verbatim) {
-          const uint64_t old = AddsUp(kStrategy) ? LoadRelaxed(t.scores + held) : 0;
-          score = HitScore(kStrategy, old, given, now, a.epoch);
-        }
-        StoreRelaxed(t.scores + held, score);
-      } else if (a.out_scores != nullptr) {
-        score = LoadRelaxed(t.scores + held);
-      }
+      score = Touch<kStrategy>(t, a, held, given, now);
     }
     if (refused) {
       status = kRefused;
@@ -313,16 +310,16 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     __syncwarp();
     if (kEvicts) {
       const bool out = replaced || refused;
-      const uint64_t at = Append(a.evicted_count, out);
+      const uint64_t entry = Append(a.evicted_count, out);
       if (out) {
-        a.evicted_keys[at] = replaced ? old_key : key;
-        if (a.evicted_scores != nullptr) a.evicted_scores[at] = replaced ? old_score : new_score;
+        a.evicted_keys[entry] = replaced ? old_key : key;
+        if (a.evicted_scores != nullptr) a.evicted_scores[entry] = replaced ? old_score : new_score;
       }
       CopyRows<kUpsertUnroll, false>(scratch,
                                      !out       ? nullptr
                                      : replaced ? row
                                                 : mine,
-                                     a.evicted_values + at * t.row_bytes, t.row_bytes,
+                                     a.evicted_values + entry * t.row_bytes, t.row_bytes,
                                      a.word_bytes);
     }
     if (a.values != nullptr) {

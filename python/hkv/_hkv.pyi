@@ -9,6 +9,7 @@ class Options:
     dim: int
     max_load_factor: float
     device_id: int
+    passes_from: int
     api_lock: bool
     def __init__(self) -> None: ...
 

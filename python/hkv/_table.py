@@ -96,6 +96,10 @@ class HashTable:
         hbm_bytes: GPU memory for rows; the other rows live in pinned host memory, which the kernels
             reach directly. None: all rows in GPU memory.
         num_threads: of the host table; 0: one per core.
+        passes_from: on the native GPU engine, batches of at least so many keys are written in
+            passes, which takes about 45 MB of GPU memory from the first such batch on (a batch that
+            is captured into a CUDA graph before any other goes without). Smaller ones take one
+            kernel. The results are the same.
         api_lock: order the calls that come on several CUDA streams (on the device; the host never
             waits). Calls captured into CUDA graphs are not ordered.
 
@@ -125,6 +129,7 @@ class HashTable:
         max_load_factor: float = 0.5,
         hbm_bytes: int | None = None,
         num_threads: int = 0,
+        passes_from: int = 8192,
         api_lock: bool = True,
     ) -> None:
         ordinal = _parse_device(device)
@@ -139,6 +144,7 @@ class HashTable:
                 raise ValueError(f"hkv: hbm_bytes is {hbm_bytes}; it must not be negative")
             options.max_hbm_for_vectors = hbm_bytes
         options.device_id = ordinal
+        options.passes_from = _positive("passes_from", passes_from)
         options.api_lock = bool(api_lock)
         if ordinal >= 0 and _hkv.device_count() <= ordinal:
             raise RuntimeError(

@@ -1,4 +1,5 @@
-"""Every test of the table runs on the host engine, and on the GPU engine where there is one."""
+"""Every test of the table runs on the host engine, and on the GPU engine where there is one: once
+with batches that take one kernel, once with batches that are written in passes."""
 
 from __future__ import annotations
 
@@ -13,16 +14,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # hkv_model, in every import mode of pytest
 
-_GPU_MISSING = "needs a CUDA device"
-
 
 class Engine:
     """One engine with NumPy arrays in and out."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, passes_from: int) -> None:
         self.device = device
+        self.passes_from = passes_from
 
     def table(self, capacity: int, dim: int = 4, **options: Any) -> hkv.HashTable:
+        options = {"passes_from": self.passes_from, **options}
         return hkv.HashTable(capacity, dim, device=self.device, **options)
 
     def put(self, array: np.ndarray, dtype: str | None = None) -> Any:
@@ -35,16 +36,18 @@ class Engine:
         return array if isinstance(array, np.ndarray) else array.numpy()
 
 
+_NEEDS_GPU = pytest.mark.skipif(hkv.device_count() == 0, reason="needs a CUDA device")
+
+
 @pytest.fixture(
     params=[
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(hkv.device_count() == 0, reason=_GPU_MISSING)
-        ),
+        pytest.param(("cpu", 1), id="cpu"),
+        pytest.param(("cuda", 1 << 40), id="cuda", marks=_NEEDS_GPU),
+        pytest.param(("cuda", 1), id="cuda-passes", marks=_NEEDS_GPU),
     ]
 )
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return Engine(request.param)
+    return Engine(*request.param)
 
 
 @pytest.fixture

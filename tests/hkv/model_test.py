@@ -29,14 +29,16 @@ class Machine(RuleBasedStateMachine):
     where a full table makes the order matter; the host table keeps the order of the batch."""
 
     device = "cpu"
+    passes_from = 1
     strategy = "lru"
     capacity = 17
 
     def __init__(self) -> None:
         super().__init__()
         self.table = hkv.HashTable(
-            self.capacity, DIM, evict_strategy=self.strategy, device=self.device, num_threads=2
-        )
+            self.capacity, DIM, evict_strategy=self.strategy, device=self.device, num_threads=2,
+            passes_from=self.passes_from,
+        )  # fmt: skip
         self.model = Model(self.capacity, self.strategy)
         self.serial = 0
 
@@ -211,7 +213,8 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("strategy", ["lru", "lfu", "customized"])
 def test_random_calls_agree_with_a_dict(engine: Any, strategy: str) -> None:
-    machine = type("M", (Machine,), {"device": engine.device, "strategy": strategy})
+    variant = {"device": engine.device, "passes_from": engine.passes_from, "strategy": strategy}
+    machine = type("M", (Machine,), variant)
     on_host = engine.device == "cpu"
     config = settings(
         max_examples=60 if on_host else 12,
