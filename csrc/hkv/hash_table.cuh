@@ -94,7 +94,7 @@ class PassMemory {
     list(&plan.next_waiting);
     list(&plan.buckets);
     list(&plan.rest);
-    list(&plan.tags);
+    list(&plan.fresh);
     return plan;
   }
 
@@ -606,7 +606,6 @@ class HashTable {
   template <Mode kMode>
   void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
     constexpr bool kInserts = kMode != Mode::kAssign && kMode != Mode::kFindAndUpdate;
-    constexpr bool kReads = kMode == Mode::kFindOrInsert || kMode == Mode::kFindAndUpdate;
     constexpr int kThreads = device::kThreads;
     const device::Plan plan = pass_memory_->Start(storage, args.n, stream);
     const device::View& view = storage.view;
@@ -615,8 +614,8 @@ class HashTable {
       return std::min(blocks, static_cast<unsigned>(multiprocessors_ * per_multiprocessor));
     };
     device::ClaimKernel<kStrategy, kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
-    if (kInserts || args.values != nullptr) {
-      device::RowsKernel<kInserts, kReads><<<blocks, kThreads, 0, stream>>>(view, args, plan);
+    if (args.values != nullptr) {
+      device::RowsKernel<kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
     }
     if constexpr (kInserts) {
       device::EvictKernel<kStrategy, kMode>

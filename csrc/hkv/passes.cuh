@@ -11,8 +11,8 @@
 //
 // A call has the table to itself, so nothing needs a lock: a filter lets only the first of equal
 // keys (and now and then a stranger of the same bits) into the passes, the others are the rest; a
-// free slot is claimed in its digest; a bucket's evictions are made by one thread. Tags of new keys
-// become visible between the passes, so nobody compares with a key that is being written.
+// free slot is claimed in its digest, which becomes the key's tag when the key is there; a bucket's
+// evictions are made by one thread.
 #pragma once
 
 #include "csrc/hkv/upsert_kernel.cuh"
@@ -34,7 +34,7 @@ struct Plan {
   uint32_t* filter = nullptr;              // bits of the keys that were seen
   uint32_t filter_mask = 0;                // its words - 1
   uint32_t* positions = nullptr;           // (n) of the row to move in the first rows pass, or kNone
-  uint8_t* tags = nullptr;                 // (n) a new key's digest, 0 for a present one
+  bool* fresh = nullptr;                   // (n) the row belongs to a new key
   uint32_t* waiting = nullptr;     // (num_buckets) a key that needs an eviction, or kNone; all
                                    // kNone between calls
   uint32_t* next_waiting = nullptr;  // (n) the next key of the same bucket
@@ -124,6 +124,8 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
     score = a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
     StoreRelaxed(t.keys + position, key);
     StoreRelaxed(t.scores + position, score);
+    Fence();
+    StoreRelaxed(t.digests + position, place.tag);
   }
   bool first = false;
   if (kInserts && waits) {
@@ -139,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   if (left) p.rest[at] = static_cast<uint32_t>(i);
   if (!active) return;
   p.positions[i] = hit || fresh ? position : kNone;
-  if (kInserts) p.tags[i] = fresh ? place.tag : 0;
+  if (kInserts && kReads) p.fresh[i] = fresh;
   if (left || waits) return;
   Report(a, i, hit ? kUpdated : fresh ? kInserted : kSkipped,
          a.rows != nullptr && (hit || fresh) ? t.RowAt(position) : nullptr, score);
@@ -148,20 +150,18 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
 constexpr int kRowsBlocks = 8;  // resident per multiprocessor
 constexpr int kRowsUnroll = 4;  // row words of a lane in flight
 
-// Moves the rows of the claim pass and makes its new keys visible.
-template <bool kInserts, bool kReads>
+// Moves the rows of the claim pass.
+template <UpsertMode kMode>
 __global__ void __launch_bounds__(kThreads, kRowsBlocks)
     RowsKernel(const View t, const UpsertArgs a, const Plan p) {
   __shared__ WarpScratch scratches[kThreads / 32];
   const uint64_t i = ThreadIndex();
   const uint32_t position = i < a.n ? p.positions[i] : kNone;
   const bool moves = position != kNone;
-  const uint32_t tag = kInserts && moves ? p.tags[i] : 0;
-  if (tag != 0) StoreRelaxed(t.digests + position, tag);
-  if (a.values == nullptr) return;
+  const bool reads = kMode == UpsertMode::kFindAndUpdate ||
+                     (kMode == UpsertMode::kFindOrInsert && moves && !p.fresh[i]);
   char* const row = moves ? t.RowAt(position) : nullptr;
   char* const mine = moves ? a.values + i * t.row_bytes : nullptr;
-  const bool reads = kReads && tag == 0;
   CopyRows<kRowsUnroll, true>(scratches[threadIdx.x / 32], reads ? row : mine, reads ? mine : row,
                               t.row_bytes, a.word_bytes);
 }

@@ -19,28 +19,19 @@ struct WarpScratch {
   uint4 items[32];  // queries: first position of the bucket, tag four times, key; or row pairs
   uint32_t found[32];
   uint32_t room[32];
-  uint32_t num_free[32];
   uint32_t spills[32];
 };
 
 // What a lane learns about its key in one bucket.
 struct Probe {
   uint32_t found = kNone;  // position of the key
-  uint32_t room = kNone;   // a free position
-  uint32_t num_free = 0;   // free slots of the bucket
+  uint32_t room = kNone;   // a free position, one of the bucket's first ones
   bool spills = false;     // the key may live in its other bucket
 };
 
 // Bit 7 of every zero byte; above a zero byte, bytes of value 1 have it too.
 __device__ __forceinline__ uint32_t ZeroBytes(uint32_t x) {
   return (x - 0x01010101u) & ~x & 0x80808080u;
-}
-
-// How many of four digests are kEmpty or kReclaimed: the bytes that are zero without their lowest
-// bit.
-__device__ __forceinline__ uint32_t FreeDigests(uint32_t digests) {
-  const uint32_t x = digests & 0xfefefefeu;
-  return __popc(~(((x & 0x7f7f7f7fu) + 0x7f7f7f7fu) | x) & 0x80808080u);
 }
 
 // One bit per digest from four results of ZeroBytes: bit 8 * byte + 4 + word. The lowest set bit is
@@ -107,11 +98,6 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
         const uint32_t room = Gather(ZeroBytes(d.x & mask), ZeroBytes(d.y & mask),
                                      ZeroBytes(d.z & mask), ZeroBytes(d.w & mask));
         const unsigned with_room = __ballot_sync(kFull, room != 0);
-        uint32_t num_free =
-            FreeDigests(d.x) + FreeDigests(d.y) + FreeDigests(d.z) + FreeDigests(d.w);
-        num_free += __shfl_xor_sync(kFull, num_free, 1);
-        num_free += __shfl_xor_sync(kFull, num_free, 2);
-        num_free += __shfl_xor_sync(kFull, num_free, 4);
         if (room != 0 && !spare && (with_room & group_below) == 0) {
           // Of the next few free slots: keys that come together should not want the same one.
           uint32_t choice = room;
@@ -119,7 +105,6 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
             choice &= choice - 1;
           }
           scratch.room[query[r]] = item.x + sub * 16 + LowestSlot(choice);
-          scratch.num_free[query[r]] = num_free;
         }
       }
     }
@@ -154,7 +139,6 @@ __device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratc
     mine.spills = scratch.spills[rank] != 0;
     if (kForInsert) {
       mine.room = scratch.room[rank];
-      mine.num_free = scratch.num_free[rank];
     }
   }
   return mine;
@@ -171,13 +155,14 @@ template <bool kForInsert>
 __device__ __forceinline__ Found FindKeys(const View& t, WarpScratch& scratch, bool active,
                                           const Place& place, uint64_t key) {
   Found mine;
-  uint32_t bucket = place.home, num_free = 0;
+  uint32_t bucket = place.home;
 #pragma unroll 1
   for (int choice = 0; choice < 2; ++choice) {
     const Probe probe = ProbeBuckets<kForInsert>(t, scratch, active, bucket, place.tag, key);
     if (active && probe.found != kNone) mine.position = probe.found;
-    if (kForInsert && probe.room != kNone && probe.num_free > num_free) {
-      num_free = probe.num_free;
+    // Slots are given out from the first one on, so the first free one tells how full a bucket is.
+    if (kForInsert && probe.room != kNone &&
+        (mine.room == kNone || probe.room % kBucketSlots < mine.room % kBucketSlots)) {
       mine.room = probe.room;
     }
     active = active && probe.found == kNone && probe.spills && place.other != place.home;
