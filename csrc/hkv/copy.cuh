@@ -4,10 +4,15 @@
 // move the rows together, neighbouring lanes neighbouring bytes, several loads in flight.
 #pragma once
 
-#include "csrc/hkv/probe.cuh"
+#include "csrc/hkv/device.cuh"
 
 namespace hkv {
 namespace device {
+
+// Shared memory of one warp: addresses of rows, from and to.
+struct WarpScratch {
+  ulonglong2 items[32];
+};
 
 // The `count` rows are one sequence of count * words words; lane l takes words l, l + 32, ...
 template <int kUnroll, bool kReadOnly>
@@ -24,7 +29,7 @@ __device__ __forceinline__ void CopyWords(const WarpScratch& scratch, uint32_t c
     for (int u = 0; u < kUnroll; ++u) {
       to[u] = nullptr;
       if (row < count) {
-        const ulonglong2 pair = *reinterpret_cast<const ulonglong2*>(&scratch.items[row]);
+        const ulonglong2 pair = scratch.items[row];
         const uint4* from = reinterpret_cast<const uint4*>(pair.x) + word;
         to[u] = reinterpret_cast<uint4*>(pair.y) + word;
         data[u] = kReadOnly ? __ldcs(from) : LoadRelaxed(from);
@@ -50,7 +55,7 @@ __device__ __forceinline__ void CopyNarrow(const WarpScratch& scratch, uint32_t 
 #pragma unroll 1
   for (uint32_t i = threadIdx.x & 31; i < count * words; i += 32) {
     const uint32_t row = i / words, word = i - row * words;
-    const ulonglong2 pair = *reinterpret_cast<const ulonglong2*>(&scratch.items[row]);
+    const ulonglong2 pair = scratch.items[row];
     reinterpret_cast<Word*>(pair.y)[word] = reinterpret_cast<const volatile Word*>(pair.x)[word];
   }
 }
@@ -65,8 +70,8 @@ __device__ __forceinline__ void CopyRows(WarpScratch& scratch, const char* from,
   const uint32_t rank = __popc(mask & ((1u << (threadIdx.x & 31)) - 1));
   __syncwarp();
   if (from != nullptr) {
-    *reinterpret_cast<ulonglong2*>(&scratch.items[rank]) = make_ulonglong2(
-        reinterpret_cast<unsigned long long>(from), reinterpret_cast<unsigned long long>(to));
+    scratch.items[rank] = make_ulonglong2(reinterpret_cast<unsigned long long>(from),
+                                          reinterpret_cast<unsigned long long>(to));
   }
   __syncwarp();
   if (word_bytes == 16) {

@@ -22,12 +22,15 @@ constexpr int kThreads = 128;           // per block, in every kernel; a warp wo
 // keep different keys apart.
 constexpr uint32_t kLocksPerBucket = 4;
 
-// A position is bucket * kBucketSlots + slot; it indexes keys, scores and digests.
+// A position is bucket * kBucketSlots + slot; it indexes the digests and the entries. Keys and scores
+// stand in lines of 128 bytes, eight keys and their scores each: who has read a key has its score in
+// the L2 cache, and device memory takes both back in one access.
+constexpr uint32_t kLineKeys = 8;
+
 struct View {
   Layout layout;
   uint8_t* digests = nullptr;  // (num_buckets, 128)
-  uint64_t* keys = nullptr;    // (num_buckets, 128)
-  uint64_t* scores = nullptr;  // (num_buckets, 128)
+  uint64_t* entries = nullptr; // (num_buckets, 16, 2, 8): 8 keys, 8 scores, ...
   uint32_t* locks = nullptr;   // (num_buckets, kLocksPerBucket): bit 0: held; + 2 per insertion
   uint32_t* busy = nullptr;    // (num_buckets, 4): one bit per slot, set while a row is in use
   uint32_t* pinned = nullptr;  // (num_buckets, 4): one bit per slot held by lock_keys, or null
@@ -35,6 +38,14 @@ struct View {
   char* host_rows = nullptr;  // pinned and mapped; rows num_hbm_rows ... capacity - 1
   uint64_t num_hbm_rows = 0;
   uint32_t row_bytes = 0;
+
+  __device__ __forceinline__ uint64_t* KeyAt(uint32_t position) const {
+    return entries + uint64_t{position / kLineKeys} * (2 * kLineKeys) + position % kLineKeys;
+  }
+
+  __device__ __forceinline__ uint64_t* ScoreAt(uint32_t position) const {
+    return KeyAt(position) + kLineKeys;
+  }
 
   __device__ __forceinline__ char* RowAt(uint32_t position) const {
     const uint64_t row = layout.Row(position / kBucketSlots, position % kBucketSlots);
@@ -56,6 +67,13 @@ __device__ __forceinline__ uint32_t LoadRelaxed(const uint32_t* p) {
 __device__ __forceinline__ uint64_t LoadRelaxed(const uint64_t* p) {
   uint64_t x;
   asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
+  return x;
+}
+
+// The same; brings the whole line of 128 bytes into the L2 cache.
+__device__ __forceinline__ uint64_t LoadRelaxedLine(const uint64_t* p) {
+  uint64_t x;
+  asm volatile("ld.relaxed.gpu.global.L2::128B.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
   return x;
 }
 

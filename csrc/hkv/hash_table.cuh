@@ -39,8 +39,7 @@ struct DeviceStorage {
       return Buffer(MemoryKind::kDevice, bytes, what);
     };
     digests = on_device(slots, "digests");
-    keys = on_device(slots * 8, "keys");
-    scores = on_device(slots * 8, "scores");
+    entries = on_device(slots * 16, "keys and scores");
     locks = on_device(layout.num_buckets * uint64_t{4} * device::kLocksPerBucket, "key locks");
     busy = on_device(slots / 8, "row locks");
     waiting = on_device(layout.num_buckets * uint64_t{4}, "evictions");
@@ -48,8 +47,7 @@ struct DeviceStorage {
     host_rows = Buffer(MemoryKind::kPinnedHost, (capacity - in_hbm) * row_bytes, "rows");
     view.layout = layout;
     view.digests = digests.As<uint8_t>();
-    view.keys = keys.As<uint64_t>();
-    view.scores = scores.As<uint64_t>();
+    view.entries = entries.As<uint64_t>();
     view.locks = locks.As<uint32_t>();
     view.busy = busy.As<uint32_t>();
     view.hbm_rows = hbm_rows.As<char>();
@@ -58,7 +56,7 @@ struct DeviceStorage {
     view.row_bytes = row_bytes;
   }
 
-  Buffer digests, keys, scores, locks, busy, waiting, pinned, hbm_rows, host_rows;
+  Buffer digests, entries, locks, busy, waiting, pinned, hbm_rows, host_rows;
   device::View view;
 };
 
@@ -92,7 +90,6 @@ class PassMemory {
     list(&plan.evictions);
     list(&plan.positions);
     list(&plan.next_waiting);
-    list(&plan.buckets);
     list(&plan.rest);
     list(&plan.fresh);
     return plan;
@@ -101,7 +98,7 @@ class PassMemory {
  private:
   static constexpr uint64_t kFilterOffset = 256;  // behind the counters
   static constexpr uint64_t kFilterBytes = 16;    // per key: 0.4 % of strangers meet a set bit
-  static constexpr uint64_t kListBytes = sizeof(device::Eviction) + 4 * sizeof(uint32_t) + 1;
+  static constexpr uint64_t kListBytes = sizeof(device::Eviction) + 3 * sizeof(uint32_t) + 1;
 
   Buffer counters_, lists_;
 };
@@ -619,7 +616,7 @@ class HashTable {
     }
     if constexpr (kInserts) {
       device::EvictKernel<kStrategy, kMode>
-          <<<resident(device::kUpsertBlocks), kThreads, 0, stream>>>(view, args, plan);
+          <<<resident(device::kEvictBlocks), kThreads, 0, stream>>>(view, args, plan);
       if (args.values != nullptr) {
         device::EvictedRowsKernel<kMode == Mode::kInsertAndEvict>
             <<<resident(device::kRowsBlocks), kThreads, 0, stream>>>(view, args, plan);

@@ -23,12 +23,6 @@ struct LookupArgs {
   uint32_t word_bytes = 16;
 };
 
-// The position of each lane's key, or kNone.
-__device__ __forceinline__ uint32_t FindPosition(const View& t, WarpScratch& scratch, bool active,
-                                                 uint64_t key) {
-  return FindKeys<false>(t, scratch, active, t.layout.PlaceOf(key), key).position;
-}
-
 constexpr int kLookupBlocks = 8;  // resident per multiprocessor
 constexpr int kLookupUnroll = 4;  // row words of a lane in flight
 
@@ -40,13 +34,15 @@ __global__ void __launch_bounds__(kThreads, kLookupBlocks)
   const uint64_t key = active ? a.keys[i] : 0;
   __shared__ WarpScratch scratches[kThreads / 32];
   WarpScratch& scratch = scratches[threadIdx.x / 32];
-  const uint32_t position = FindPosition(t, scratch, active, key);
+  uint32_t position = kNone;
+  if (active) position = FindKey<false, false>(t, t.layout.PlaceOf(key), key).position;
+  __syncwarp();
   const bool found = position != kNone;
   char* row = found && (kValues || a.rows != nullptr) ? t.RowAt(position) : nullptr;
   if (active) {
     if (a.founds != nullptr) a.founds[i] = found;
     if (a.rows != nullptr) a.rows[i] = row;
-    if (a.scores != nullptr && found) a.scores[i] = t.scores[position];
+    if (a.scores != nullptr && found) a.scores[i] = *t.ScoreAt(position);
   }
   if (a.missed_keys != nullptr) {
     const bool missed = active && !found;
@@ -66,16 +62,14 @@ template <int kBlock>
 __global__ void __launch_bounds__(kBlock)
     EraseKernel(const View t, uint64_t n, const uint64_t* keys, uint8_t* status) {
   const uint64_t i = ThreadIndex();
-  const bool active = i < n;
-  __shared__ WarpScratch scratches[kBlock / 32];
-  const uint32_t position =
-      FindPosition(t, scratches[threadIdx.x / 32], active, active ? keys[i] : 0);
+  if (i >= n) return;
+  const uint32_t position = FindKey<false, true>(t, t.layout.PlaceOf(keys[i]), keys[i]).position;
   uint8_t done = kSkipped;
   if (position != kNone) {
     done = t.IsPinned(position) ? kLocked : kUpdated;
     if (done == kUpdated) StoreRelaxed(t.digests + position, kReclaimed);
   }
-  if (active && status != nullptr) status[i] = done;
+  if (status != nullptr) status[i] = done;
 }
 
 // Pins (or unpins) the rows of present keys. succeeded[i]: this call changed the state.
@@ -83,17 +77,15 @@ template <int kBlock>
 __global__ void __launch_bounds__(kBlock)
     LockKernel(const View t, uint64_t n, const uint64_t* keys, bool lock, bool* succeeded) {
   const uint64_t i = ThreadIndex();
-  const bool active = i < n;
-  __shared__ WarpScratch scratches[kBlock / 32];
-  const uint32_t position =
-      FindPosition(t, scratches[threadIdx.x / 32], active, active ? keys[i] : 0);
+  if (i >= n) return;
+  const uint32_t position = FindKey<false, true>(t, t.layout.PlaceOf(keys[i]), keys[i]).position;
   bool done = false;
   if (position != kNone) {
     const uint32_t bit = 1u << (position & 31);
     uint32_t* word = t.pinned + (position >> 5);
     done = lock ? (atomicOr(word, bit) & bit) == 0 : (atomicAnd(word, ~bit) & bit) != 0;
   }
-  if (active && succeeded != nullptr) succeeded[i] = done;
+  if (succeeded != nullptr) succeeded[i] = done;
 }
 
 }  // namespace device

@@ -20,7 +20,7 @@
 namespace hkv {
 namespace device {
 
-enum PassCounter { kBuckets, kVictims, kRest, kNumPassCounters };
+enum PassCounter { kAnyWaits, kMoved, kRest, kNumPassCounters };
 
 // One key that the evict pass has settled.
 struct alignas(16) Eviction {
@@ -35,10 +35,9 @@ struct Plan {
   uint32_t filter_mask = 0;                // its words - 1
   uint32_t* positions = nullptr;           // (n) of the row to move in the first rows pass, or kNone
   bool* fresh = nullptr;                   // (n) the row belongs to a new key
-  uint32_t* waiting = nullptr;     // (num_buckets) a key that needs an eviction, or kNone; all
-                                   // kNone between calls
+  uint32_t* waiting = nullptr;  // (num_buckets) a key that needs an eviction, or kNone; all kNone
+                                // between calls
   uint32_t* next_waiting = nullptr;  // (n) the next key of the same bucket
-  uint32_t* buckets = nullptr;       // (n) those with keys that wait
   Eviction* evictions = nullptr;     // (n)
   uint32_t* rest = nullptr;          // (n)
 };
@@ -69,52 +68,40 @@ __device__ __forceinline__ uint32_t ClaimSlot(const View& t, uint32_t room) {
 }
 
 constexpr int kClaimBlocks = 8;  // resident per multiprocessor
-constexpr int kClaimRounds = 3;  // looks for a free slot before a key is left to the rest
+constexpr int kClaimTries = 3;   // at free slots, before a key is left to the rest
 
 template <EvictStrategy kStrategy, UpsertMode kMode>
 __global__ void __launch_bounds__(kThreads, kClaimBlocks)
     ClaimKernel(const View t, const UpsertArgs a, const Plan p) {
   constexpr bool kInserts = kMode != UpsertMode::kAssign && kMode != UpsertMode::kFindAndUpdate;
   constexpr bool kReads = kMode == UpsertMode::kFindOrInsert || kMode == UpsertMode::kFindAndUpdate;
-  __shared__ WarpScratch scratches[kThreads / 32];
-  WarpScratch& scratch = scratches[threadIdx.x / 32];
   const uint64_t i = ThreadIndex();
   const bool active = i < a.n;
   const uint64_t key = active ? a.keys[i] : 0;
   const Place place = t.layout.PlaceOf(key);
   const uint64_t given = a.scores != nullptr && active ? a.scores[i] : kMaxScore;
-  uint32_t seen = 0;
-  if (active) {
-    const uint32_t bit = 1u << (place.bits & 31);
-    seen = atomicOr(p.filter + (place.bits >> 5 & p.filter_mask), bit) & bit;
-  }
-
   uint32_t position = kNone;
   bool hit = false, fresh = false, waits = false, left = false;
-  bool pending = active;
-#pragma unroll 1
-  for (int round = 0; __ballot_sync(kFull, pending) != 0; ++round) {
-    if (round == kClaimRounds) {
-      left |= pending;
-      break;
-    }
-    const Found at = FindKeys<kInserts>(t, scratch, pending, place, key);
-    if (!pending) continue;
-    pending = false;
-    if (seen != 0) {
-      left = true;
-    } else if (at.position != kNone) {
-      position = at.position;
-      left = !kReads && t.IsPinned(position);
-      hit = !left;
-    } else if (kInserts && at.room == kNone) {
-      waits = true;
-    } else if (kInserts) {
-      position = ClaimSlot(t, at.room);
+  if (active) {
+    const uint32_t bit = 1u << (place.bits & 31);
+    const uint32_t seen = atomicOr(p.filter + (place.bits >> 5 & p.filter_mask), bit) & bit;
+    const Found at = FindKey<kInserts, false>(t, place, key);
+    position = at.position;
+    left = seen != 0 || (position != kNone && !kReads && t.IsPinned(position));
+    hit = !left && position != kNone;
+    if (kInserts && !left && !hit) {
+      waits = at.room == kNone;
+      position = waits ? kNone : ClaimSlot(t, at.room);
+      for (int tries = 1; tries < kClaimTries && !waits && position == kNone; ++tries) {
+        const uint32_t room = FindRoom<true>(t, place);
+        waits = room == kNone;
+        position = waits ? kNone : ClaimSlot(t, room);
+      }
       fresh = position != kNone;
-      pending = !fresh;
+      left = !fresh && !waits;
     }
   }
+  __syncwarp();
 
   const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
   uint64_t score = 0;
@@ -122,20 +109,14 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
     score = Touch<kStrategy>(t, a, position, given, now);
   } else if (fresh) {
     score = a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
-    StoreRelaxed(t.keys + position, key);
-    StoreRelaxed(t.scores + position, score);
+    StoreRelaxed(t.KeyAt(position), key);
+    StoreRelaxed(t.ScoreAt(position), score);
     Fence();
     StoreRelaxed(t.digests + position, place.tag);
   }
-  bool first = false;
   if (kInserts && waits) {
-    const uint32_t other = atomicExch(p.waiting + place.home, static_cast<uint32_t>(i));
-    p.next_waiting[i] = other;
-    first = other == kNone;
-  }
-  if (kInserts) {
-    const uint64_t at = Append(p.counters + kBuckets, first);
-    if (first) p.buckets[at] = place.home;
+    p.next_waiting[i] = atomicExch(p.waiting + place.home, static_cast<uint32_t>(i));
+    p.counters[kAnyWaits] = 1;
   }
   const uint64_t at = Append(p.counters + kRest, left);
   if (left) p.rest[at] = static_cast<uint32_t>(i);
@@ -166,63 +147,133 @@ __global__ void __launch_bounds__(kThreads, kRowsBlocks)
                               t.row_bytes, a.word_bytes);
 }
 
-// A thread makes the evictions of one bucket, one after the other.
-template <EvictStrategy kStrategy, UpsertMode kMode>
-__global__ void __launch_bounds__(kThreads, kUpsertBlocks)
-    EvictKernel(const View t, const UpsertArgs a, const Plan p) {
+constexpr int kEvictBlocks = 6;     // resident per multiprocessor
+constexpr int kEvictPrefetch = 4;  // buckets whose scores a warp reads at a time
+
+// A key that waits for an eviction, and what became of it.
+struct Waiting {
+  uint32_t i = kNone;
+  uint32_t next = kNone;
+  uint64_t key = 0;
+  uint64_t score = 0;
+  Victim victim;
+  bool left = false;
+};
+
+template <EvictStrategy kStrategy>
+__device__ __forceinline__ Waiting LoadWaiting(const UpsertArgs& a, const Plan& p, uint32_t i) {
+  Waiting w;
+  w.i = i;
+  if (i == kNone) return w;
+  w.next = p.next_waiting[i];
+  w.key = a.keys[i];
+  const uint64_t given = a.scores != nullptr ? a.scores[i] : kMaxScore;
+  const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
+  w.score = a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
+  return w;
+}
+
+// Chooses the victim for the key of lane `owner`, and gives it the slot. A row moves once in a pass:
+// the key is left to the rest if the slot is one of those that *taken has got by now.
+__device__ __forceinline__ void ChooseVictim(SlotScores& scores, uint32_t owner, Waiting& w,
+                                             ulonglong2& taken) {
+  const uint32_t lane = threadIdx.x & 31;
+  const Victim victim = SmallestScore(scores);
+  bool replaces = false;
+  if (lane == owner) {
+    w.victim = victim;
+    if (victim.slot != kNone && w.score >= victim.score) {
+      const uint64_t bit = uint64_t{1} << (victim.slot & 63);
+      const ulonglong2 mine =
+          victim.slot < 64 ? make_ulonglong2(bit, 0) : make_ulonglong2(0, bit);
+      w.left = ((taken.x & mine.x) | (taken.y & mine.y)) != 0;
+      taken.x |= mine.x;
+      taken.y |= mine.y;
+      replaces = !w.left;
+    }
+  }
+  replaces = __shfl_sync(kFull, replaces, owner);
+  const uint64_t score = __shfl_sync(kFull, w.score, owner);
+  const uint32_t mine = replaces && lane == victim.slot / 4 ? victim.slot % 4 : kNone;
+#pragma unroll
+  for (uint32_t s = 0; s < 4; ++s) scores.score[s] = mine == s ? score : scores.score[s];
+}
+
+template <UpsertMode kMode>
+__device__ __forceinline__ void Settle(const View& t, const UpsertArgs& a, const Plan& p,
+                                       uint32_t bucket, const Waiting& w) {
   constexpr bool kEvicts = kMode == UpsertMode::kInsertAndEvict;
-  __shared__ VictimScores victim_scores[kThreads / 32];
-  const uint64_t size = p.counters[kBuckets];
+  const bool settled = w.i != kNone && !w.left;
+  const bool replaced = settled && w.victim.slot != kNone && w.score >= w.victim.score;
+  const uint32_t position = bucket * kBucketSlots + w.victim.slot;
+  uint64_t entry = 0;
+  if (kEvicts) {
+    entry = Append(a.evicted_count, settled);
+    if (settled) {
+      a.evicted_keys[entry] = replaced ? LoadRelaxed(t.KeyAt(position)) : w.key;
+      if (a.evicted_scores != nullptr) {
+        a.evicted_scores[entry] = replaced ? w.victim.score : w.score;
+      }
+    }
+  }
+  if (replaced) {
+    StoreRelaxed(t.KeyAt(position), w.key);
+    StoreRelaxed(t.ScoreAt(position), w.score);
+    StoreRelaxed(t.digests + position, t.layout.PlaceOf(w.key).tag);
+  }
+  if (a.values != nullptr) {
+    const bool moves = replaced || (kEvicts && settled);
+    const uint64_t at = Append(p.counters + kMoved, moves);
+    if (moves) p.evictions[at] = Eviction{w.i, replaced ? position : kNone, entry};
+  }
+  const uint64_t at = Append(p.counters + kRest, w.left);
+  if (w.left) p.rest[at] = w.i;
+  if (settled) {
+    Report(a, w.i, replaced ? kEvicted : kRefused,
+           replaced && a.rows != nullptr ? t.RowAt(position) : nullptr, w.score);
+  }
+}
+
+// A warp makes the evictions of 32 buckets, up to two in each at a time.
+template <EvictStrategy kStrategy, UpsertMode kMode>
+__global__ void __launch_bounds__(kThreads, kEvictBlocks)
+    EvictKernel(const View t, const UpsertArgs a, const Plan p) {
+  if (p.counters[kAnyWaits] == 0) return;
+  const uint32_t lane = threadIdx.x & 31;
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
-  for (uint64_t b = ThreadIndex(); (b & ~uint64_t{31}) < size; b += step) {
-    const uint32_t bucket = b < size ? p.buckets[b] : 0;
-    uint32_t i = b < size ? p.waiting[bucket] : kNone;
+  for (uint64_t b = ThreadIndex(); b - lane < t.layout.num_buckets; b += step) {
+    const auto bucket = static_cast<uint32_t>(b);
+    uint32_t i = b < t.layout.num_buckets ? p.waiting[bucket] : kNone;
     if (i != kNone) p.waiting[bucket] = kNone;
-    uint64_t taken[2] = {0, 0};  // the slots given to keys of this call
+    ulonglong2 taken = make_ulonglong2(0, 0);
     unsigned wanted;
     while ((wanted = __ballot_sync(kFull, i != kNone)) != 0) {
-      const bool active = i != kNone;
-      const uint32_t next = active ? p.next_waiting[i] : kNone;
-      const uint64_t key = active ? a.keys[i] : 0;
-      const uint64_t given = a.scores != nullptr && active ? a.scores[i] : kMaxScore;
-      const Victim victim =
-          FindVictims<false>(t, victim_scores[threadIdx.x / 32], wanted, bucket);
-      const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
-      const uint64_t score = a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
-      const bool refused = active && (victim.slot == kNone || score < victim.score);
-      bool replaced = active && !refused;
-      // A row moves once in a pass.
-      const bool left =
-          replaced && ((victim.slot < 64 ? taken[0] : taken[1]) >> (victim.slot & 63) & 1) != 0;
-      replaced = replaced && !left;
-      const uint32_t position = bucket * kBucketSlots + victim.slot;
-      const bool out = kEvicts && (replaced || refused);
-      uint64_t entry = 0;
-      if (kEvicts) {
-        entry = Append(a.evicted_count, out);
-        if (out) {
-          a.evicted_keys[entry] = replaced ? LoadRelaxed(t.keys + position) : key;
-          if (a.evicted_scores != nullptr) a.evicted_scores[entry] = replaced ? victim.score : score;
+      Waiting one = LoadWaiting<kStrategy>(a, p, i);
+      Waiting two = LoadWaiting<kStrategy>(a, p, one.next);
+      const unsigned pairs = __ballot_sync(kFull, two.i != kNone);
+      i = two.next;
+#pragma unroll 1
+      while (wanted != 0) {
+        SlotScores scores[kEvictPrefetch];
+        unsigned left = wanted;
+#pragma unroll
+        for (int u = 0; u < kEvictPrefetch; ++u) {
+          if (left == 0) continue;
+          scores[u] = LoadScores<false>(t, bucket - lane + __ffs(left) - 1);
+          left &= left - 1;
+        }
+#pragma unroll
+        for (int u = 0; u < kEvictPrefetch; ++u) {
+          if (wanted == 0) continue;
+          const uint32_t owner = __ffs(wanted) - 1;
+          wanted &= wanted - 1;
+          ChooseVictim(scores[u], owner, one, taken);
+          if (pairs >> owner & 1) ChooseVictim(scores[u], owner, two, taken);
         }
       }
-      if (replaced) {
-        (victim.slot < 64 ? taken[0] : taken[1]) |= uint64_t{1} << (victim.slot & 63);
-        StoreRelaxed(t.keys + position, key);
-        StoreRelaxed(t.scores + position, score);
-        StoreRelaxed(t.digests + position, t.layout.PlaceOf(key).tag);
-      }
-      if (a.values != nullptr) {
-        const bool moves = replaced || out;
-        const uint64_t at = Append(p.counters + kVictims, moves);
-        if (moves) p.evictions[at] = Eviction{i, replaced ? position : kNone, entry};
-      }
-      const uint64_t at = Append(p.counters + kRest, left);
-      if (left) p.rest[at] = i;
-      if (replaced || refused) {
-        Report(a, i, replaced ? kEvicted : kRefused,
-               replaced && a.rows != nullptr ? t.RowAt(position) : nullptr, score);
-      }
-      i = next;
+      Settle<kMode>(t, a, p, bucket, one);
+      Settle<kMode>(t, a, p, bucket, two);
+      __syncwarp();
     }
   }
 }
@@ -233,7 +284,7 @@ __global__ void __launch_bounds__(kThreads, kRowsBlocks)
     EvictedRowsKernel(const View t, const UpsertArgs a, const Plan p) {
   __shared__ WarpScratch scratches[kThreads / 32];
   WarpScratch& scratch = scratches[threadIdx.x / 32];
-  const uint64_t size = p.counters[kVictims];
+  const uint64_t size = p.counters[kMoved];
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
   for (uint64_t at = ThreadIndex(); (at & ~uint64_t{31}) < size; at += step) {
     const bool active = at < size;

@@ -1,10 +1,7 @@
 // File: probe.cuh
 //
-// Finding up to 32 keys with one warp. The keys to look up are packed into shared memory; eight
-// lanes read the 128-byte digest line of a bucket with one load each, so a load instruction brings
-// the lines of four keys, and kProbeDepth of them are in flight. Digest bytes are compared four at
-// a time; only slots whose tag matches have their key read. The lane that finds a key writes its
-// position to shared memory, where the lane that asked picks it up.
+// Finding a key, one thread each: the 128 digests of a bucket come by eight loads that are in flight
+// together, and only slots whose tag matches have their key read.
 #pragma once
 
 #include "csrc/hkv/device.cuh"
@@ -12,164 +9,150 @@
 namespace hkv {
 namespace device {
 
-constexpr int kProbeDepth = 4;
-
-// Shared memory of one warp.
-struct WarpScratch {
-  uint4 items[32];  // queries: first position of the bucket, tag four times, key; or row pairs
-  uint32_t found[32];
-  uint32_t room[32];
-  uint32_t spills[32];
-};
-
-// What a lane learns about its key in one bucket.
-struct Probe {
-  uint32_t found = kNone;  // position of the key
-  uint32_t room = kNone;   // a free position, one of the bucket's first ones
-  bool spills = false;     // the key may live in its other bucket
-};
-
 // Bit 7 of every zero byte; above a zero byte, bytes of value 1 have it too.
 __device__ __forceinline__ uint32_t ZeroBytes(uint32_t x) {
   return (x - 0x01010101u) & ~x & 0x80808080u;
 }
 
-// One bit per digest from four results of ZeroBytes: bit 8 * byte + 4 + word. The lowest set bit is
-// never a false one.
-__device__ __forceinline__ uint32_t Gather(uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
-  return x >> 3 | y >> 2 | z >> 1 | w;
-}
+// The digests of 32 neighbouring slots.
+struct DigestGroup {
+  uint4 low, high;
 
-__device__ __forceinline__ uint32_t LowestSlot(uint32_t bits) {
-  const uint32_t bit = __ffs(bits) - 1;
-  return (bit & 3) * 4 + (bit >> 3);
-}
+  // Where (digest ^ flip) & mask is 0: bit 8 * byte + word of each slot 4 * word + byte.
+  __device__ __forceinline__ uint32_t Zeros(uint32_t flip, uint32_t mask) const {
+    const auto zeros = [&](uint32_t x) { return ZeroBytes((x ^ flip) & mask); };
+    return zeros(low.x) >> 7 | zeros(low.y) >> 6 | zeros(low.z) >> 5 | zeros(low.w) >> 4 |
+           zeros(high.x) >> 3 | zeros(high.y) >> 2 | zeros(high.z) >> 1 | zeros(high.w);
+  }
 
-// Looks every active lane's key up in its bucket. kForInsert: also looks for room.
-template <bool kForInsert>
-__device__ __forceinline__ Probe ProbeBuckets(const View& t, WarpScratch& scratch, bool active,
-                                              uint32_t bucket, uint32_t tag, uint64_t key) {
-  const uint32_t lane = threadIdx.x & 31;
-  const uint32_t sub = lane & 7;
-  const uint32_t group = lane >> 3;
-  const unsigned active_lanes = __ballot_sync(kFull, active);
-  const uint32_t count = __popc(active_lanes);
-  const uint32_t rank = __popc(active_lanes & ((1u << lane) - 1));
-  const bool spill_lane = sub == t.layout.spill_slot >> 4;
-  const unsigned group_below = ((1u << lane) - 1) & ~((1u << (lane & 24)) - 1);
-  __syncwarp();
-  if (active) {
-    scratch.items[rank] = make_uint4(bucket * kBucketSlots, tag * 0x01010101u,
-                                     static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
-    scratch.found[rank] = kNone;
-    scratch.spills[rank] = 0;
-    if (kForInsert) scratch.room[rank] = kNone;
+  // The slots whose digest is `tag`, and perhaps some whose digest is tag ^ 1.
+  __device__ __forceinline__ uint32_t Matches(uint32_t tag) const {
+    return Zeros(tag * 0x01010101u, 0xffffffffu);
   }
-  __syncwarp();
-  const uint8_t* digests = t.digests + sub * 16;
-#pragma unroll 1
-  for (uint32_t start = 0; start < count; start += 4 * kProbeDepth) {
-    uint4 digest[kProbeDepth];
-    uint32_t query[kProbeDepth];
-#pragma unroll
-    for (int r = 0; r < kProbeDepth; ++r) {
-      query[r] = min(start + r * 4 + group, count - 1);  // spare groups read the last one again
-      digest[r] = LoadRelaxed(reinterpret_cast<const uint4*>(digests + scratch.items[query[r]].x));
-    }
-    uint32_t match[kProbeDepth];
-    uint64_t candidate[kProbeDepth];
-    uint32_t more = 0;
-#pragma unroll
-    for (int r = 0; r < kProbeDepth; ++r) {
-      const uint4 d = digest[r];
-      const uint2 item = *reinterpret_cast<const uint2*>(&scratch.items[query[r]]);
-      const uint32_t tags = item.y;
-      const bool spare = start + r * 4 + group >= count;
-      match[r] = Gather(ZeroBytes(d.x ^ tags), ZeroBytes(d.y ^ tags), ZeroBytes(d.z ^ tags),
-                        ZeroBytes(d.w ^ tags));
-      if (spare) match[r] = 0;
-      more |= match[r] & (match[r] - 1);
-      if (match[r] != 0) {
-        candidate[r] = LoadRelaxed(t.keys + (item.x + sub * 16 + LowestSlot(match[r])));
-      }
-      if (spill_lane && !spare && d.w >> 24 != kEmpty) scratch.spills[query[r]] = 1;
-      if (kForInsert) {
-        const uint32_t mask = 0xfefefefeu;
-        const uint32_t room = Gather(ZeroBytes(d.x & mask), ZeroBytes(d.y & mask),
-                                     ZeroBytes(d.z & mask), ZeroBytes(d.w & mask));
-        const unsigned with_room = __ballot_sync(kFull, room != 0);
-        if (room != 0 && !spare && (with_room & group_below) == 0) {
-          // Of the next few free slots: keys that come together should not want the same one.
-          uint32_t choice = room;
-          for (uint32_t skip = tags & 3; skip != 0 && (choice & (choice - 1)) != 0; --skip) {
-            choice &= choice - 1;
-          }
-          scratch.room[query[r]] = item.x + sub * 16 + LowestSlot(choice);
-        }
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kProbeDepth; ++r) {
-      const uint4 item = scratch.items[query[r]];
-      const uint64_t wanted = static_cast<uint64_t>(item.w) << 32 | item.z;
-      if (match[r] != 0 && candidate[r] == wanted) {
-        scratch.found[query[r]] = item.x + sub * 16 + LowestSlot(match[r]);
-      }
-    }
-    if (more != 0) {
-#pragma unroll 1
-      for (int r = 0; r < kProbeDepth; ++r) {
-        uint32_t left = match[0];
-#pragma unroll
-        for (int j = 1; j < kProbeDepth; ++j) left = r == j ? match[j] : left;
-        const uint32_t q = min(start + r * 4 + group, count - 1);
-        const uint4 item = scratch.items[q];
-        const uint64_t wanted = static_cast<uint64_t>(item.w) << 32 | item.z;
-        for (left &= left - 1; left != 0; left &= left - 1) {
-          const uint32_t position = item.x + sub * 16 + LowestSlot(left);
-          if (LoadRelaxed(t.keys + position) == wanted) scratch.found[q] = position;
-        }
-      }
-    }
-    __syncwarp();
-  }
-  Probe mine;
-  if (active) {
-    mine.found = scratch.found[rank];
-    mine.spills = scratch.spills[rank] != 0;
-    if (kForInsert) {
-      mine.room = scratch.room[rank];
-    }
-  }
-  return mine;
-}
 
-// Where a key is, and where there is room for it.
-struct Found {
-  uint32_t position = kNone;
-  uint32_t room = kNone;  // a free position in the emptier of its buckets
+  // The slots that are free: kEmpty or kReclaimed.
+  __device__ __forceinline__ uint32_t Free() const { return Zeros(0, 0xfefefefeu); }
 };
 
-// Looks every active lane's key up in the buckets that may have it.
-template <bool kForInsert>
-__device__ __forceinline__ Found FindKeys(const View& t, WarpScratch& scratch, bool active,
-                                          const Place& place, uint64_t key) {
-  Found mine;
-  uint32_t bucket = place.home;
+constexpr uint32_t kGroupSlots = 32;
+constexpr int kGroups = kBucketSlots / kGroupSlots;
+
+// The slot of a bit of Zeros().
+__device__ __forceinline__ uint32_t SlotOfBit(uint32_t bit) { return (bit & 7) * 4 + (bit >> 3); }
+
+// kShared: other threads of this grid change the digests, and what they did so far is wanted.
+template <bool kShared>
+__device__ __forceinline__ DigestGroup LoadGroup(const View& t, uint32_t bucket, int group) {
+  const auto* line =
+      reinterpret_cast<const uint4*>(t.digests + bucket * kBucketSlots + group * kGroupSlots);
+  if (kShared) return {LoadRelaxed(line), LoadRelaxed(line + 1)};
+  return {line[0], line[1]};
+}
+
+template <bool kShared>
+__device__ __forceinline__ bool IsEmpty(const View& t, uint32_t position) {
+  return (kShared ? LoadRelaxed(t.digests + position) : t.digests[position]) == kEmpty;
+}
+
+// A free position, and how many slots of its bucket were given out before.
+struct Room {
+  uint32_t position = kNone;
+  uint32_t fill = kNone;
+
+  // Looks into one more group, in order. Of a group's free slots one of the first: keys that come
+  // together should not want the same one, and the last of a group tells that it is full (Layout).
+  __device__ __forceinline__ void Look(uint32_t free, uint32_t first, uint32_t slots_before,
+                                       uint32_t bits) {
+    if (position != kNone || free == 0) return;
+    const uint32_t start = bits >> 8 & 7;
+    const uint32_t bit = (__ffs(__funnelshift_r(free, free, start)) - 1 + start) & 31;
+    position = first + SlotOfBit(bit);
+    fill = slots_before + kGroupSlots - __popc(free);
+  }
+};
+
+// The key's room: in the emptier bucket of the two, at home while the other is not in use.
+template <bool kShared>
+__device__ __forceinline__ uint32_t FindRoom(const View& t, const Place& place) {
+  Room room;
 #pragma unroll 1
   for (int choice = 0; choice < 2; ++choice) {
-    const Probe probe = ProbeBuckets<kForInsert>(t, scratch, active, bucket, place.tag, key);
-    if (active && probe.found != kNone) mine.position = probe.found;
-    // Slots are given out from the first one on, so the first free one tells how full a bucket is.
-    if (kForInsert && probe.room != kNone &&
-        (mine.room == kNone || probe.room % kBucketSlots < mine.room % kBucketSlots)) {
-      mine.room = probe.room;
+    const uint32_t bucket = choice == 0 ? place.home : place.other;
+    Room here;
+#pragma unroll 1
+    for (int g = 0; g < kGroups && here.position == kNone; ++g) {
+      here.Look(LoadGroup<kShared>(t, bucket, g).Free(), bucket * kBucketSlots + g * kGroupSlots,
+                g * kGroupSlots, place.bits);
     }
-    active = active && probe.found == kNone && probe.spills && place.other != place.home;
-    if (__ballot_sync(kFull, active) == 0) break;
-    bucket = place.other;
+    if (here.fill < room.fill) room = here;
+    if (place.other == place.home ||
+        IsEmpty<kShared>(t, bucket * kBucketSlots + t.layout.spill_slot)) {
+      break;
+    }
   }
-  return mine;
+  return room.position;
+}
+
+// Where a key is, or, for an insertion, where there is room for it.
+struct Found {
+  uint32_t position = kNone;
+  uint32_t room = kNone;
+};
+
+template <bool kForInsert, bool kShared>
+__device__ __forceinline__ Found FindKey(const View& t, const Place& place, uint64_t key) {
+  Found found;
+  uint32_t fill = kNone;
+#pragma unroll 1
+  for (int choice = 0; choice < 2; ++choice) {
+    const uint32_t bucket = choice == 0 ? place.home : place.other;
+    const uint32_t first = bucket * kBucketSlots;
+    DigestGroup groups[kGroups];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) groups[g] = LoadGroup<kShared>(t, bucket, g);
+    uint32_t matches[kGroups];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) matches[g] = groups[g].Matches(place.tag);
+    // The next position that matches, or kNone.
+    const auto next = [&] {
+      uint32_t position = kNone;
+#pragma unroll
+      for (int g = kGroups - 1; g >= 0; --g) {
+        if (matches[g] != 0) position = first + g * kGroupSlots + SlotOfBit(__ffs(matches[g]) - 1);
+      }
+      bool passed = false;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        if (!passed && matches[g] != 0) {
+          matches[g] &= matches[g] - 1;
+          passed = true;
+        }
+      }
+      return position;
+    };
+    for (uint32_t a = next(); a != kNone; a = next()) {
+      const uint32_t b = next();  // in flight together
+      const uint64_t key_a = LoadRelaxed(t.KeyAt(a));
+      const uint64_t key_b = b != kNone ? LoadRelaxed(t.KeyAt(b)) : ~key;
+      if (key_a == key) found.position = a;
+      if (key_b == key) found.position = b;
+      if (found.position != kNone || b == kNone) break;
+    }
+    if (found.position != kNone) break;
+    if (kForInsert) {
+      Room room;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        room.Look(groups[g].Free(), first + g * kGroupSlots, g * kGroupSlots, place.bits);
+      }
+      if (room.fill < fill) {
+        fill = room.fill;
+        found.room = room.position;
+      }
+    }
+    if (place.other == place.home || IsEmpty<kShared>(t, first + t.layout.spill_slot)) break;
+  }
+  return found;
 }
 
 }  // namespace device

@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(kBlock) ExportKernel(const View t, const Expor
     t.layout.Locate(row, &bucket, &slot);
     position = bucket * kBucketSlots + slot;
     if (t.digests[position] >= kFirstTag) {
-      key = t.keys[position];
-      score = t.scores[position];
+      key = *t.KeyAt(position);
+      score = *t.ScoreAt(position);
       match = Matches(a.predicate, key, score);
     }
   }

@@ -54,93 +54,94 @@ struct UpsertArgs {
   bool pin = false;          // leave every row pinned, for unlock_keys
 };
 
-constexpr int kUpsertBlocks = 5;  // resident per multiprocessor
+constexpr int kUpsertBlocks = 4;  // resident per multiprocessor
 constexpr int kUpsertUnroll = 4;  // row words of a lane in flight
-constexpr int kEvictDepth = 4;    // buckets whose scores a warp reads at a time
+constexpr int kEvictDepth = 2;    // buckets whose scores a warp reads at a time
+
+// A lane's share of a bucket: slots 4 * lane ... 4 * lane + 3.
+struct SlotScores {
+  uint64_t score[4];
+  uint32_t barred;  // a bit per slot that may not be evicted now; << 8: not in this call
+};
+
+// kShared: rows may be in use by other warps, and those may not go.
+template <bool kShared>
+__device__ __forceinline__ SlotScores LoadScores(const View& t, uint32_t bucket) {
+  const uint32_t slot = (threadIdx.x & 31) * 4;
+  const uint32_t position = bucket * kBucketSlots + slot;
+  const auto* pairs = reinterpret_cast<const ulonglong2*>(t.ScoreAt(position));
+  const ulonglong2 a = __ldcg(pairs), b = __ldcg(pairs + 1);
+  SlotScores s = {{a.x, a.y, b.x, b.y}, 0};
+  const uint32_t word = position / 32, shift = slot % 32;
+  if (kShared) s.barred = LoadRelaxed(t.busy + word) >> shift & 15;
+  if (t.pinned != nullptr) s.barred |= (LoadRelaxed(t.pinned + word) >> shift & 15) << 8;
+  const uint32_t slots = t.layout.SlotsOf(bucket);
+  const uint32_t here = slots > slot ? min(slots - slot, 4u) : 0;
+  s.barred |= (0xfu << here & 0xf) << 8;
+  return s;
+}
 
 struct Victim {
   uint32_t slot = kNone;
   uint64_t score = 0;
-  bool blocked = false;  // some slot was busy, so there may be a victim later
 };
 
-// The scores of kEvictDepth buckets, for one warp.
-struct VictimScores {
-  ulonglong2 pairs[kEvictDepth][kBucketSlots / 2];
-};
-
-__device__ __forceinline__ void CopyAsync(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(global)
-               : "memory");
+// The slot with the smallest score of a warp's bucket; among equals the first one. Whole warps only.
+__device__ __forceinline__ Victim SmallestScore(const SlotScores& s) {
+  const uint32_t lane = threadIdx.x & 31;
+  // Slots that may not go count as kMaxScore; a slot that may wins among equals.
+  const uint32_t bars = s.barred | s.barred >> 8;
+  uint64_t best = bars & 1 ? kMaxScore : s.score[0];
+  uint32_t best_slot = 0;
+#pragma unroll
+  for (int i = 1; i < 4; ++i) {
+    const uint64_t other = bars >> i & 1 ? kMaxScore : s.score[i];
+    if (other < best || (other == best && (bars >> best_slot & 1))) {
+      best = other;
+      best_slot = i;
+    }
+  }
+  const bool any = (bars >> best_slot & 1) == 0;
+  const uint32_t high = __reduce_min_sync(kFull, static_cast<uint32_t>(best >> 32));
+  const bool in_high = static_cast<uint32_t>(best >> 32) == high;
+  const uint32_t low = __reduce_min_sync(kFull, in_high ? static_cast<uint32_t>(best) : 0xffffffffu);
+  const unsigned winners =
+      __ballot_sync(kFull, any && in_high && static_cast<uint32_t>(best) == low);
+  Victim victim;
+  const uint32_t slot =
+      __shfl_sync(kFull, lane * 4 + best_slot, winners != 0 ? __ffs(winners) - 1 : 0);
+  victim.slot = winners != 0 ? slot : kNone;
+  victim.score = static_cast<uint64_t>(high) << 32 | low;
+  return victim;
 }
 
-// The slot with the smallest score in the home bucket of every lane in `wanted`; among equals the
-// first slot. kShared: rows may be in use by other warps, and those may not go.
-template <bool kShared>
-__device__ __forceinline__ Victim FindVictims(const View& t, VictimScores& scores, unsigned wanted,
-                                              uint32_t home) {
+// The slot with the smallest score in the home bucket of every lane in `wanted`. *blocked: some slot
+// was busy, so there may be another victim later.
+__device__ __forceinline__ Victim FindVictims(const View& t, unsigned wanted, uint32_t home,
+                                              bool* blocked) {
   const uint32_t lane = threadIdx.x & 31;
   Victim mine;
 #pragma unroll 1
   while (wanted != 0) {
-    uint32_t barred[kEvictDepth];  // 4 bits: this lane's slots that are busy; << 8: pinned or none
+    SlotScores scores[kEvictDepth];
     unsigned left = wanted;
-    __syncwarp();
 #pragma unroll
     for (int u = 0; u < kEvictDepth; ++u) {
-      barred[u] = 0;
       if (left == 0) continue;
-      const uint32_t bucket = __shfl_sync(kFull, home, __ffs(left) - 1);
+      scores[u] = LoadScores<true>(t, __shfl_sync(kFull, home, __ffs(left) - 1));
       left &= left - 1;
-      const ulonglong2* line = reinterpret_cast<const ulonglong2*>(
-          t.scores + static_cast<uint64_t>(bucket) * kBucketSlots);
-      CopyAsync(&scores.pairs[u][lane], line + lane);
-      CopyAsync(&scores.pairs[u][lane + 32], line + lane + 32);
-      const uint32_t word = bucket * (kBucketSlots / 32) + (lane >> 3);
-      const uint32_t shift = (lane & 7) * 4;
-      if (kShared) barred[u] = LoadRelaxed(t.busy + word) >> shift & 15;
-      if (t.pinned != nullptr) barred[u] |= (LoadRelaxed(t.pinned + word) >> shift & 15) << 8;
-      const uint32_t slots = t.layout.SlotsOf(bucket);
-      const uint32_t mine4 = slots > lane * 4 ? min(slots - lane * 4, 4u) : 0;
-      barred[u] |= (0xfu << mine4 & 0xf) << 8;
     }
-    asm volatile("cp.async.wait_all;" ::: "memory");
-    __syncwarp();
 #pragma unroll
     for (int u = 0; u < kEvictDepth; ++u) {
       if (wanted == 0) break;
       const uint32_t owner = __ffs(wanted) - 1;
       wanted &= wanted - 1;
-      const ulonglong2 a = scores.pairs[u][lane * 2], b = scores.pairs[u][lane * 2 + 1];
-      const uint64_t score[4] = {a.x, a.y, b.x, b.y};
-      // Slots that may not go count as kMaxScore; a slot that may wins among equals.
-      const uint32_t bars = barred[u] | barred[u] >> 8;
-      uint64_t best = bars & 1 ? kMaxScore : score[0];
-      uint32_t best_slot = 0;
-#pragma unroll
-      for (int s = 1; s < 4; ++s) {
-        const uint64_t other = bars >> s & 1 ? kMaxScore : score[s];
-        if (other < best || (other == best && (bars >> best_slot & 1))) {
-          best = other;
-          best_slot = s;
-        }
-      }
-      const bool any = (bars >> best_slot & 1) == 0;
-      const uint32_t high = __reduce_min_sync(kFull, static_cast<uint32_t>(best >> 32));
-      const bool in_high = static_cast<uint32_t>(best >> 32) == high;
-      const uint32_t low =
-          __reduce_min_sync(kFull, in_high ? static_cast<uint32_t>(best) : 0xffffffffu);
-      const unsigned winners =
-          __ballot_sync(kFull, any && in_high && static_cast<uint32_t>(best) == low);
-      const bool blocked = __ballot_sync(kFull, (barred[u] & ~(barred[u] >> 8) & 15) != 0) != 0;
-      const uint32_t slot =
-          __shfl_sync(kFull, lane * 4 + best_slot, winners != 0 ? __ffs(winners) - 1 : 0);
+      const Victim victim = SmallestScore(scores[u]);
+      const uint32_t barred = scores[u].barred;
+      const bool waits = __ballot_sync(kFull, (barred & ~(barred >> 8) & 15) != 0) != 0;
       if (lane == owner) {
-        mine.slot = winners != 0 ? slot : kNone;
-        mine.score = static_cast<uint64_t>(high) << 32 | low;
-        mine.blocked = blocked;
+        mine = victim;
+        *blocked = waits;
       }
     }
   }
@@ -169,13 +170,13 @@ __device__ __forceinline__ void AddRows(const char* deltas, char* rows, uint32_t
 template <EvictStrategy kStrategy>
 __device__ __forceinline__ uint64_t Touch(const View& t, const UpsertArgs& a, uint32_t position,
                                           uint64_t given, uint64_t now) {
-  if (!a.touch_scores) return a.out_scores != nullptr ? LoadRelaxed(t.scores + position) : 0;
+  if (!a.touch_scores) return a.out_scores != nullptr ? LoadRelaxed(t.ScoreAt(position)) : 0;
   uint64_t score = given;
   if (!a.verbatim) {
-    const uint64_t old = AddsUp(kStrategy) ? LoadRelaxed(t.scores + position) : 0;
+    const uint64_t old = AddsUp(kStrategy) ? LoadRelaxed(t.ScoreAt(position)) : 0;
     score = HitScore(kStrategy, old, given, now, a.epoch);
   }
-  StoreRelaxed(t.scores + position, score);
+  StoreRelaxed(t.ScoreAt(position), score);
   return score;
 }
 
@@ -189,7 +190,6 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
   constexpr bool kEvicts = kMode == UpsertMode::kInsertAndEvict;
 
   __shared__ WarpScratch scratches[kThreads / 32];
-  __shared__ VictimScores victim_scores[kInserts ? kThreads / 32 : 1];
   WarpScratch& scratch = scratches[threadIdx.x / 32];
   const uint32_t lane = threadIdx.x & 31;
   uint64_t i = ThreadIndex();
@@ -235,7 +235,9 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     if (kInserts && pending) {
       version = LoadAcquire(t.locks + place.home * kLocksPerBucket + place.tag % kLocksPerBucket);
     }
-    const Found at = FindKeys<kInserts>(t, scratch, pending, place, key);
+    Found at;
+    if (pending) at = FindKey<kInserts, true>(t, place, key);
+    __syncwarp();
     const uint32_t position = at.position;
 
     // -- choose a slot: the key's own, a free one, or the one with the smallest score at home
@@ -256,10 +258,11 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     uint64_t old_score = 0;
     const unsigned evictors = kInserts ? __ballot_sync(kFull, evicts) : 0;
     if (evictors != 0) {
-      const Victim victim = FindVictims<true>(t, victim_scores[threadIdx.x / 32], evictors, place.home);
+      bool blocked = false;
+      const Victim victim = FindVictims(t, evictors, place.home, &blocked);
       if (evicts) {
         old_score = victim.score;
-        refused = victim.slot == kNone ? !victim.blocked : new_score < victim.score;
+        refused = victim.slot == kNone ? !blocked : new_score < victim.score;
         if (victim.slot != kNone) target = place.home * kBucketSlots + victim.slot;
         inserts = !refused && victim.slot != kNone;
       }
@@ -273,9 +276,9 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     // Meanwhile the row may have gone to another key, and the slot may have been taken.
     uint64_t key_there = key, old_key = 0, score_there = old_score;
     uint32_t digest_there = kEmpty;
-    if (kInserts && hit) key_there = LoadRelaxed(t.keys + target);
-    if (kEvicts && evicts && inserts) old_key = LoadRelaxed(t.keys + target);
-    if (evicts && inserts) score_there = LoadRelaxed(t.scores + target);
+    if (kInserts && hit) key_there = LoadRelaxed(t.KeyAt(target));
+    if (kEvicts && evicts && inserts) old_key = LoadRelaxed(t.KeyAt(target));
+    if (evicts && inserts) score_there = LoadRelaxed(t.ScoreAt(target));
     if (inserts && !evicts) digest_there = LoadRelaxed(t.digests + target);
     const bool valid = key_there == key && score_there == old_score && digest_there <= kReclaimed;
     const bool fresh = inserts && got_row && got_key && valid;
@@ -286,8 +289,8 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
 
     // -- keys, scores, digests
     if (fresh) {
-      StoreRelaxed(t.keys + held, key);
-      StoreRelaxed(t.scores + held, new_score);
+      StoreRelaxed(t.KeyAt(held), key);
+      StoreRelaxed(t.ScoreAt(held), new_score);
       StoreRelaxed(t.digests + held, place.tag);
       status = replaced ? kEvicted : kInserted;
       score = new_score;
