@@ -112,6 +112,18 @@ __device__ __forceinline__ void StoreRelaxed(uint32_t* p, uint32_t x) {
 
 __device__ __forceinline__ void Fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
+// Sets bits and returns the word before; asks the L2 cache to keep it rather than what streams by.
+__device__ __forceinline__ uint32_t OrInCache(uint32_t* p, uint32_t bits) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  uint32_t old;
+  asm volatile("atom.relaxed.gpu.global.or.b32.L2::cache_hint %0, [%1], %2, %3;"
+               : "=r"(old)
+               : "l"(p), "r"(bits), "l"(policy)
+               : "memory");
+  return old;
+}
+
 __device__ __forceinline__ uint64_t GlobalTimer() {
   uint64_t ns;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));

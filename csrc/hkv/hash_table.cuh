@@ -67,7 +67,7 @@ class PassMemory {
 
   PassMemory()
       : counters_(MemoryKind::kDevice, kFilterOffset + kKeys * kFilterBytes, "a filter"),
-        lists_(MemoryKind::kDevice, kKeys * kListBytes, "lists of keys") {}
+        lists_(MemoryKind::kDevice, kKeys * 2 * sizeof(uint32_t), "lists of keys") {}
 
   // The plan for n keys, once what stands before the call on the stream is done.
   device::Plan Start(const DeviceStorage& storage, uint64_t n, cudaStream_t stream) const {
@@ -82,23 +82,14 @@ class PassMemory {
     plan.filter = reinterpret_cast<uint32_t*>(counters + kFilterOffset);
     plan.filter_mask = static_cast<uint32_t>(filter_keys * kFilterBytes / 4 - 1);
     plan.waiting = storage.waiting.As<uint32_t>();
-    char* lists = lists_.As<char>();
-    const auto list = [&](auto** array) {
-      *array = reinterpret_cast<std::remove_reference_t<decltype(*array)>>(lists);
-      lists += kKeys * sizeof(**array);
-    };
-    list(&plan.evictions);
-    list(&plan.positions);
-    list(&plan.next_waiting);
-    list(&plan.rest);
-    list(&plan.fresh);
+    plan.next_waiting = lists_.As<uint32_t>();
+    plan.rest = plan.next_waiting + kKeys;
     return plan;
   }
 
  private:
   static constexpr uint64_t kFilterOffset = 256;  // behind the counters
-  static constexpr uint64_t kFilterBytes = 16;    // per key: 0.4 % of strangers meet a set bit
-  static constexpr uint64_t kListBytes = sizeof(device::Eviction) + 3 * sizeof(uint32_t) + 1;
+  static constexpr uint64_t kFilterBytes = 8;     // per key: 0.8 % of strangers meet a set bit
 
   Buffer counters_, lists_;
 };
@@ -607,24 +598,19 @@ class HashTable {
     const device::Plan plan = pass_memory_->Start(storage, args.n, stream);
     const device::View& view = storage.view;
     const unsigned blocks = Blocks(args.n);
-    const auto resident = [&](int per_multiprocessor) {
+    const auto resident = [&](unsigned blocks, int per_multiprocessor) {
       return std::min(blocks, static_cast<unsigned>(multiprocessors_ * per_multiprocessor));
     };
     device::ClaimKernel<kStrategy, kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
-    if (args.values != nullptr) {
-      device::RowsKernel<kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
-    }
     if constexpr (kInserts) {
       device::EvictKernel<kStrategy, kMode>
-          <<<resident(device::kEvictBlocks), kThreads, 0, stream>>>(view, args, plan);
-      if (args.values != nullptr) {
-        device::EvictedRowsKernel<kMode == Mode::kInsertAndEvict>
-            <<<resident(device::kRowsBlocks), kThreads, 0, stream>>>(view, args, plan);
-      }
+          <<<resident(Blocks(view.layout.num_buckets), device::kEvictBlocks), kThreads, 0,
+             stream>>>(view, args, plan);
     }
     args.list = plan.rest;
     args.list_size = plan.counters + device::kRest;
-    device::UpsertKernel<kStrategy, kMode><<<blocks, kThreads, 0, stream>>>(view, args);
+    device::UpsertKernel<kStrategy, kMode>
+        <<<resident(blocks, device::kUpsertBlocks), kThreads, 0, stream>>>(view, args);
   }
 
   void SetPins(const char* call, size_t n, const Key* keys, bool lock, bool* succeeded,

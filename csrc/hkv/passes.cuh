@@ -1,18 +1,16 @@
 // File: passes.cuh
 //
-// A large batch is written in passes, each with few accesses that wait for one another and many
-// keys in flight:
+// A large batch is written in three passes, with few accesses that wait for one another and many keys
+// in flight:
 //
-//   claim  finds every key; a present key gets its new score, an absent one a free slot
-//   rows   moves the rows of both
+//   claim  a present key gets its new score, an absent one a free slot; their rows are moved
 //   evict  absent keys without a free slot, bucket by bucket: the smallest score leaves
-//   rows   moves the rows of those
-//   rest   what a pass could not settle goes through UpsertKernel
+//   rest   what the two left goes through UpsertKernel
 //
-// A call has the table to itself, so nothing needs a lock: a filter lets only the first of equal
-// keys (and now and then a stranger of the same bits) into the passes, the others are the rest; a
-// free slot is claimed in its digest, which becomes the key's tag when the key is there; a bucket's
-// evictions are made by one thread.
+// A call has the table to itself, so nothing needs a lock: a filter lets only the first of equal keys
+// (and now and then a stranger of the same bits) into the passes, the others are the rest; a free
+// slot is claimed in its digest, which becomes the key's tag when the key is there; a bucket's
+// evictions are made by one warp.
 #pragma once
 
 #include "csrc/hkv/upsert_kernel.cuh"
@@ -20,25 +18,15 @@
 namespace hkv {
 namespace device {
 
-enum PassCounter { kAnyWaits, kMoved, kRest, kNumPassCounters };
-
-// One key that the evict pass has settled.
-struct alignas(16) Eviction {
-  uint32_t i;         // of the batch
-  uint32_t position;  // its row, which holds the evicted one's values; kNone: refused
-  uint64_t entry;     // of evicted_*
-};
+enum PassCounter { kAnyWaits, kRest, kNumPassCounters };
 
 struct Plan {
   unsigned long long* counters = nullptr;  // (kNumPassCounters)
   uint32_t* filter = nullptr;              // bits of the keys that were seen
   uint32_t filter_mask = 0;                // its words - 1
-  uint32_t* positions = nullptr;           // (n) of the row to move in the first rows pass, or kNone
-  bool* fresh = nullptr;                   // (n) the row belongs to a new key
-  uint32_t* waiting = nullptr;  // (num_buckets) a key that needs an eviction, or kNone; all kNone
-                                // between calls
+  uint32_t* waiting = nullptr;       // (num_buckets) a key that needs an eviction, or kNone; all
+                                     // kNone between calls
   uint32_t* next_waiting = nullptr;  // (n) the next key of the same bucket
-  Eviction* evictions = nullptr;     // (n)
   uint32_t* rest = nullptr;          // (n)
 };
 
@@ -67,6 +55,7 @@ __device__ __forceinline__ uint32_t ClaimSlot(const View& t, uint32_t room) {
   }
 }
 
+constexpr int kPassUnroll = 4;   // row words of a lane in flight
 constexpr int kClaimBlocks = 8;  // resident per multiprocessor
 constexpr int kClaimTries = 3;   // at free slots, before a key is left to the rest
 
@@ -75,6 +64,7 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
     ClaimKernel(const View t, const UpsertArgs a, const Plan p) {
   constexpr bool kInserts = kMode != UpsertMode::kAssign && kMode != UpsertMode::kFindAndUpdate;
   constexpr bool kReads = kMode == UpsertMode::kFindOrInsert || kMode == UpsertMode::kFindAndUpdate;
+  __shared__ WarpScratch scratches[kThreads / 32];
   const uint64_t i = ThreadIndex();
   const bool active = i < a.n;
   const uint64_t key = active ? a.keys[i] : 0;
@@ -84,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   bool hit = false, fresh = false, waits = false, left = false;
   if (active) {
     const uint32_t bit = 1u << (place.bits & 31);
-    const uint32_t seen = atomicOr(p.filter + (place.bits >> 5 & p.filter_mask), bit) & bit;
+    const uint32_t seen = OrInCache(p.filter + (place.bits >> 5 & p.filter_mask), bit) & bit;
     const Found at = FindKey<kInserts, false>(t, place, key);
     position = at.position;
     left = seen != 0 || (position != kNone && !kReads && t.IsPinned(position));
@@ -116,38 +106,22 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   }
   if (kInserts && waits) {
     p.next_waiting[i] = atomicExch(p.waiting + place.home, static_cast<uint32_t>(i));
-    p.counters[kAnyWaits] = 1;
+    if (p.counters[kAnyWaits] == 0) p.counters[kAnyWaits] = 1;
   }
   const uint64_t at = Append(p.counters + kRest, left);
   if (left) p.rest[at] = static_cast<uint32_t>(i);
-  if (!active) return;
-  p.positions[i] = hit || fresh ? position : kNone;
-  if (kInserts && kReads) p.fresh[i] = fresh;
-  if (left || waits) return;
-  Report(a, i, hit ? kUpdated : fresh ? kInserted : kSkipped,
-         a.rows != nullptr && (hit || fresh) ? t.RowAt(position) : nullptr, score);
-}
-
-constexpr int kRowsBlocks = 8;  // resident per multiprocessor
-constexpr int kRowsUnroll = 4;  // row words of a lane in flight
-
-// Moves the rows of the claim pass.
-template <UpsertMode kMode>
-__global__ void __launch_bounds__(kThreads, kRowsBlocks)
-    RowsKernel(const View t, const UpsertArgs a, const Plan p) {
-  __shared__ WarpScratch scratches[kThreads / 32];
-  const uint64_t i = ThreadIndex();
-  const uint32_t position = i < a.n ? p.positions[i] : kNone;
-  const bool moves = position != kNone;
-  const bool reads = kMode == UpsertMode::kFindAndUpdate ||
-                     (kMode == UpsertMode::kFindOrInsert && moves && !p.fresh[i]);
+  const bool moves = hit || fresh;
   char* const row = moves ? t.RowAt(position) : nullptr;
-  char* const mine = moves ? a.values + i * t.row_bytes : nullptr;
-  CopyRows<kRowsUnroll, true>(scratches[threadIdx.x / 32], reads ? row : mine, reads ? mine : row,
-                              t.row_bytes, a.word_bytes);
+  if (active && !left && !waits) Report(a, i, hit ? kUpdated : fresh ? kInserted : kSkipped, row, score);
+  if (a.values != nullptr) {
+    char* const mine = moves ? a.values + i * t.row_bytes : nullptr;
+    const bool reads = kReads && hit;
+    CopyRows<kPassUnroll, true>(scratches[threadIdx.x / 32], reads ? row : mine, reads ? mine : row,
+                                t.row_bytes, a.word_bytes);
+  }
 }
 
-constexpr int kEvictBlocks = 6;     // resident per multiprocessor
+constexpr int kEvictBlocks = 4;     // resident per multiprocessor
 constexpr int kEvictPrefetch = 4;  // buckets whose scores a warp reads at a time
 
 // A key that waits for an eviction, and what became of it.
@@ -158,6 +132,8 @@ struct Waiting {
   uint64_t score = 0;
   Victim victim;
   bool left = false;
+
+  __device__ __forceinline__ bool Settled() const { return i != kNone && !left; }
 };
 
 template <EvictStrategy kStrategy>
@@ -199,39 +175,39 @@ __device__ __forceinline__ void ChooseVictim(SlotScores& scores, uint32_t owner,
   for (uint32_t s = 0; s < 4; ++s) scores.score[s] = mine == s ? score : scores.score[s];
 }
 
+// Writes what was decided for the lanes' keys. `entry`: their places in evicted_*.
 template <UpsertMode kMode>
 __device__ __forceinline__ void Settle(const View& t, const UpsertArgs& a, const Plan& p,
-                                       uint32_t bucket, const Waiting& w) {
+                                       WarpScratch& scratch, uint32_t bucket, const Waiting& w,
+                                       uint64_t entry) {
   constexpr bool kEvicts = kMode == UpsertMode::kInsertAndEvict;
-  const bool settled = w.i != kNone && !w.left;
+  const bool settled = w.Settled();
   const bool replaced = settled && w.victim.slot != kNone && w.score >= w.victim.score;
   const uint32_t position = bucket * kBucketSlots + w.victim.slot;
-  uint64_t entry = 0;
+  char* const row = replaced ? t.RowAt(position) : nullptr;
+  char* const mine = settled ? a.values + w.i * static_cast<uint64_t>(t.row_bytes) : nullptr;
   if (kEvicts) {
-    entry = Append(a.evicted_count, settled);
     if (settled) {
       a.evicted_keys[entry] = replaced ? LoadRelaxed(t.KeyAt(position)) : w.key;
       if (a.evicted_scores != nullptr) {
         a.evicted_scores[entry] = replaced ? w.victim.score : w.score;
       }
     }
+    CopyRows<kPassUnroll, false>(scratch, replaced ? row : mine,
+                                 a.evicted_values + entry * t.row_bytes, t.row_bytes, a.word_bytes);
+    __syncwarp();
+  }
+  if (a.values != nullptr) {
+    CopyRows<kPassUnroll, true>(scratch, replaced ? mine : nullptr, row, t.row_bytes, a.word_bytes);
   }
   if (replaced) {
     StoreRelaxed(t.KeyAt(position), w.key);
     StoreRelaxed(t.ScoreAt(position), w.score);
     StoreRelaxed(t.digests + position, t.layout.PlaceOf(w.key).tag);
   }
-  if (a.values != nullptr) {
-    const bool moves = replaced || (kEvicts && settled);
-    const uint64_t at = Append(p.counters + kMoved, moves);
-    if (moves) p.evictions[at] = Eviction{w.i, replaced ? position : kNone, entry};
-  }
   const uint64_t at = Append(p.counters + kRest, w.left);
   if (w.left) p.rest[at] = w.i;
-  if (settled) {
-    Report(a, w.i, replaced ? kEvicted : kRefused,
-           replaced && a.rows != nullptr ? t.RowAt(position) : nullptr, w.score);
-  }
+  if (settled) Report(a, w.i, replaced ? kEvicted : kRefused, row, w.score);
 }
 
 // A warp makes the evictions of 32 buckets, up to two in each at a time.
@@ -239,6 +215,8 @@ template <EvictStrategy kStrategy, UpsertMode kMode>
 __global__ void __launch_bounds__(kThreads, kEvictBlocks)
     EvictKernel(const View t, const UpsertArgs a, const Plan p) {
   if (p.counters[kAnyWaits] == 0) return;
+  __shared__ WarpScratch scratches[kThreads / 32];
+  WarpScratch& scratch = scratches[threadIdx.x / 32];
   const uint32_t lane = threadIdx.x & 31;
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
   for (uint64_t b = ThreadIndex(); b - lane < t.layout.num_buckets; b += step) {
@@ -271,37 +249,18 @@ __global__ void __launch_bounds__(kThreads, kEvictBlocks)
           if (pairs >> owner & 1) ChooseVictim(scores[u], owner, two, taken);
         }
       }
-      Settle<kMode>(t, a, p, bucket, one);
-      Settle<kMode>(t, a, p, bucket, two);
+      const unsigned ones = __ballot_sync(kFull, one.Settled());
+      const unsigned twos = __ballot_sync(kFull, two.Settled());
+      unsigned long long entry = 0;
+      if (kMode == UpsertMode::kInsertAndEvict) {
+        if (lane == 0) entry = atomicAdd(a.evicted_count, __popc(ones) + __popc(twos));
+        entry = __shfl_sync(kFull, entry, 0);
+      }
+      const unsigned below = (1u << lane) - 1;
+      Settle<kMode>(t, a, p, scratch, bucket, one, entry + __popc(ones & below));
+      Settle<kMode>(t, a, p, scratch, bucket, two, entry + __popc(ones) + __popc(twos & below));
       __syncwarp();
     }
-  }
-}
-
-// Moves the rows of the evict pass: first what leaves, then what comes.
-template <bool kEvicts>
-__global__ void __launch_bounds__(kThreads, kRowsBlocks)
-    EvictedRowsKernel(const View t, const UpsertArgs a, const Plan p) {
-  __shared__ WarpScratch scratches[kThreads / 32];
-  WarpScratch& scratch = scratches[threadIdx.x / 32];
-  const uint64_t size = p.counters[kMoved];
-  const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
-  for (uint64_t at = ThreadIndex(); (at & ~uint64_t{31}) < size; at += step) {
-    const bool active = at < size;
-    const Eviction e = active ? p.evictions[at] : Eviction{0, kNone, 0};
-    char* const row = e.position != kNone ? t.RowAt(e.position) : nullptr;
-    char* const mine = a.values + e.i * static_cast<uint64_t>(t.row_bytes);
-    if (kEvicts) {
-      CopyRows<kRowsUnroll, false>(scratch,
-                                   row != nullptr ? row
-                                   : active       ? mine
-                                                  : nullptr,
-                                   a.evicted_values + e.entry * t.row_bytes, t.row_bytes,
-                                   a.word_bytes);
-      __syncwarp();
-    }
-    CopyRows<kRowsUnroll, true>(scratch, row != nullptr ? mine : nullptr, row, t.row_bytes,
-                                a.word_bytes);
   }
 }
 

@@ -180,26 +180,16 @@ __device__ __forceinline__ uint64_t Touch(const View& t, const UpsertArgs& a, ui
   return score;
 }
 
-// Value matters to accum_or_assign alone; the other modes pass char.
-template <EvictStrategy kStrategy, UpsertMode kMode, class Value = char>
-__global__ void __launch_bounds__(kThreads, kUpsertBlocks)
-    UpsertKernel(const View t, const UpsertArgs a) {
+// The lanes' keys, of which i is the index. Value matters to accum_or_assign alone; the other modes
+// pass char.
+template <EvictStrategy kStrategy, UpsertMode kMode, class Value>
+__device__ __forceinline__ void UpsertKeys(const View& t, const UpsertArgs& a, WarpScratch& scratch,
+                                           uint64_t i, bool active) {
   constexpr bool kInserts = kMode != UpsertMode::kAssign && kMode != UpsertMode::kFindAndUpdate;
   constexpr bool kReads = kMode == UpsertMode::kFindOrInsert || kMode == UpsertMode::kFindAndUpdate;
   constexpr bool kAccum = kMode == UpsertMode::kAccumOrAssign;
   constexpr bool kEvicts = kMode == UpsertMode::kInsertAndEvict;
-
-  __shared__ WarpScratch scratches[kThreads / 32];
-  WarpScratch& scratch = scratches[threadIdx.x / 32];
   const uint32_t lane = threadIdx.x & 31;
-  uint64_t i = ThreadIndex();
-  bool active = i < a.n;
-  if (a.list != nullptr) {
-    const uint64_t size = *a.list_size;
-    if ((i & ~uint64_t{31}) >= size) return;
-    active = i < size;
-    i = active ? a.list[i] : 0;
-  }
   const uint64_t key = active ? a.keys[i] : 0;
   const Place place = t.layout.PlaceOf(key);
   const bool accum = kAccum && active && a.accums[i];
@@ -373,6 +363,21 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
   if (a.rows != nullptr) a.rows[i] = reinterpret_cast<void*>(leader_row);
   if (a.out_scores != nullptr && stored) a.out_scores[i] = leader_score;
   if (a.status != nullptr) a.status[i] = follows_insert ? kUpdated : leader_status;
+}
+
+template <EvictStrategy kStrategy, UpsertMode kMode, class Value = char>
+__global__ void __launch_bounds__(kThreads, kUpsertBlocks)
+    UpsertKernel(const View t, const UpsertArgs a) {
+  __shared__ WarpScratch scratches[kThreads / 32];
+  WarpScratch& scratch = scratches[threadIdx.x / 32];
+  const uint64_t size = a.list != nullptr ? *a.list_size : a.n;
+  const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
+  for (uint64_t at = ThreadIndex(); (at & ~uint64_t{31}) < size; at += step) {
+    const bool active = at < size;
+    const uint64_t i = a.list != nullptr && active ? a.list[at] : at;
+    UpsertKeys<kStrategy, kMode, Value>(t, a, scratch, i, active);
+    __syncwarp();
+  }
 }
 
 }  // namespace device
