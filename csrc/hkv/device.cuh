@@ -47,8 +47,12 @@ struct View {
     return KeyAt(position) + kLineKeys;
   }
 
+  __device__ __forceinline__ uint64_t RowOf(uint32_t position) const {
+    return layout.Row(position / kBucketSlots, position % kBucketSlots);
+  }
+
   __device__ __forceinline__ char* RowAt(uint32_t position) const {
-    const uint64_t row = layout.Row(position / kBucketSlots, position % kBucketSlots);
+    const uint64_t row = RowOf(position);
     return row < num_hbm_rows ? hbm_rows + row * row_bytes
                               : host_rows + (row - num_hbm_rows) * row_bytes;
   }

@@ -94,6 +94,28 @@ class PassMemory {
   Buffer counters_, lists_;
 };
 
+// The device memory in which up to kKeys rows of host memory are put in order.
+class HostBins {
+ public:
+  static constexpr uint64_t kKeys = 1 << 20;
+  static constexpr uint64_t kFrom = 1 << 14;  // it pays for batches of so many keys
+
+  HostBins()
+      : sizes_(MemoryKind::kDevice, kSizesBytes, "counters of bins"),
+        moves_(MemoryKind::kDevice,
+               uint64_t{device::kHostBins} * device::kHostBinSlots * sizeof(uint2), "bins of rows") {}
+
+  device::HostMoves Start(cudaStream_t stream) const {
+    CheckCuda(cudaMemsetAsync(sizes_.As<char>(), 0, kSizesBytes, stream), "clearing counters");
+    return {sizes_.As<uint32_t>(), moves_.As<uint2>()};
+  }
+
+ private:
+  static constexpr uint64_t kSizesBytes = device::kHostBins * sizeof(uint32_t);
+
+  Buffer sizes_, moves_;
+};
+
 template <class Key, class Value, class Score = uint64_t,
           EvictStrategy kStrategy = EvictStrategy::kLru>
 class HashTable {
@@ -139,6 +161,7 @@ class HashTable {
     cudaSetDevice(options_.device_id);
     storage_.reset();
     pass_memory_.reset();
+    host_bins_.reset();
     cudaSetDevice(previous);
   }
   HashTable(const HashTable&) = delete;
@@ -504,20 +527,65 @@ class HashTable {
   }
 
   void Run(device::LookupArgs args, cudaStream_t stream) const {
-    Scope scope(this, stream, false);
+    bool in_order = false;
+    {
+      std::lock_guard<std::mutex> guard(mutex_);
+      DeviceGuard device(options_.device_id);
+      in_order = UsesHostBins(*storage_, args.n, args.values, stream);
+    }
+    Scope scope(this, stream, in_order);  // calls that use the bins take turns
     if (args.missed_size != nullptr) {
       CheckCuda(cudaMemsetAsync(args.missed_size, 0, 8, stream), "find_missed");
     }
     if (args.n == 0) return;
     args.word_bytes = WordBytes(args.values);
-    if (args.values != nullptr) {
-      device::LookupKernel<true>
-          <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage_->view, args);
+    if (!in_order) {
+      Launch(args, stream);
     } else {
-      device::LookupKernel<false>
-          <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage_->view, args);
+      const uint64_t n = args.n;
+      for (args.first = 0; args.first < n; args.first += HostBins::kKeys) {
+        args.n = std::min(n, args.first + HostBins::kKeys);
+        args.host = host_bins_->Start(stream);
+        Launch(args, stream);
+        LaunchHostRows(*storage_, args.values, args.word_bytes, args.host, stream);
+      }
     }
     scope.Launched("find");
+  }
+
+  void Launch(const device::LookupArgs& args, cudaStream_t stream) const {
+    const unsigned blocks = Blocks(args.n - args.first);
+    if (args.values != nullptr) {
+      device::LookupKernel<true><<<blocks, device::kThreads, 0, stream>>>(storage_->view, args);
+    } else {
+      device::LookupKernel<false><<<blocks, device::kThreads, 0, stream>>>(storage_->view, args);
+    }
+  }
+
+  void LaunchHostRows(const DeviceStorage& storage, char* values, uint32_t word_bytes, const device::HostMoves& host,
+                      cudaStream_t stream) const {
+    device::HostRowsKernel<device::kHostThreads>
+        <<<device::kHostBlocks, device::kHostThreads, 0, stream>>>(storage.view, values, word_bytes,
+                                                                   host);
+  }
+
+  static bool IsHybrid(const DeviceStorage& storage) { return storage.view.host_rows != nullptr; }
+
+  static bool IsCapturing(cudaStream_t stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    CheckCuda(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+    return status != cudaStreamCaptureStatusNone;
+  }
+
+  // Whether a batch's rows in host memory are to be moved in order. Not in a graph, whose launches do
+  // not take turns. Needs mutex_.
+  bool UsesHostBins(const DeviceStorage& storage, uint64_t n, const char* values,
+                    cudaStream_t stream) const {
+    if (values == nullptr || !IsHybrid(storage)) return false;
+    if (n < HostBins::kFrom || n >> 31 != 0) return false;
+    if (IsCapturing(stream)) return false;
+    if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>();
+    return true;
   }
 
   static device::UpsertArgs Upsert(const char* call, size_t n, const Key* keys, const Score* scores,
@@ -551,7 +619,7 @@ class HashTable {
     args.epoch = epoch_;
     args.word_bytes = WordBytes(args.values, args.evicted_values);
     if constexpr (kMode != Mode::kAccumOrAssign) {
-      if (GoesInPasses(args, stream)) {
+      if (GoesInPasses(storage, args, stream)) {
         for (uint64_t first = 0; first < args.n; first += PassMemory::kKeys) {
           LaunchPasses<kMode>(storage, Part(args, first), stream);
         }
@@ -563,13 +631,14 @@ class HashTable {
         <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage.view, args);
   }
 
-  // Their memory is there from the first large batch on, if that is not captured into a graph.
-  bool GoesInPasses(const device::UpsertArgs& args, cudaStream_t stream) {
-    if (args.n < options_.passes_from || args.pin) return false;
+  // Their memory is there from the first large batch on, if that is not captured into a graph. With
+  // rows in host memory they pay much earlier.
+  bool GoesInPasses(const DeviceStorage& storage, const device::UpsertArgs& args,
+                    cudaStream_t stream) {
+    const uint64_t from = IsHybrid(storage) ? options_.passes_from / 16 : options_.passes_from;
+    if (args.n < from || args.pin) return false;
     if (pass_memory_ == nullptr) {
-      cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-      CheckCuda(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
-      if (status != cudaStreamCaptureStatusNone) return false;
+      if (IsCapturing(stream)) return false;
       pass_memory_ = std::make_unique<PassMemory>();
     }
     return true;
@@ -595,13 +664,17 @@ class HashTable {
   void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
     constexpr bool kInserts = kMode != Mode::kAssign && kMode != Mode::kFindAndUpdate;
     constexpr int kThreads = device::kThreads;
-    const device::Plan plan = pass_memory_->Start(storage, args.n, stream);
+    device::Plan plan = pass_memory_->Start(storage, args.n, stream);
+    if (UsesHostBins(storage, args.n, args.values, stream)) plan.host = host_bins_->Start(stream);
     const device::View& view = storage.view;
     const unsigned blocks = Blocks(args.n);
-    const auto resident = [&](unsigned blocks, int per_multiprocessor) {
-      return std::min(blocks, static_cast<unsigned>(multiprocessors_ * per_multiprocessor));
+    const auto resident = [&](unsigned wanted, int per_multiprocessor) {
+      return std::min(wanted, static_cast<unsigned>(multiprocessors_ * per_multiprocessor));
     };
     device::ClaimKernel<kStrategy, kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
+    if (plan.host.sizes != nullptr) {
+      LaunchHostRows(storage, args.values, args.word_bytes, plan.host, stream);
+    }
     if constexpr (kInserts) {
       device::EvictKernel<kStrategy, kMode>
           <<<resident(Blocks(view.layout.num_buckets), device::kEvictBlocks), kThreads, 0,
@@ -770,6 +843,7 @@ class HashTable {
   int multiprocessors_ = 0;
   std::unique_ptr<DeviceStorage> storage_;
   std::unique_ptr<PassMemory> pass_memory_;
+  mutable std::unique_ptr<HostBins> host_bins_;
   Buffer counter_, host_counter_;
   mutable StreamOrder order_;
   mutable std::mutex mutex_;

@@ -5,12 +5,14 @@
 #pragma once
 
 #include "csrc/hkv/copy.cuh"
+#include "csrc/hkv/host_rows.cuh"
 #include "csrc/hkv/probe.cuh"
 
 namespace hkv {
 namespace device {
 
 struct LookupArgs {
+  uint64_t first = 0;  // the keys first ... n - 1 are looked up
   uint64_t n = 0;
   const uint64_t* keys = nullptr;   // (n)
   char* values = nullptr;           // (n, dim) or null; rows of absent keys stay as they are
@@ -21,6 +23,7 @@ struct LookupArgs {
   int32_t* missed_indices = nullptr;
   unsigned long long* missed_size = nullptr;
   uint32_t word_bytes = 16;
+  HostMoves host;  // rows for a HostRowsKernel
 };
 
 constexpr int kLookupBlocks = 8;  // resident per multiprocessor
@@ -29,7 +32,7 @@ constexpr int kLookupUnroll = 4;  // row words of a lane in flight
 template <bool kValues>
 __global__ void __launch_bounds__(kThreads, kLookupBlocks)
     LookupKernel(const View t, const LookupArgs a) {
-  const uint64_t i = ThreadIndex();
+  const uint64_t i = a.first + ThreadIndex();
   const bool active = i < a.n;
   const uint64_t key = active ? a.keys[i] : 0;
   __shared__ WarpScratch scratches[kThreads / 32];
@@ -53,6 +56,7 @@ __global__ void __launch_bounds__(kThreads, kLookupBlocks)
     }
   }
   if (kValues) {
+    if (found && a.host.Take(t, position, i, true)) row = nullptr;
     CopyRows<kLookupUnroll, true>(scratch, row, a.values + i * t.row_bytes, t.row_bytes,
                                   a.word_bytes);
   }

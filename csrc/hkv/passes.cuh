@@ -13,6 +13,7 @@
 // evictions are made by one warp.
 #pragma once
 
+#include "csrc/hkv/host_rows.cuh"
 #include "csrc/hkv/upsert_kernel.cuh"
 
 namespace hkv {
@@ -28,6 +29,7 @@ struct Plan {
                                      // kNone between calls
   uint32_t* next_waiting = nullptr;  // (n) the next key of the same bucket
   uint32_t* rest = nullptr;          // (n)
+  HostMoves host;                    // rows of the claim pass for a HostRowsKernel
 };
 
 // Results of a settled key.
@@ -114,9 +116,11 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   char* const row = moves ? t.RowAt(position) : nullptr;
   if (active && !left && !waits) Report(a, i, hit ? kUpdated : fresh ? kInserted : kSkipped, row, score);
   if (a.values != nullptr) {
-    char* const mine = moves ? a.values + i * t.row_bytes : nullptr;
     const bool reads = kReads && hit;
-    CopyRows<kPassUnroll, true>(scratches[threadIdx.x / 32], reads ? row : mine, reads ? mine : row,
+    const bool moves_here = moves && !p.host.Take(t, position, i, reads);
+    char* const mine = a.values + i * t.row_bytes;
+    CopyRows<kPassUnroll, true>(scratches[threadIdx.x / 32],
+                                !moves_here ? nullptr : reads ? row : mine, reads ? mine : row,
                                 t.row_bytes, a.word_bytes);
   }
 }

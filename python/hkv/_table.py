@@ -96,10 +96,9 @@ class HashTable:
         hbm_bytes: GPU memory for rows; the other rows live in pinned host memory, which the kernels
             reach directly. None: all rows in GPU memory.
         num_threads: of the host table; 0: one per core.
-        passes_from: on the native GPU engine, batches of at least so many keys are written in
-            passes, which takes about 45 MB of GPU memory from the first such batch on (a batch that
-            is captured into a CUDA graph before any other goes without). Smaller ones take one
-            kernel. The results are the same.
+        passes_from: on the native GPU engine, batches of at least so many keys (a sixteenth with rows
+            in host memory) are written in passes, smaller ones by one kernel. The first such batch
+            takes 16 MB of GPU memory for good; captured into a CUDA graph it goes without.
         api_lock: order the calls that come on several CUDA streams (on the device; the host never
             waits). Calls captured into CUDA graphs are not ordered.
 
@@ -129,7 +128,7 @@ class HashTable:
         max_load_factor: float = 0.5,
         hbm_bytes: int | None = None,
         num_threads: int = 0,
-        passes_from: int = 8192,
+        passes_from: int = 1 << 18,
         api_lock: bool = True,
     ) -> None:
         ordinal = _parse_device(device)

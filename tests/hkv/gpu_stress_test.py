@@ -50,6 +50,39 @@ def test_no_row_is_lost_or_doubled_before_the_first_eviction() -> None:
     assert seen == KEYS
 
 
+@pytest.mark.parametrize("passes_from", [1, 1 << 40])
+@pytest.mark.parametrize("dim", [3, 16])
+def test_large_batches_keep_rows_whole_in_both_memories(passes_from: int, dim: int) -> None:
+    n = min(KEYS // 4, 60_000)
+    table = hkv.HashTable(
+        2 * n, dim, key_dtype="uint64", hbm_bytes=3 * n * dim, passes_from=passes_from
+    )
+
+    def rows_of(keys: np.ndarray, add: int) -> np.ndarray:
+        return (marks(keys) + add)[:, None] + np.arange(dim, dtype=np.float32) / 32
+
+    keys = scrambled(np.arange(n))
+    table.insert_or_assign(DeviceArray.of(keys), DeviceArray.of(rows_of(keys, 0)))
+    out, founds = table.find(DeviceArray.of(keys))
+    assert founds.numpy().all()
+    np.testing.assert_array_equal(out.numpy(), rows_of(keys, 0))
+    # Half of the keys are there, and the other half is new.
+    mixed = scrambled(np.arange(n // 2, n // 2 + n))
+    values = DeviceArray.of(rows_of(mixed, 1))
+    founds, _ = table.find_or_insert(DeviceArray.of(mixed), values)
+    old = np.arange(n) < n - n // 2
+    assert (founds.numpy() == old).all()
+    want = np.where(old[:, None], rows_of(mixed, 0), rows_of(mixed, 1))
+    np.testing.assert_array_equal(values.numpy(), want)
+    table.assign(DeviceArray.of(mixed), DeviceArray.of(rows_of(mixed, 2)))
+    poison = DeviceArray.of(np.full((n, dim), -7, np.float32))
+    out, founds = table.find(DeviceArray.of(scrambled(np.arange(n) + n)), values=poison)
+    there = np.arange(n) < n // 2
+    assert (founds.numpy() == there).all()
+    want = np.where(there[:, None], rows_of(scrambled(np.arange(n) + n), 2), -7)
+    np.testing.assert_array_equal(out.numpy(), want)
+
+
 @pytest.mark.parametrize("capacity", [1000, 50_000])
 def test_a_batch_far_larger_than_the_table_ends_and_is_consistent(capacity: int) -> None:
     n, dim = 6 * capacity, 8
