@@ -22,18 +22,18 @@ constexpr int kThreads = 128;           // per block, in every kernel; a warp wo
 // keep different keys apart.
 constexpr uint32_t kLocksPerBucket = 4;
 
-// A position is bucket * kBucketSlots + slot; it indexes the digests and the entries. Keys and scores
-// stand in lines of 128 bytes, eight keys and their scores each: who has read a key has its score in
-// the L2 cache, and device memory takes both back in one access.
+// A position is bucket * kBucketSlots + slot; it indexes the digests and the entries. Keys and
+// scores stand in lines of 128 bytes, eight keys and their scores each: who has read a key has its
+// score in the L2 cache, and device memory takes both back in one access.
 constexpr uint32_t kLineKeys = 8;
 
 struct View {
   Layout layout;
-  uint8_t* digests = nullptr;  // (num_buckets, 128)
-  uint64_t* entries = nullptr; // (num_buckets, 16, 2, 8): 8 keys, 8 scores, ...
-  uint32_t* locks = nullptr;   // (num_buckets, kLocksPerBucket): bit 0: held; + 2 per insertion
-  uint32_t* busy = nullptr;    // (num_buckets, 4): one bit per slot, set while a row is in use
-  uint32_t* pinned = nullptr;  // (num_buckets, 4): one bit per slot held by lock_keys, or null
+  uint8_t* digests = nullptr;   // (num_buckets, 128)
+  uint64_t* entries = nullptr;  // (num_buckets, 16, 2, 8): 8 keys, 8 scores, ...
+  uint32_t* locks = nullptr;    // (num_buckets, kLocksPerBucket): bit 0: held; + 2 per insertion
+  uint32_t* busy = nullptr;     // (num_buckets, 4): one bit per slot, set while a row is in use
+  uint32_t* pinned = nullptr;   // (num_buckets, 4): one bit per slot held by lock_keys, or null
   char* hbm_rows = nullptr;
   char* host_rows = nullptr;  // pinned and mapped; rows num_hbm_rows ... capacity - 1
   uint64_t num_hbm_rows = 0;

@@ -74,9 +74,8 @@ class PassMemory {
     uint64_t filter_keys = 32;
     while (filter_keys < n) filter_keys *= 2;
     char* const counters = counters_.As<char>();
-    CheckCuda(
-        cudaMemsetAsync(counters, 0, kFilterOffset + filter_keys * kFilterBytes, stream),
-        "clearing a filter");
+    CheckCuda(cudaMemsetAsync(counters, 0, kFilterOffset + filter_keys * kFilterBytes, stream),
+              "clearing a filter");
     device::Plan plan;
     plan.counters = reinterpret_cast<unsigned long long*>(counters);
     plan.filter = reinterpret_cast<uint32_t*>(counters + kFilterOffset);
@@ -103,7 +102,8 @@ class HostBins {
   HostBins()
       : sizes_(MemoryKind::kDevice, kSizesBytes, "counters of bins"),
         moves_(MemoryKind::kDevice,
-               uint64_t{device::kHostBins} * device::kHostBinSlots * sizeof(uint2), "bins of rows") {}
+               uint64_t{device::kHostBins} * device::kHostBinSlots * sizeof(uint2),
+               "bins of rows") {}
 
   device::HostMoves Start(cudaStream_t stream) const {
     CheckCuda(cudaMemsetAsync(sizes_.As<char>(), 0, kSizesBytes, stream), "clearing counters");
@@ -562,8 +562,8 @@ class HashTable {
     }
   }
 
-  void LaunchHostRows(const DeviceStorage& storage, char* values, uint32_t word_bytes, const device::HostMoves& host,
-                      cudaStream_t stream) const {
+  void LaunchHostRows(const DeviceStorage& storage, char* values, uint32_t word_bytes,
+                      const device::HostMoves& host, cudaStream_t stream) const {
     device::HostRowsKernel<device::kHostThreads>
         <<<device::kHostBlocks, device::kHostThreads, 0, stream>>>(storage.view, values, word_bytes,
                                                                    host);
@@ -577,8 +577,8 @@ class HashTable {
     return status != cudaStreamCaptureStatusNone;
   }
 
-  // Whether a batch's rows in host memory are to be moved in order. Not in a graph, whose launches do
-  // not take turns. Needs mutex_.
+  // Whether a batch's rows in host memory are to be moved in order. Not in a graph, whose launches
+  // do not take turns. Needs mutex_.
   bool UsesHostBins(const DeviceStorage& storage, uint64_t n, const char* values,
                     cudaStream_t stream) const {
     if (values == nullptr || !IsHybrid(storage)) return false;

@@ -1,9 +1,9 @@
 // File: host_rows.cuh
 //
 // Rows in pinned host memory, in the order of their addresses. A GPU that reads such rows in random
-// order waits for the translation of their pages, not for the link; so a large batch first moves its
-// rows in device memory and puts the others into bins of neighbouring rows, and then a few blocks go
-// through the bins in order.
+// order waits for the translation of their pages, not for the link; so a large batch first moves
+// its rows in device memory and puts the others into bins of neighbouring rows, and then a few
+// blocks go through the bins in order.
 #pragma once
 
 #include "csrc/hkv/copy.cuh"

@@ -1,15 +1,15 @@
 // File: passes.cuh
 //
-// A large batch is written in three passes, with few accesses that wait for one another and many keys
-// in flight:
+// A large batch is written in three passes, with few accesses that wait for one another and many
+// keys in flight:
 //
 //   claim  a present key gets its new score, an absent one a free slot; their rows are moved
 //   evict  absent keys without a free slot, bucket by bucket: the smallest score leaves
 //   rest   what the two left goes through UpsertKernel
 //
-// A call has the table to itself, so nothing needs a lock: a filter lets only the first of equal keys
-// (and now and then a stranger of the same bits) into the passes, the others are the rest; a free
-// slot is claimed in its digest, which becomes the key's tag when the key is there; a bucket's
+// A call has the table to itself, so nothing needs a lock: a filter lets only the first of equal
+// keys (and now and then a stranger of the same bits) into the passes, the others are the rest; a
+// free slot is claimed in its digest, which becomes the key's tag when the key is there; a bucket's
 // evictions are made by one warp.
 #pragma once
 
@@ -49,9 +49,8 @@ __device__ __forceinline__ uint32_t ClaimSlot(const View& t, uint32_t room) {
     const uint32_t free = ZeroBytes(digests & 0xfefefefeu);  // the lowest set bit is a true one
     if (free == 0) return kNone;
     if ((digests >> 8 * wanted & 0xff) > kReclaimed) wanted = (__ffs(free) - 1) / 8;
-    const uint32_t claimed =
-        (digests & ~(0xffu << 8 * wanted)) | static_cast<uint32_t>(kClaimed) << 8 * wanted;
-    const uint32_t old = atomicCAS(word, digests, claimed);
+    const uint32_t others = digests & ~(0xffu << 8 * wanted);
+    const uint32_t old = atomicCAS(word, digests, others | kClaimed << 8 * wanted);
     if (old == digests) return (room & ~3u) + wanted;
     digests = old;
   }
@@ -114,18 +113,22 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   if (left) p.rest[at] = static_cast<uint32_t>(i);
   const bool moves = hit || fresh;
   char* const row = moves ? t.RowAt(position) : nullptr;
-  if (active && !left && !waits) Report(a, i, hit ? kUpdated : fresh ? kInserted : kSkipped, row, score);
+  if (active && !left && !waits) {
+    Report(a, i, hit ? kUpdated : fresh ? kInserted : kSkipped, row, score);
+  }
   if (a.values != nullptr) {
     const bool reads = kReads && hit;
     const bool moves_here = moves && !p.host.Take(t, position, i, reads);
     char* const mine = a.values + i * t.row_bytes;
     CopyRows<kPassUnroll, true>(scratches[threadIdx.x / 32],
-                                !moves_here ? nullptr : reads ? row : mine, reads ? mine : row,
-                                t.row_bytes, a.word_bytes);
+                                !moves_here ? nullptr
+                                : reads     ? row
+                                            : mine,
+                                reads ? mine : row, t.row_bytes, a.word_bytes);
   }
 }
 
-constexpr int kEvictBlocks = 4;     // resident per multiprocessor
+constexpr int kEvictBlocks = 4;    // resident per multiprocessor
 constexpr int kEvictPrefetch = 4;  // buckets whose scores a warp reads at a time
 
 // A key that waits for an eviction, and what became of it.
@@ -153,8 +156,8 @@ __device__ __forceinline__ Waiting LoadWaiting(const UpsertArgs& a, const Plan& 
   return w;
 }
 
-// Chooses the victim for the key of lane `owner`, and gives it the slot. A row moves once in a pass:
-// the key is left to the rest if the slot is one of those that *taken has got by now.
+// Chooses the victim for the key of lane `owner`, and gives it the slot. A row moves once in a
+// pass: the key is left to the rest if the slot is one of those that *taken has got by now.
 __device__ __forceinline__ void ChooseVictim(SlotScores& scores, uint32_t owner, Waiting& w,
                                              ulonglong2& taken) {
   const uint32_t lane = threadIdx.x & 31;
@@ -164,8 +167,7 @@ __device__ __forceinline__ void ChooseVictim(SlotScores& scores, uint32_t owner,
     w.victim = victim;
     if (victim.slot != kNone && w.score >= victim.score) {
       const uint64_t bit = uint64_t{1} << (victim.slot & 63);
-      const ulonglong2 mine =
-          victim.slot < 64 ? make_ulonglong2(bit, 0) : make_ulonglong2(0, bit);
+      const ulonglong2 mine = victim.slot < 64 ? make_ulonglong2(bit, 0) : make_ulonglong2(0, bit);
       w.left = ((taken.x & mine.x) | (taken.y & mine.y)) != 0;
       taken.x |= mine.x;
       taken.y |= mine.y;

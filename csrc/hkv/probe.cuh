@@ -1,7 +1,7 @@
 // File: probe.cuh
 //
-// Finding a key, one thread each: the 128 digests of a bucket come by eight loads that are in flight
-// together, and only slots whose tag matches have their key read.
+// Finding a key, one thread each: the 128 digests of a bucket come by eight loads that are in
+// flight together, and only slots whose tag matches have their key read.
 #pragma once
 
 #include "csrc/hkv/device.cuh"

@@ -43,10 +43,10 @@ struct HashTableOptions {
   uint64_t max_capacity = 0;   // rows, any positive number; the table evicts beyond it
   uint64_t max_hbm_for_vectors = UINT64_MAX;  // bytes; further rows live in pinned host memory
   uint32_t dim = 64;                          // values per row
-  double max_load_factor = 0.5;  // the table doubles beyond it while it is below max_capacity
-  int32_t device_id = -1;        // CUDA ordinal; -1: the current device
-  uint64_t passes_from = 1 << 18;   // batches of so many keys are written in passes (passes.cuh)
-  bool api_lock = true;          // order calls from several streams (on the device, no host wait)
+  double max_load_factor = 0.5;    // the table doubles beyond it while it is below max_capacity
+  int32_t device_id = -1;          // CUDA ordinal; -1: the current device
+  uint64_t passes_from = 1 << 18;  // batches of so many keys are written in passes (passes.cuh)
+  bool api_lock = true;            // order calls from several streams (on the device, no host wait)
 };
 
 // Keys with (key & key_mask) == key_pattern and score_min <= score <= score_max.

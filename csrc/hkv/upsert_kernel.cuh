@@ -1,7 +1,8 @@
 // File: upsert_kernel.cuh
 //
 // Every call that writes by key: insert_or_assign, insert_and_evict, find_or_insert,
-// accum_or_assign, assign and find_and_update are one kernel.
+// accum_or_assign, assign and find_and_update are one kernel. Of a large batch it takes what the
+// passes (passes.cuh) left.
 //
 // A warp works on 32 keys in rounds until all are done. In a round a lane looks its key up; chooses
 // the key's slot, or a free one, or the one with the smallest score; takes the slot's busy bit and,
@@ -86,7 +87,8 @@ struct Victim {
   uint64_t score = 0;
 };
 
-// The slot with the smallest score of a warp's bucket; among equals the first one. Whole warps only.
+// The slot with the smallest score of a warp's bucket; among equals the first one. Whole warps
+// only.
 __device__ __forceinline__ Victim SmallestScore(const SlotScores& s) {
   const uint32_t lane = threadIdx.x & 31;
   // Slots that may not go count as kMaxScore; a slot that may wins among equals.
@@ -104,7 +106,8 @@ __device__ __forceinline__ Victim SmallestScore(const SlotScores& s) {
   const bool any = (bars >> best_slot & 1) == 0;
   const uint32_t high = __reduce_min_sync(kFull, static_cast<uint32_t>(best >> 32));
   const bool in_high = static_cast<uint32_t>(best >> 32) == high;
-  const uint32_t low = __reduce_min_sync(kFull, in_high ? static_cast<uint32_t>(best) : 0xffffffffu);
+  const uint32_t low =
+      __reduce_min_sync(kFull, in_high ? static_cast<uint32_t>(best) : 0xffffffffu);
   const unsigned winners =
       __ballot_sync(kFull, any && in_high && static_cast<uint32_t>(best) == low);
   Victim victim;
@@ -115,8 +118,8 @@ __device__ __forceinline__ Victim SmallestScore(const SlotScores& s) {
   return victim;
 }
 
-// The slot with the smallest score in the home bucket of every lane in `wanted`. *blocked: some slot
-// was busy, so there may be another victim later.
+// The slot with the smallest score in the home bucket of every lane in `wanted`. *blocked: some
+// slot was busy, so there may be another victim later.
 __device__ __forceinline__ Victim FindVictims(const View& t, unsigned wanted, uint32_t home,
                                               bool* blocked) {
   const uint32_t lane = threadIdx.x & 31;

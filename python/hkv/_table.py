@@ -96,9 +96,10 @@ class HashTable:
         hbm_bytes: GPU memory for rows; the other rows live in pinned host memory, which the kernels
             reach directly. None: all rows in GPU memory.
         num_threads: of the host table; 0: one per core.
-        passes_from: on the native GPU engine, batches of at least so many keys (a sixteenth with rows
-            in host memory) are written in passes, smaller ones by one kernel. The first such batch
-            takes 16 MB of GPU memory for good; captured into a CUDA graph it goes without.
+        passes_from: on the native GPU engine, batches of at least so many keys (a sixteenth of it
+            with rows in host memory) are written in passes, smaller ones by one kernel. The first
+            such batch takes 17 MB of GPU memory for good, and 15 MB more with rows in host memory;
+            captured into a CUDA graph it goes without.
         api_lock: order the calls that come on several CUDA streams (on the device; the host never
             waits). Calls captured into CUDA graphs are not ordered.
 
