@@ -1,0 +1,103 @@
+// File: device_storage.cuh
+//
+// The memory of a table: its arrays, and what large batches need beside them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "csrc/hkv/cuda_resources.h"
+#include "csrc/hkv/passes.cuh"
+#include "csrc/hkv/types.h"
+
+namespace hkv {
+
+// The device arrays of a table; reserve() makes another set.
+struct DeviceStorage {
+  DeviceStorage(const HashTableOptions& options, uint64_t capacity, uint32_t row_bytes) {
+    const Layout layout = Layout::Of(capacity);
+    const uint64_t slots = static_cast<uint64_t>(layout.num_buckets) * kBucketSlots;
+    const uint64_t in_hbm = std::min(capacity, options.max_hbm_for_vectors / row_bytes);
+    const auto on_device = [](uint64_t bytes, const char* what) {
+      return Buffer(MemoryKind::kDevice, bytes, what);
+    };
+    digests = on_device(slots, "digests");
+    entries = on_device(slots * 16, "keys and scores");
+    locks = on_device(layout.num_buckets * uint64_t{4} * device::kLocksPerBucket, "key locks");
+    busy = on_device(slots / 8, "row locks");
+    waiting = on_device(layout.num_buckets * uint64_t{4}, "evictions");
+    hbm_rows = on_device(in_hbm * row_bytes, "rows");
+    host_rows = Buffer(MemoryKind::kPinnedHost, (capacity - in_hbm) * row_bytes, "rows");
+    view.layout = layout;
+    view.digests = digests.As<uint8_t>();
+    view.entries = entries.As<uint64_t>();
+    view.locks = locks.As<uint32_t>();
+    view.busy = busy.As<uint32_t>();
+    view.hbm_rows = hbm_rows.As<char>();
+    view.host_rows = host_rows.As<char>();
+    view.num_hbm_rows = in_hbm;
+    view.row_bytes = row_bytes;
+  }
+
+  Buffer digests, entries, locks, busy, waiting, pinned, hbm_rows, host_rows;
+  device::View view;
+};
+
+// The device memory that a batch of up to kKeys keys needs to be written in passes.
+class PassMemory {
+ public:
+  static constexpr uint64_t kKeys = 1 << 20;
+
+  PassMemory()
+      : counters_(MemoryKind::kDevice, kFilterOffset + kKeys * kFilterBytes, "a filter"),
+        lists_(MemoryKind::kDevice, kKeys * 2 * sizeof(uint32_t), "lists of keys") {}
+
+  // The plan for n keys, once what stands before the call on the stream is done.
+  device::Plan Start(const DeviceStorage& storage, uint64_t n, cudaStream_t stream) const {
+    uint64_t filter_keys = 32;
+    while (filter_keys < n) filter_keys *= 2;
+    char* const counters = counters_.As<char>();
+    CheckCuda(cudaMemsetAsync(counters, 0, kFilterOffset + filter_keys * kFilterBytes, stream),
+              "clearing a filter");
+    device::Plan plan;
+    plan.counters = reinterpret_cast<unsigned long long*>(counters);
+    plan.filter = reinterpret_cast<uint32_t*>(counters + kFilterOffset);
+    plan.filter_mask = static_cast<uint32_t>(filter_keys * kFilterBytes / 4 - 1);
+    plan.waiting = storage.waiting.As<uint32_t>();
+    plan.next_waiting = lists_.As<uint32_t>();
+    plan.rest = plan.next_waiting + kKeys;
+    return plan;
+  }
+
+ private:
+  static constexpr uint64_t kFilterOffset = 256;  // behind the counters
+  static constexpr uint64_t kFilterBytes = 8;     // per key: 0.8 % of strangers meet a set bit
+
+  Buffer counters_, lists_;
+};
+
+// The device memory in which up to kKeys rows of host memory are put in order.
+class HostBins {
+ public:
+  static constexpr uint64_t kKeys = 1 << 20;
+  static constexpr uint64_t kFrom = 1 << 14;  // it pays for batches of so many keys
+
+  HostBins()
+      : sizes_(MemoryKind::kDevice, kSizesBytes, "counters of bins"),
+        moves_(MemoryKind::kDevice,
+               uint64_t{device::kHostBins} * device::kHostBinSlots * sizeof(uint2),
+               "bins of rows") {}
+
+  device::HostMoves Start(cudaStream_t stream) const {
+    CheckCuda(cudaMemsetAsync(sizes_.As<char>(), 0, kSizesBytes, stream), "clearing counters");
+    return {sizes_.As<uint32_t>(), moves_.As<uint2>()};
+  }
+
+ private:
+  static constexpr uint64_t kSizesBytes = device::kHostBins * sizeof(uint32_t);
+
+  Buffer sizes_, moves_;
+};
+
+}  // namespace hkv
