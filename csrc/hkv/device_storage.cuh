@@ -51,7 +51,8 @@ class PassMemory {
 
   PassMemory()
       : counters_(MemoryKind::kDevice, kFilterOffset + kKeys * kFilterBytes, "a filter"),
-        lists_(MemoryKind::kDevice, kKeys * 2 * sizeof(uint32_t), "lists of keys") {}
+        lists_(MemoryKind::kDevice, kKeys * (sizeof(device::Waiter) + sizeof(uint32_t)),
+               "lists of keys") {}
 
   // The plan for n keys, once what stands before the call on the stream is done.
   device::Plan Start(const DeviceStorage& storage, uint64_t n, cudaStream_t stream) const {
@@ -65,14 +66,14 @@ class PassMemory {
     plan.filter = reinterpret_cast<uint32_t*>(counters + kFilterOffset);
     plan.filter_mask = static_cast<uint32_t>(filter_keys * kFilterBytes / 4 - 1);
     plan.waiting = storage.waiting.As<uint32_t>();
-    plan.next_waiting = lists_.As<uint32_t>();
-    plan.rest = plan.next_waiting + kKeys;
+    plan.waiters = lists_.As<device::Waiter>();
+    plan.rest = reinterpret_cast<uint32_t*>(plan.waiters + kKeys);
     return plan;
   }
 
  private:
   static constexpr uint64_t kFilterOffset = 256;  // behind the counters
-  static constexpr uint64_t kFilterBytes = 8;     // per key: 0.8 % of strangers meet a set bit
+  static constexpr uint64_t kFilterBytes = 8;     // per key of a batch
 
   Buffer counters_, lists_;
 };

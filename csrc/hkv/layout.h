@@ -38,7 +38,8 @@ struct Place {
   uint32_t home;
   uint32_t other;  // equals home only when there is one bucket
   uint32_t tag;
-  uint32_t bits;  // of the key's hash; hardly related to the buckets
+  uint32_t bits;  // half of the key's hash: the tag comes from it
+  uint32_t high;  // the other half: the home bucket comes from it
 };
 
 struct Layout {
@@ -90,7 +91,8 @@ struct Layout {
     h *= 0xc4ceb9fe1a85ec53ULL;
     h ^= h >> 33;
     Place place;
-    place.home = Scale(static_cast<uint32_t>(h >> 32));
+    place.high = static_cast<uint32_t>(h >> 32);
+    place.home = Scale(place.high);
     place.other = Scale(static_cast<uint32_t>((h * 0x9e3779b97f4a7c15ULL) >> 32));
     if (place.other == place.home) place.other = place.home + 1 < num_buckets ? place.home + 1 : 0;
     place.bits = static_cast<uint32_t>(h);

@@ -21,15 +21,21 @@ namespace device {
 
 enum PassCounter { kAnyWaits, kRest, kNumPassCounters };
 
+// A key that needs an eviction: one of the list of its home bucket.
+struct alignas(16) Waiter {
+  uint64_t key;
+  uint32_t next;  // index of the next one, or kNone
+};
+
 struct Plan {
   unsigned long long* counters = nullptr;  // (kNumPassCounters)
   uint32_t* filter = nullptr;              // bits of the keys that were seen
   uint32_t filter_mask = 0;                // its words - 1
-  uint32_t* waiting = nullptr;       // (num_buckets) a key that needs an eviction, or kNone; all
-                                     // kNone between calls
-  uint32_t* next_waiting = nullptr;  // (n) the next key of the same bucket
-  uint32_t* rest = nullptr;          // (n)
-  HostMoves host;                    // rows of the claim pass for a HostRowsKernel
+  uint32_t* waiting = nullptr;  // (num_buckets) index of the first waiter, or kNone; all kNone
+                                // between calls
+  Waiter* waiters = nullptr;    // (n)
+  uint32_t* rest = nullptr;     // (n)
+  HostMoves host;               // rows of the claim pass for a HostRowsKernel
 };
 
 // Results of a settled key.
@@ -39,6 +45,14 @@ __device__ __forceinline__ void Report(const UpsertArgs& a, uint64_t i, uint8_t 
   if (a.rows != nullptr) a.rows[i] = row;
   if (a.out_scores != nullptr && status >= kUpdated && status <= kEvicted) a.out_scores[i] = score;
   if (a.status != nullptr) a.status[i] = status;
+}
+
+// Whether the batch had this key before; one stranger in a thousand is taken for such a key. A key
+// has three bits of one word of the filter.
+__device__ __forceinline__ bool SeenBefore(const Plan& p, const Place& place) {
+  const uint32_t mine =
+      1u << (place.bits & 31) | 1u << (place.bits >> 27) | 1u << (place.high & 31);
+  return (OrInCache(p.filter + (place.bits >> 5 & p.filter_mask), mine) & mine) == mine;
 }
 
 // Claims a free slot, `room` or one of the same four; kNone when others took them all.
@@ -74,11 +88,10 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   uint32_t position = kNone;
   bool hit = false, fresh = false, waits = false, left = false;
   if (active) {
-    const uint32_t bit = 1u << (place.bits & 31);
-    const uint32_t seen = OrInCache(p.filter + (place.bits >> 5 & p.filter_mask), bit) & bit;
+    const bool seen = SeenBefore(p, place);
     const Found at = FindKey<kInserts, false>(t, place, key);
     position = at.position;
-    left = seen != 0 || (position != kNone && !kReads && t.IsPinned(position));
+    left = seen || (position != kNone && !kReads && t.IsPinned(position));
     hit = !left && position != kNone;
     if (kInserts && !left && !hit) {
       waits = at.room == kNone;
@@ -106,7 +119,8 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
     StoreRelaxed(t.digests + position, place.tag);
   }
   if (kInserts && waits) {
-    p.next_waiting[i] = atomicExch(p.waiting + place.home, static_cast<uint32_t>(i));
+    const uint32_t next = atomicExch(p.waiting + place.home, static_cast<uint32_t>(i));
+    p.waiters[i] = Waiter{key, next};
     if (p.counters[kAnyWaits] == 0) p.counters[kAnyWaits] = 1;
   }
   const uint64_t at = Append(p.counters + kRest, left);
@@ -148,8 +162,9 @@ __device__ __forceinline__ Waiting LoadWaiting(const UpsertArgs& a, const Plan& 
   Waiting w;
   w.i = i;
   if (i == kNone) return w;
-  w.next = p.next_waiting[i];
-  w.key = a.keys[i];
+  const Waiter waiter = p.waiters[i];
+  w.next = waiter.next;
+  w.key = waiter.key;
   const uint64_t given = a.scores != nullptr ? a.scores[i] : kMaxScore;
   const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
   w.score = a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);

@@ -98,7 +98,7 @@ class HashTable:
         num_threads: of the host table; 0: one per core.
         passes_from: on the native GPU engine, batches of at least so many keys (a sixteenth of it
             with rows in host memory) are written in passes, smaller ones by one kernel. The first
-            such batch takes 17 MB of GPU memory for good, and 15 MB more with rows in host memory;
+            such batch takes 28 MB of GPU memory for good, and 15 MB more with rows in host memory;
             captured into a CUDA graph it goes without.
         api_lock: order the calls that come on several CUDA streams (on the device; the host never
             waits). Calls captured into CUDA graphs are not ordered.
