@@ -491,13 +491,17 @@ class HashTable {
     return status != cudaStreamCaptureStatusNone;
   }
 
-  // Whether a batch's rows in host memory are to be moved in order. Not in a graph, whose launches
-  // do not take turns. Needs mutex_.
+  // Passes and bins are for calls that take turns with all others.
+  bool TakesTurns(cudaStream_t stream) const {
+    return options_.api_lock && !IsCapturing(stream);
+  }
+
+  // Whether a batch's rows in host memory are to be moved in order. Needs mutex_.
   bool UsesHostBins(const DeviceStorage& storage, uint64_t n, const char* values,
                     cudaStream_t stream) const {
     if (values == nullptr || !IsHybrid(storage)) return false;
     if (n < HostBins::kFrom || n >> 31 != 0) return false;
-    if (IsCapturing(stream)) return false;
+    if (!TakesTurns(stream)) return false;
     if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>();
     return true;
   }
@@ -545,16 +549,12 @@ class HashTable {
         <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage.view, args);
   }
 
-  // Their memory is there from the first large batch on, if that is not captured into a graph. With
-  // rows in host memory they pay much earlier.
+  // With rows in host memory passes pay much earlier.
   bool GoesInPasses(const DeviceStorage& storage, const device::UpsertArgs& args,
                     cudaStream_t stream) {
     const uint64_t from = IsHybrid(storage) ? options_.passes_from / 16 : options_.passes_from;
-    if (args.n < from || args.pin) return false;
-    if (pass_memory_ == nullptr) {
-      if (IsCapturing(stream)) return false;
-      pass_memory_ = std::make_unique<PassMemory>();
-    }
+    if (args.n < from || args.pin || !TakesTurns(stream)) return false;
+    if (pass_memory_ == nullptr) pass_memory_ = std::make_unique<PassMemory>();
     return true;
   }
 

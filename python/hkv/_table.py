@@ -98,10 +98,10 @@ class HashTable:
         num_threads: of the host table; 0: one per core.
         passes_from: on the native GPU engine, batches of at least so many keys (a sixteenth of it
             with rows in host memory) are written in passes, smaller ones by one kernel. The first
-            such batch takes 28 MB of GPU memory for good, and 15 MB more with rows in host memory;
-            captured into a CUDA graph it goes without.
+            such batch takes 28 MB of GPU memory for good, and 15 MB more with rows in host memory.
         api_lock: order the calls that come on several CUDA streams (on the device; the host never
-            waits). Calls captured into CUDA graphs are not ordered.
+            waits). Calls captured into CUDA graphs are not ordered and must not run beside others.
+            Without the order, and in graphs, every batch takes one kernel.
 
     Arrays are contiguous, on the table's device, of any library with DLPack or
     ``__cuda_array_interface__``; NumPy arrays for the host table. Calls on a GPU table are

@@ -107,7 +107,7 @@ _wheel = rule(
     },
 )
 
-def wheel(name, distribution, tag, contains = [], version = VERSION, visibility = None, **kwargs):
+def wheel(name, distribution, tag, contains = [], contains_if = {}, version = VERSION, visibility = None, **kwargs):
     """A deterministic wheel with its licences and its SBOM.
 
     Args:
@@ -115,12 +115,24 @@ def wheel(name, distribution, tag, contains = [], version = VERSION, visibility 
       distribution: the name as pip knows it.
       tag: python-abi-platform.
       contains: what of third_party/components.bzl is compiled or linked into it.
+      contains_if: config_setting -> what a build in which it holds contains besides, under a licence
+        that the wheel names anyway.
       version: by default the project's.
       visibility: of the wheel.
       **kwargs: passed on to the rule above.
     """
     own = "Apache-2.0"
     licenses = [own] + [COMPONENTS[c].license for c in sorted(contains)]
+    notices = ["//:LICENSE"] + {COMPONENTS[c].notice: None for c in sorted(contains)}.keys()
+    for condition, parts in contains_if.items():
+        for part in parts:
+            if COMPONENTS[part].license not in licenses:
+                fail("%s: %s has a licence that the metadata does not name" % (name, part))
+        contains = contains + select({condition: parts, "//conditions:default": []})
+        notices = notices + select({
+            condition: [COMPONENTS[part].notice for part in parts],
+            "//conditions:default": [],
+        })
     sbom(
         name = name + "_sbom",
         contains = contains,
@@ -128,13 +140,13 @@ def wheel(name, distribution, tag, contains = [], version = VERSION, visibility 
         license = own,
         native = not tag.endswith("-any"),
         version = version,
-        visibility = ["//visibility:private"],
+        visibility = visibility,
     )
     _wheel(
         name = name,
         distribution = distribution,
         license_expression = " AND ".join({license: None for license in licenses}.keys()),
-        licenses = ["//:LICENSE"] + {COMPONENTS[c].notice: None for c in sorted(contains)}.keys(),
+        licenses = notices,
         sbom = name + "_sbom",
         tag = tag,
         version = version,
