@@ -55,6 +55,7 @@ struct FwdControl {
   const uint16_t* rab;  // of this sequence and head
   int32_t head, head_k;
   int32_t rows;       // query rows of this block
+  int32_t first_own;  // those before it belong to the context block
   int32_t first_row;  // absolute index of the first, = the first row of rab
   int32_t q_row;      // its packed index in q
   int32_t paged_end;  // columns before this one lie in pages
@@ -221,6 +222,8 @@ struct FwdBlock {
   static constexpr int kHeadDim = Traits::kHeadDim;
   static constexpr int kMmaM = Traits::kMmaM;
   static constexpr int kMmaK = Traits::kMmaK;
+  static constexpr int kShareN = Traits::kShareN;
+  static constexpr int kSharers = Traits::kSharers;
   static constexpr int kPartN = 32;  // keys at a time where masks are looked at: bits of a word
 
   __device__ __forceinline__ static const char* row_of(const Rows& r, int64_t row, int head) {
@@ -304,24 +307,35 @@ struct FwdBlock {
     const FwdParams& p = args.p;
     FwdControl& c = *reinterpret_cast<FwdControl*>(smem + Traits::kControlOffset);
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const uint32_t base = smem_address(smem);
-
+    bool of_contexts;
     {
       const ScheduledWork work = scheduled_work(args.schedule, blockIdx.x);
-      if (work.block < 0) return;
+      if (work.block == kNoBlock) return;
       const int q0 = p.cu_seqlens_q[work.seq], q_len = p.cu_seqlens_q[work.seq + 1] - q0;
       const int k0 = p.cu_seqlens_k[work.seq], k_len = p.cu_seqlens_k[work.seq + 1] - k0;
-      const int m0 = work.block * kBlockM;
-      if (m0 >= q_len) return;
+      const SeqMask mask = seq_mask(p.mask, work.seq, k_len);
+      const int context_rows = args.schedule.context_rows == 0
+                                   ? 0
+                                   : context_block_rows(mask, q_len, args.schedule.context_rows);
+      of_contexts = work.block == kContextBlock;
+      const int m0 = of_contexts ? 0 : work.block * kBlockM;
+      const int rows = of_contexts ? context_rows : SeqMask::lesser(q_len - m0, kBlockM);
+      if (rows <= 0) return;
       if (threadIdx.x == 0) {
-        c.mask = seq_mask(p.mask, work.seq, k_len);
+        c.mask = mask;
+        if (of_contexts) {
+          c.mask.k_len = mask.hist_end;  // what all of its rows see
+        } else if (context_rows > 0) {
+          c.mask.contexts = 0;
+        }
         c.head = work.head;
         c.head_k = work.head / (p.heads / p.heads_k);
         if (Traits::kHasRab) {
           c.rab = static_cast<const uint16_t*>(p.rab.data) + work.seq * p.rab.batch_stride +
                   work.head * p.rab.head_stride;
         }
-        c.rows = SeqMask::lesser(q_len - m0, kBlockM);
+        c.rows = rows;
+        c.first_own = of_contexts ? 0 : context_rows - m0;
         c.first_row = m0 + k_len - q_len;
         c.q_row = q0 + m0;
         int k_row = k0;  // of column 0
@@ -348,9 +362,23 @@ struct FwdBlock {
         __syncthreads();
       }
     }
+    if constexpr (kWithContext && Traits::kContextRows > 0) {
+      if (of_contexts) {
+        walk<true>(args, c, smem_address(smem));
+        return;
+      }
+    }
+    walk<false>(args, c, smem_address(smem));
+  }
 
+  // The rest of the block's life. kOfContexts: it is a context block.
+  template <bool kOfContexts>
+  __device__ __forceinline__ static void walk(const FwdArgs& args, FwdControl& c, uint32_t base) {
+    const FwdParams& p = args.p;
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const uint32_t q_lane =
-        base + QTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
+        base + QTile::offset((kOfContexts ? 0 : warp * kWarpRows) + lane_mk(lane).row,
+                             lane_mk(lane).chunk);
     uint32_t q[Traits::kQInRegs ? kMmaK : 1][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
     load_rows<QTile, kThreads>(base, c.q, c.q_row_bytes, c.rows);
     if constexpr (Traits::kShareQ) {
@@ -389,7 +417,10 @@ struct FwdBlock {
     while (code >= 0) {
       const int copy = stage < kBothCopied ? next : kLastTile;
       stage &= 1;
-      if (code & 1) {
+      if constexpr (kOfContexts) {
+        if (copy >= 0) load_stage(args, c, base, stage ^ 1, copy);
+        compute_share(args.half_alpha, base, q_lane, stage, q, o);
+      } else if (code & 1) {
         compute_full(args, c, base, q_lane, stage, copy, q, o);
       } else {
         if (copy >= 0) load_stage(args, c, base, stage ^ 1, copy);
@@ -404,6 +435,10 @@ struct FwdBlock {
     if (at == 1) {  // no tile at all: Q may still be on its way to where the output is staged
       cp_async_wait_all();
       __syncthreads();
+    }
+    if constexpr (kOfContexts) {
+      sum_shares(base, o);
+      if (warp > 0) return;
     }
     store(p, c, base, o);
   }
@@ -451,22 +486,88 @@ struct FwdBlock {
          n += kPartN, k_lane += kPartN * KvTile::kPitch, v_lane += kPartN * KvTile::kPitch) {
       const RowSpan span = row < c.rows ? c.mask.row(c.first_row + row) : RowSpan{0, 0, 0, 0};
       const uint32_t bits = visible_bits<kGeneral>(args.p.mask, c, span, row, n);
-      if (!__any_sync(~0u, bits != 0)) continue;
-      float s[kMmaM][kPartN / 8][4];  // C fragments of (kWarpRows, kPartN)
-      scores<kPartN>(s, q_lane, k_lane, rab_lane ^ ((n - n0) * 2), q, [](int) {});
-      if (!__all_sync(~0u, bits == ~0u)) {
+      add_visible(args.half_alpha, bits, q_lane, k_lane, v_lane, rab_lane ^ ((n - n0) * 2), q, o);
+    }
+  }
+
+  // The same over 32 keys, of which row lane % kWarpRows of the warp sees `bits`.
+  template <int kQ>
+  __device__ __forceinline__ static void add_visible(float half_alpha, uint32_t bits,
+                                                     uint32_t q_lane, uint32_t k_lane,
+                                                     uint32_t v_lane, uint32_t rab_lane,
+                                                     uint32_t (&q)[kQ][kMmaM][4],
+                                                     float (&o)[kMmaM][kHeadDim / 8][4]) {
+    if (!__any_sync(~0u, bits != 0)) return;
+    const int lane = threadIdx.x % kWarpSize;
+    float s[kMmaM][kPartN / 8][4];  // C fragments of (kWarpRows, kPartN)
+    scores<kPartN>(s, q_lane, k_lane, rab_lane, q, [](int) {});
+    if (!__all_sync(~0u, bits == ~0u)) {
 #pragma unroll
-        for (int r = 0; r < kWarpRows / 8; ++r) {
-          const uint32_t seen = __shfl_sync(~0u, bits, lane / 4 + 8 * r) >> (lane % 4 * 2);
+      for (int r = 0; r < kWarpRows / 8; ++r) {
+        const uint32_t seen = __shfl_sync(~0u, bits, lane / 4 + 8 * r) >> (lane % 4 * 2);
 #pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            float& x = s[r / 2][i / 2][r % 2 * 2 + i % 2];
-            x = (seen >> (i / 2 * 8 + i % 2)) & 1 ? x : 0.0f;
-          }
+        for (int i = 0; i < 8; ++i) {
+          float& x = s[r / 2][i / 2][r % 2 * 2 + i % 2];
+          x = (seen >> (i / 2 * 8 + i % 2)) & 1 ? x : 0.0f;
         }
       }
-      add_values<kPartN>(args.half_alpha, s, v_lane, o);
     }
+    add_values<kPartN>(half_alpha, s, v_lane, o);
+  }
+
+  // o += SiLU(alpha (q k^T + rab)) v over this warp's share of a tile, all of which is visible or
+  // zeros.
+  template <int kQ>
+  __device__ __forceinline__ static void compute_share(float half_alpha, uint32_t base,
+                                                       uint32_t q_lane, int stage,
+                                                       uint32_t (&q)[kQ][kMmaM][4],
+                                                       float (&o)[kMmaM][kHeadDim / 8][4]) {
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    if (warp >= kSharers) return;
+    const int n = warp * kShareN;
+    const uint32_t kv_lane = base + stage * KvTile::kBytes + n * KvTile::kPitch;
+    const uint32_t rab_lane = base + Traits::kRabOffset + stage * RabTile::kBytes +
+                              RabTile::offset(lane_mk(lane).row, lane_mk(lane).chunk);
+    float s[kMmaM][kShareN / 8][4];  // C fragments of (kWarpRows, kShareN)
+    scores<kShareN>(
+        s, q_lane,
+        kv_lane + Traits::kKOffset + KvTile::offset(lane_nk(lane).row, lane_nk(lane).chunk),
+        rab_lane ^ (n * 2), q, [](int) {});
+    add_values<kShareN>(
+        half_alpha, s,
+        kv_lane + Traits::kVOffset + KvTile::offset(lane_kn(lane).row, lane_kn(lane).chunk), o);
+  }
+
+  // Adds the o of all warps into that of the first one, by way of shared memory.
+  __device__ __forceinline__ static void sum_shares(uint32_t base,
+                                                    float (&o)[kMmaM][kHeadDim / 8][4]) {
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    constexpr int kFragments = kMmaM * kHeadDim / 8, kFragmentBytes = kWarpSize * 16;
+    static_assert((kSharers - 1) * kFragments * kFragmentBytes <= Traits::kControlOffset, "room");
+    if (warp > 0 && warp < kSharers) {
+#pragma unroll
+      for (int i = 0; i < kFragments; ++i) {
+        const float(&x)[4] = o[i % kMmaM][i / kMmaM];
+        st_shared(base + ((warp - 1) * kFragments + i) * kFragmentBytes + lane * 16,
+                  uint4{__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                        __float_as_uint(x[3])});
+      }
+    }
+    __syncthreads();
+    if (warp > 0) return;
+#pragma unroll 1
+    for (int w = 0; w < kSharers - 1; ++w) {
+#pragma unroll
+      for (int i = 0; i < kFragments; ++i) {
+        const uint4 x = ld_shared(base + (w * kFragments + i) * kFragmentBytes + lane * 16);
+        float(&sum)[4] = o[i % kMmaM][i / kMmaM];
+        sum[0] += __uint_as_float(x.x);
+        sum[1] += __uint_as_float(x.y);
+        sum[2] += __uint_as_float(x.z);
+        sum[3] += __uint_as_float(x.w);
+      }
+    }
+    __syncwarp();
   }
 
   // s = q k^T + rab for kN keys; `beside(k)` is called after each sixteenth of the head dimension.
@@ -658,7 +759,9 @@ struct FwdBlock {
 #pragma unroll
     for (int i = 0; i < kWarpRows / kRowsPerPass; ++i, dst += step) {
       const uint4 v = ld_shared(base + QTile::offset(first + i * kRowsPerPass, chunk));
-      if (i * kRowsPerPass < rows) *reinterpret_cast<uint4*>(dst) = v;
+      if (i * kRowsPerPass < rows && i * kRowsPerPass >= c.first_own - first) {
+        *reinterpret_cast<uint4*>(dst) = v;
+      }
     }
   }
 };

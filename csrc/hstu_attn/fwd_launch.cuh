@@ -71,7 +71,8 @@ int run_tile(const FwdParams& p, void* workspace, cudaStream_t stream) {
   args.p = p;
   args.half_alpha = 0.5f * p.alpha;
   args.rab_aligned = copies_by_chunk(p.rab);
-  const int64_t blocks = make_schedule(p, Traits::kBlockM, workspace, stream, &args.schedule);
+  const int64_t blocks =
+      make_schedule(p, Traits::kBlockM, Traits::kContextRows, workspace, stream, &args.schedule);
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   const bool general = p.mask.func != nullptr || p.kv.data != nullptr || !args.rab_aligned;
   return general ? launch_fwd<Traits, true>(args, blocks, stream)

@@ -60,6 +60,13 @@ struct FwdTraits : Tile_ {
   static constexpr int kMmaM = Tile::kWarpRows / 16;  // per warp
   static constexpr int kMmaK = kHeadDim / 16;
 
+  // A context block: each warp has all rows and a share of the keys of every tile. It pays where at
+  // least half of the warps get one.
+  static constexpr int kShareN =
+      Tile::kBlockN >= 16 * Tile::kWarps ? Tile::kBlockN / Tile::kWarps : 16;
+  static constexpr int kSharers = Tile::kBlockN / kShareN;
+  static constexpr int kContextRows = 2 * kSharers >= Tile::kWarps ? Tile::kWarpRows : 0;
+
   static_assert(sizeof(Element) == 2, "bf16 or fp16");
   static_assert(Tile::kWarpRows == 16 || Tile::kWarpRows == 32, "a lane names a row of the warp");
   static_assert(Tile::kBlockN % Tile::kChunkN == 0 && Tile::kBlockN % 32 == 0, "whole chunks");

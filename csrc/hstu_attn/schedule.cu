@@ -19,7 +19,8 @@ __device__ __forceinline__ int columns_seen(const SeqMask& m, int i) {
 // `capacity`: row blocks that fit behind `out`, which lengths that add up never exceed.
 __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_seqlens_q,
                                const int32_t* __restrict__ cu_seqlens_k, int batch, int block_m,
-                               int bucket_columns, int capacity, ScheduleHeader* out) {
+                               int context_rows, int bucket_columns, int capacity,
+                               ScheduleHeader* out) {
   __shared__ int32_t start[kScheduleBuckets];  // bucket 0 holds the most columns
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   RowBlock* items = reinterpret_cast<RowBlock*>(out + 1);
@@ -29,7 +30,15 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
     for (int b = warp; b < batch; b += kScheduleThreads / 32) {
       const int q_len = cu_seqlens_q[b + 1] - cu_seqlens_q[b];
       const int k_len = cu_seqlens_k[b + 1] - cu_seqlens_k[b];
-      const SeqMask m = seq_mask(mask, b, k_len);
+      SeqMask m = seq_mask(mask, b, k_len);
+      if (context_rows > 0 && context_block_rows(m, q_len, context_rows) > 0) {
+        m.contexts = 0;  // for the row blocks
+        // Its tiles take less than half of the time of those of a row block.
+        const int bucket = kScheduleBuckets - 1 -
+                           SeqMask::lesser(m.hist_end / 2 / bucket_columns, kScheduleBuckets - 1);
+        const int place = lane == 0 ? atomicAdd(&start[bucket], 1) : capacity;
+        if (pass == 1 && place < capacity) items[place] = {b, kContextBlock};
+      }
       const int blocks = (q_len + block_m - 1) / block_m;
       for (int above = lane * kNeighbours; above < blocks; above += 32 * kNeighbours) {
         // The last kNeighbours blocks but `above`, sorted as one by the first of them.
@@ -67,19 +76,26 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
   }
 }
 
-int64_t make_schedule(const Problem& p, int block_m, void* workspace, cudaStream_t stream,
-                      Schedule* schedule) {
+int64_t make_schedule(const Problem& p, int block_m, int context_rows, void* workspace,
+                      cudaStream_t stream, Schedule* schedule) {
+  const MaskParams& mask = p.mask;
+  const bool contexts = kWithContext && context_rows > 0 && mask.num_contexts != nullptr &&
+                        mask.func == nullptr && mask.window_left < 0 && mask.window_right == 0;
   schedule->list = nullptr;
   schedule->batch = p.batch;
   schedule->heads = p.heads;
-  schedule->levels = (p.max_seqlen_q + block_m - 1) / block_m;
+  const int levels = (p.max_seqlen_q + block_m - 1) / block_m;
+  schedule->levels = levels + contexts;
+  schedule->context_rows = contexts ? context_rows : 0;
   const int64_t dense = static_cast<int64_t>(schedule->levels) * p.batch;
-  const int64_t at_most = p.total_q / block_m + p.batch;
+  const int64_t at_most = p.total_q / block_m + p.batch + (contexts ? p.batch : 0);
   // A list pays when many dense blocks would be empty; a sort costs some microseconds.
-  if (schedule->levels <= 2 || dense <= p.total_q / block_m * 5 / 4 + 1) return dense * p.heads;
+  if (levels <= 2 || static_cast<int64_t>(levels) * p.batch <= p.total_q / block_m * 5 / 4 + 1) {
+    return dense * p.heads;
+  }
   ScheduleHeader* list = static_cast<ScheduleHeader*>(workspace);
   build_schedule<<<1, kScheduleThreads, 0, stream>>>(
-      p.mask, p.cu_seqlens_q, p.cu_seqlens_k, p.batch, block_m,
+      mask, p.cu_seqlens_q, p.cu_seqlens_k, p.batch, block_m, schedule->context_rows,
       p.max_seqlen_k / kScheduleBuckets + 1, static_cast<int>(at_most), list);
   schedule->list = list;
   return (at_most < dense ? at_most : dense) * p.heads;

@@ -10,6 +10,9 @@
 //
 // In both, kNeighbours row blocks of one sequence stay together: they run at the same time and walk
 // over the same keys, which then come from device memory once.
+//
+// Context rows see every key of the history, the rows after them few: where a sequence has no more
+// than `context_rows` of them, they make a block of their own.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -27,6 +30,7 @@ struct RowBlock {
 };
 
 constexpr int kNeighbours = 4;
+constexpr int kNoBlock = -1, kContextBlock = -2;  // in place of a row block
 
 // At the start of the workspace; `count` row blocks follow.
 struct alignas(16) ScheduleHeader {
@@ -36,15 +40,17 @@ struct alignas(16) ScheduleHeader {
 struct Schedule {
   const ScheduleHeader* list = nullptr;  // null: dense
   int32_t batch = 0, heads = 0;
-  int32_t levels = 0;  // row blocks of the longest sequence
+  int32_t levels = 0;        // row blocks of the longest sequence, and a context block
+  int32_t context_rows = 0;  // 0: no context blocks
 };
 
 struct ScheduledWork {
-  int32_t seq, head, block;  // block < 0: none
+  int32_t seq, head, block;
 };
 
+// A row block per block_m rows, one for the rest of each sequence, one for its context rows.
 inline size_t schedule_bytes(int64_t total_q, int64_t batch, int block_m) {
-  return sizeof(ScheduleHeader) + sizeof(RowBlock) * (total_q / block_m + batch);
+  return sizeof(ScheduleHeader) + sizeof(RowBlock) * (total_q / block_m + 2 * batch);
 }
 
 __device__ __forceinline__ ScheduledWork scheduled_work(const Schedule& s, uint32_t index) {
@@ -54,9 +60,11 @@ __device__ __forceinline__ ScheduledWork scheduled_work(const Schedule& s, uint3
     const int32_t above = item / (s.batch * kNeighbours) * kNeighbours;  // levels already given
     const int32_t width = SeqMask::lesser(kNeighbours, s.levels - above);
     const int32_t rest = item - above * s.batch;
-    return {rest / width, head, s.levels - 1 - above - rest % width};
+    const int32_t level = s.levels - 1 - above - rest % width;
+    const bool context = s.context_rows > 0 && level == s.levels - 1;
+    return {rest / width, head, context ? kContextBlock : level};
   }
-  if (static_cast<int32_t>(item) >= s.list->count) return {0, head, -1};
+  if (static_cast<int32_t>(item) >= s.list->count) return {0, head, kNoBlock};
   const RowBlock b = reinterpret_cast<const RowBlock*>(s.list + 1)[item];
   return {b.seq, head, b.block};
 }
@@ -74,10 +82,17 @@ __device__ __forceinline__ SeqMask seq_mask(const MaskParams& p, int seq, int k_
   return m;
 }
 
+// The query rows that form a context block, the first of the sequence; 0: there is none.
+__device__ __forceinline__ int context_block_rows(const SeqMask& m, int q_len, int at_most) {
+  const int rows =
+      SeqMask::lesser(SeqMask::lesser(m.contexts, m.hist_end) - (m.k_len - q_len), q_len);
+  return rows <= at_most ? SeqMask::greater(rows, 0) : 0;
+}
+
 // Decides between the two orders from sizes alone and, for a list, enqueues the sort of the row
 // blocks of `block_m` rows into `workspace` (schedule_bytes()). Returns the number of CUDA blocks
 // to launch.
-int64_t make_schedule(const Problem& p, int block_m, void* workspace, cudaStream_t stream,
-                      Schedule* schedule);
+int64_t make_schedule(const Problem& p, int block_m, int context_rows, void* workspace,
+                      cudaStream_t stream, Schedule* schedule);
 
 }  // namespace hstu

@@ -168,6 +168,29 @@ def test_many_short_sequences(gpu: str) -> None:
     assert_accurate(run(case), case)
 
 
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"contexts": 40},
+        {"contexts": 40, "targets": 50, "dtype": torch.float16},
+        {"contexts": 6, "targets": 50, "full": True},
+        {"contexts": 16, "full": True},
+        {"contexts": 33, "full": True},
+        {"contexts": 40, "max_q": 1000, "empties": True},
+        {"contexts": 40, "targets": 7, "rab_heads": 1},
+    ],
+    ids=lambda o: "_".join(o),
+)
+def test_context_rows_that_have_a_block_of_their_own_and_that_have_none(
+    gpu: str, dim: int, options: dict[str, Any]
+) -> None:
+    """Up to 32 of them have one (16 at head dim 256)."""
+    case = make_case(device=gpu, batch=12, dim=dim, max_k=900, window=(-1, 0), **options)
+    poison(gpu)
+    assert_accurate(run(case), case)
+
+
 def test_one_long_sequence(gpu: str) -> None:
     case = make_case(
         device=gpu, batch=1, heads=1, dim=128, max_k=9000, full=True, window=(-1, 0), targets=100
