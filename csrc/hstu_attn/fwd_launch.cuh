@@ -10,6 +10,7 @@
 
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/fwd_kernel.cuh"
+#include "csrc/hstu_attn/fwd_short.cuh"
 
 namespace hstu {
 
@@ -33,32 +34,35 @@ inline int smem_limit(int* limit) {
   return cudaDeviceGetAttribute(limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
 }
 
-// Lets the kernel have `bytes` of shared memory, once per device; legal during graph capture.
-template <class Traits, bool kGeneral>
-int prepare_fwd(int bytes) {
-  static std::atomic<uint64_t> done{0};  // a bit per device
+// Lets the kernel have `bytes` of shared memory, once per device: `done` has a bit for each. Legal
+// during graph capture.
+template <class Args>
+int prepare_fwd(void (*kernel)(Args), int bytes, std::atomic<uint64_t>* done) {
   int device = 0;
   if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
   const uint64_t bit = uint64_t{1} << (device % 64);
-  if (done.load() & bit) return cudaSuccess;
+  if (done->load() & bit) return cudaSuccess;
+  if (const cudaError_t e =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+      e != cudaSuccess) {
+    return e;
+  }
   if (const cudaError_t e = cudaFuncSetAttribute(
-          fwd_kernel<Traits, kGeneral>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+          kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
       e != cudaSuccess) {
     return e;
   }
-  if (const cudaError_t e = cudaFuncSetAttribute(fwd_kernel<Traits, kGeneral>,
-                                                 cudaFuncAttributePreferredSharedMemoryCarveout,
-                                                 cudaSharedmemCarveoutMaxShared);
-      e != cudaSuccess) {
-    return e;
-  }
-  done.fetch_or(bit);
+  done->fetch_or(bit);
   return cudaSuccess;
 }
 
 template <class Traits, bool kGeneral>
 int launch_fwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
-  if (const int e = prepare_fwd<Traits, kGeneral>(smem_bytes<Traits>()); e != cudaSuccess) return e;
+  static std::atomic<uint64_t> done{0};
+  if (const int e = prepare_fwd(fwd_kernel<Traits, kGeneral>, smem_bytes<Traits>(), &done);
+      e != cudaSuccess) {
+    return e;
+  }
   fwd_kernel<Traits, kGeneral>
       <<<static_cast<unsigned>(blocks), Traits::kThreads, smem_bytes<Traits>(), stream>>>(args);
   return cudaGetLastError();
@@ -80,6 +84,25 @@ int run_tile(const FwdParams& p, void* workspace, cudaStream_t stream) {
 }
 
 template <class Traits>
+int run_short(const FwdParams& p, int rows, cudaStream_t stream) {
+  constexpr int kRowBytes = 3 * 2 * Traits::kHeadDim;
+  constexpr int kMostBytes = FwdShort<Traits::kHeadDim>::kRows * kRowBytes;
+  static_assert(kMostBytes <= kLeastSmemBytes, "runs everywhere");
+  static std::atomic<uint64_t> done{0};
+  if (const int e = prepare_fwd(fwd_short_kernel<Traits>, kMostBytes, &done); e != cudaSuccess) {
+    return e;
+  }
+  ShortArgs args;
+  args.p = p;
+  args.half_alpha = 0.5f * p.alpha;
+  args.group = p.heads / p.heads_k;
+  args.rows = rows;
+  fwd_short_kernel<Traits>
+      <<<dim3(p.heads, p.batch), Traits::kThreads, rows * kRowBytes, stream>>>(args);
+  return cudaGetLastError();
+}
+
+template <class Traits>
 int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   constexpr int64_t kMostRowStride = 1
                                      << 24;  // a pass of the copies adds at most 64 rows in 32 bits
@@ -87,8 +110,23 @@ int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
       p.v.row_stride > kMostRowStride) {
     return cudaErrorInvalidValue;
   }
+  using Element = typename Traits::Element;
+  using Short = FwdShort<Traits::kHeadDim>;
+  if constexpr (!Traits::kHasRab && Short::kRows > 0) {
+    constexpr int kMostGridY = 65535;
+    const int longest = p.max_seqlen_q > p.max_seqlen_k ? p.max_seqlen_q : p.max_seqlen_k;
+    if (longest <= Short::kRows && p.batch <= kMostGridY && p.mask.func == nullptr &&
+        p.kv.data == nullptr) {
+      const int rows = (longest + 31) / 32 * 32;
+      return rows <= Short::kRows / 2
+                 ? run_short<FwdTraits<Element, Traits::kHeadDim, false, typename Short::Half>>(
+                       p, rows, stream)
+                 : run_short<FwdTraits<Element, Traits::kHeadDim, false, typename Short::Whole>>(
+                       p, rows, stream);
+    }
+  }
   if constexpr (kWith86Or89 && smem_bytes<Traits>() > kLeastSmemBytes) {
-    using Small = FwdTraits<typename Traits::Element, Traits::kHeadDim, Traits::kHasRab,
+    using Small = FwdTraits<Element, Traits::kHeadDim, Traits::kHasRab,
                             FwdTileFor<Traits::kHeadDim, Traits::kHasRab, true>>;
     static_assert(smem_bytes<Small>() <= kLeastSmemBytes, "the small tile runs everywhere");
     int limit = 0;

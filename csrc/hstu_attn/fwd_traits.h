@@ -46,6 +46,31 @@ struct FwdTileFor<256, kHasRab> : FwdTile<8, 16, 64, 32, true, true, 1> {};
 template <bool kHasRab>
 struct FwdTileFor<256, kHasRab, true> : FwdTile<8, 16, 32, 32, true, true, 1> {};
 
+// Sequences of at most kRows rows and keys are worked off whole by one CUDA block each
+// (fwd_short.cuh). Half: for sequences of at most half as many.
+template <int kHeadDim>
+struct FwdShort {
+  static constexpr int kRows = 0;
+};
+template <>
+struct FwdShort<32> {
+  static constexpr int kRows = 256;
+  using Whole = FwdTile<4, 32, 32, 32, true, false, 4>;
+  using Half = Whole;
+};
+template <>
+struct FwdShort<64> {
+  static constexpr int kRows = 256;
+  using Whole = FwdTile<8, 16, 64, 64, true, false, 2>;
+  using Half = FwdTile<4, 16, 64, 64, true, false, 4>;
+};
+template <>
+struct FwdShort<128> {
+  static constexpr int kRows = 128;
+  using Whole = FwdTile<4, 16, 32, 32, true, false, 3>;
+  using Half = Whole;
+};
+
 template <class Element_, int kHeadDim_, bool kHasRab_,
           class Tile_ = FwdTileFor<kHeadDim_, kHasRab_>>
 struct FwdTraits : Tile_ {

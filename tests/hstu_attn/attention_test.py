@@ -9,24 +9,19 @@ from typing import Any
 import pytest
 import torch
 from hstu_attn import hstu_attn_qkvpacked_func, hstu_attn_varlen_func, ref
-from hstu_cases import Case, assert_right, draw_case, make_case, make_paged, poison, reference, run
+from hstu_cases import (
+    MASKS,
+    Case,
+    assert_right,
+    draw_case,
+    make_case,
+    make_paged,
+    poison,
+    reference,
+    run,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-MASKS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "causal": {"window": (-1, 0)},
-    "local": {"window": (20, 9)},
-    "local_left": {"window": (30, -1)},
-    "local_right": {"window": (-1, 20)},
-    "local_zero": {"window": (0, 0)},
-    "context": {"window": (-1, 0), "contexts": 9},
-    "target": {"window": (-1, 0), "targets": 33},
-    "target_groups": {"window": (-1, 0), "targets": 33, "group": 5},
-    "context_target": {"window": (-1, 0), "contexts": 9, "targets": 33, "group": 3},
-    "func1": {"n_func": 1},
-    "func5": {"n_func": 5},
-}
 
 
 def check(case: Case, **extra: Any) -> None:
@@ -36,8 +31,9 @@ def check(case: Case, **extra: Any) -> None:
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("max_q", [None, 40], ids=["self", "delta_q"])
-def test_every_mask(device: str, mask: str, max_q: int | None) -> None:
-    check(make_case(device=device, max_k=150, max_q=max_q, **MASKS[mask]))
+@pytest.mark.parametrize("max_k", [150, 400])
+def test_every_mask(device: str, mask: str, max_q: int | None, max_k: int) -> None:
+    check(make_case(device=device, max_k=max_k, max_q=max_q, **MASKS[mask]))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hstu_cases import assert_accurate, draw_case, make_case, poison, run
+from hstu_cases import MASKS, assert_accurate, draw_case, make_case, poison, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +164,39 @@ def test_deterministic_backward(gpu: str, dim: int, options: dict[str, Any]) -> 
 
 def test_many_short_sequences(gpu: str) -> None:
     case = make_case(device=gpu, batch=600, max_k=40, window=(-1, 0), empties=True, dim=64)
+    poison(gpu)
+    assert_accurate(run(case), case)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("max_q", [None, 40], ids=["self", "delta_q"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_sequences_that_one_block_takes_whole(
+    gpu: str, mask: str, max_q: int | None, dtype: torch.dtype
+) -> None:
+    for dim, max_k in ((32, 200), (64, 200), (128, 80)):
+        case = make_case(
+            device=gpu,
+            dtype=dtype,
+            batch=40,
+            heads=4,
+            heads_k=2,
+            dim=dim,
+            max_k=max_k,
+            max_q=max_q,
+            empties=True,
+            **MASKS[mask],
+        )
+        poison(gpu)
+        assert_accurate(run(case), case)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 33, 300])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 64, 65, 128, 129, 255, 256, 257])
+def test_short_batches(gpu: str, batch: int, length: int) -> None:
+    case = make_case(
+        device=gpu, batch=batch, dim=64, max_k=length, full=True, window=(-1, 0), alpha=0.1
+    )
     poison(gpu)
     assert_accurate(run(case), case)
 

@@ -10,6 +10,21 @@ from hstu_attn import hstu_attn_varlen_func, ref
 from hypothesis import strategies as st
 from torch import Tensor
 
+MASKS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "causal": {"window": (-1, 0)},
+    "local": {"window": (20, 9)},
+    "local_left": {"window": (30, -1)},
+    "local_right": {"window": (-1, 20)},
+    "local_zero": {"window": (0, 0)},
+    "context": {"window": (-1, 0), "contexts": 9},
+    "target": {"window": (-1, 0), "targets": 33},
+    "target_groups": {"window": (-1, 0), "targets": 33, "group": 5},
+    "context_target": {"window": (-1, 0), "contexts": 9, "targets": 33, "group": 3},
+    "func1": {"n_func": 1},
+    "func5": {"n_func": 5},
+}
+
 
 @dataclass(frozen=True)
 class Case:
