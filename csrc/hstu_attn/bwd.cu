@@ -115,7 +115,7 @@ __global__ __launch_bounds__(kPrepareThreads) void bwd_prepare_kernel(
 }
 
 // Zeroes rows of dRab, (batch, heads, max_seqlen_k) of them, max_seqlen_k values each.
-__global__ void bwd_zero_drab(Rab drab, int heads, int n) {
+__global__ void bwd_zero_drab_kernel(Rab drab, int heads, int n) {
   const int row = blockIdx.x, head = blockIdx.y % heads, seq = blockIdx.y / heads;
   uint16_t* at = static_cast<uint16_t*>(drab.data) + seq * drab.batch_stride +
                  head * drab.head_stride + row * drab.row_stride;
@@ -127,7 +127,36 @@ __global__ void bwd_zero_drab(Rab drab, int heads, int n) {
   for (int i = chunks * 8 + threadIdx.x; i < n; i += blockDim.x) at[i] = 0;
 }
 
-cudaError_t bwd_prepare(const BwdParams& p, bool whole, int block_m, int block_n, void* workspace,
+// Sorts the sequences by length in kBuckets steps, the longest first.
+__global__ __launch_bounds__(kPrepareThreads) void bwd_sort_kernel(const int32_t* cu_seqlens,
+                                                                   int batch, int32_t* order) {
+  constexpr int kBuckets = 32, kStep = kBwdWholeKeys / kBuckets;
+  __shared__ int32_t start[kBuckets];
+  const auto bucket = [&](int seq) {
+    return kBuckets - 1 - min((cu_seqlens[seq + 1] - cu_seqlens[seq]) / kStep, kBuckets - 1);
+  };
+  if (threadIdx.x < kBuckets) start[threadIdx.x] = 0;
+  __syncthreads();
+  for (int seq = threadIdx.x; seq < batch; seq += kPrepareThreads) {
+    atomicAdd(&start[bucket(seq)], 1);
+  }
+  __syncthreads();
+  if (threadIdx.x < kBuckets) {
+    const int lane = threadIdx.x, mine = start[lane];
+    int sum = mine;
+    for (int d = 1; d < kBuckets; d *= 2) {
+      const int below = __shfl_up_sync(~0u, sum, d);
+      if (lane >= d) sum += below;
+    }
+    start[lane] = sum - mine;
+  }
+  __syncthreads();
+  for (int seq = threadIdx.x; seq < batch; seq += kPrepareThreads) {
+    order[atomicAdd(&start[bucket(seq)], 1)] = seq;
+  }
+}
+
+cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* workspace,
                         cudaStream_t stream) {
   if (p.deterministic && p.max_seqlen_k / block_n >= kPrepareBuckets) return cudaErrorInvalidValue;
   const BwdWorkspace at = bwd_workspace(p);
@@ -136,16 +165,28 @@ cudaError_t bwd_prepare(const BwdParams& p, bool whole, int block_m, int block_n
       bwd_query_blocks(p, block_m) * block_m * p.heads * static_cast<int64_t>(p.head_dim);
   const int64_t bytes =
       static_cast<int64_t>(at.dq - at.semaphores) + values * static_cast<int64_t>(sizeof(float));
-  if (!whole) {
-    bwd_prepare_kernel<<<1 + kPrepareZeroBlocks, kPrepareThreads, 0, stream>>>(
-        p, block_m, block_n, key_order(p, block_m, block_n),
-        reinterpret_cast<ScheduleHeader*>(base + at.schedule),
-        reinterpret_cast<uint4*>(base + at.semaphores), bytes / 16);
-  }
-  if (p.drab.data != nullptr && p.max_seqlen_k > 0) {
-    bwd_zero_drab<<<dim3(p.max_seqlen_k, p.batch * p.heads), 128, 0, stream>>>(p.drab, p.heads,
-                                                                               p.max_seqlen_k);
-  }
+  bwd_prepare_kernel<<<1 + kPrepareZeroBlocks, kPrepareThreads, 0, stream>>>(
+      p, block_m, block_n, key_order(p, block_m, block_n),
+      reinterpret_cast<ScheduleHeader*>(base + at.schedule),
+      reinterpret_cast<uint4*>(base + at.semaphores), bytes / 16);
+  return cudaGetLastError();
+}
+
+cudaError_t bwd_prepare_whole(const BwdParams& p, void* workspace, cudaStream_t stream,
+                              const int32_t** order) {
+  *order = nullptr;
+  if (p.total_k == static_cast<int64_t>(p.batch) * p.max_seqlen_k) return cudaSuccess;
+  int32_t* const to = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) +
+                                                 bwd_workspace(p).schedule);
+  bwd_sort_kernel<<<1, kPrepareThreads, 0, stream>>>(p.cu_seqlens_k, p.batch, to);
+  *order = to;
+  return cudaGetLastError();
+}
+
+cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream) {
+  if (p.drab.data == nullptr || p.max_seqlen_k == 0) return cudaSuccess;
+  bwd_zero_drab_kernel<<<dim3(p.max_seqlen_k, p.batch * p.heads), 128, 0, stream>>>(p.drab, p.heads,
+                                                                                    p.max_seqlen_k);
   return cudaGetLastError();
 }
 

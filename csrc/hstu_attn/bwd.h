@@ -12,10 +12,16 @@ namespace hstu {
 template <int kHeadDim, class T, bool kHasRab, bool kHasDrab>
 int run_bwd(const BwdParams& p, void* workspace, cudaStream_t stream);
 
-// Zeroes dRab and, unless `whole` (a CUDA block takes all keys of a sequence), sorts the blocks of
-// keys, the longest work first, and zeroes the accumulators and the semaphores.
-cudaError_t bwd_prepare(const BwdParams& p, bool whole, int block_m, int block_n, void* workspace,
+// Sorts the blocks of keys, the longest work first, and zeroes the accumulators and the semaphores.
+cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* workspace,
                         cudaStream_t stream);
+
+// Sorts the sequences, the longest first. Null: they are of one length.
+cudaError_t bwd_prepare_whole(const BwdParams& p, void* workspace, cudaStream_t stream,
+                              const int32_t** order);
+
+// Zeroes dRab, if it is wanted.
+cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream);
 
 // Shared memory that a block may ask for on the current device.
 cudaError_t bwd_shared_memory_limit(int* bytes);

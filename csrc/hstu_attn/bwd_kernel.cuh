@@ -15,8 +15,8 @@
 //
 // One barrier per block of queries: it publishes the loads (issued one block earlier) and dS of the
 // previous block, whose dQ is computed one block later. dQ is added to an fp32 accumulator in
-// global memory, laid out as the registers are (coalesced), and converted by a last kernel. Short
-// sequences are worked off whole by one CUDA block, which then owns their dQ and writes it at once.
+// global memory, laid out as the registers are (coalesced), and converted by a last kernel. Batches
+// of short sequences have a kernel of their own (bwd_whole.cuh).
 //
 //   t = tanh(S/2)   P = SiLU(S) = S/2 (1 + t)   2 dSiLU(S) = (1 + t) + P (1 - t)
 //
@@ -35,7 +35,8 @@ namespace hstu {
 struct BwdArgs {
   BwdParams p;
   const ScheduleHeader* schedule;
-  int32_t* semaphores;  // [0]: ticket
+  int32_t* semaphores;   // [0]: ticket
+  const int32_t* order;  // kernel for whole sequences: the longest first; null: as they come
   float* dq;
   bool drab_by_pairs;  // two neighbours of drab may be written as one 32-bit word
 };
@@ -99,13 +100,17 @@ struct QueryBlock {
   bool partial;   // the mask hides some of the pairs
 };
 
-// The sequence at hand and how far the walk has come, in shared memory to spare registers.
-struct BwdWalk {
+// The sequence and the keys at hand, in shared memory to spare registers.
+struct BwdSequence {
   SeqMask mask;
   int32_t seq, q_begin, q_len, off, k_begin, head_k;
   int32_t n0, n1;
-  int32_t visit_all;             // no query block is left out
-  int32_t head, head_end, base;  // `todo` and `partial` are about 32 query blocks from `base` on
+  int32_t head, head_end;  // the next query head, the end of the group
+};
+
+// And how far the walk has come.
+struct BwdWalk : BwdSequence {
+  int32_t base;  // `todo` and `partial` are about 32 query blocks from here on
   uint32_t todo, partial;
   QueryBlock ring[4];
 };
@@ -118,16 +123,17 @@ __device__ __forceinline__ uint32_t column_bits(int begin, int end, int base) {
 
 // How `func` sees a tile; asked by a whole warp.
 template <int kBlockM>
-__device__ __forceinline__ TileKind func_tile(const MaskParams& p, const BwdWalk& w, int m0) {
+__device__ __forceinline__ TileKind func_tile(const MaskParams& p, const BwdSequence& w, int m0,
+                                              int n0, int n1) {
   bool any = false, all = true;
   for (int m = m0 + threadIdx.x % 32; m < min(m0 + kBlockM, w.q_len); m += 32) {
     const int32_t* f = p.func + w.q_begin + m;
-    bool inside = f[0] >= w.n1;
-    any |= f[0] > w.n0;
+    bool inside = f[0] >= n1;
+    any |= f[0] > n0;
     for (int n = 1; n + 1 < p.n_func; n += 2) {
       const int begin = f[n * p.func_stride], end = f[(n + 1) * p.func_stride];
-      any |= begin < end && begin < w.n1 && end > w.n0;
-      inside |= begin <= w.n0 && end >= w.n1;
+      any |= begin < end && begin < n1 && end > n0;
+      inside |= begin <= n0 && end >= n1;
     }
     all &= inside;
   }
@@ -155,7 +161,7 @@ __device__ __forceinline__ void advance(const BwdParams& p, bool ordered, BwdWal
     TileKind kind = TileKind::kEmpty;
     if (kWithArbitrary && p.mask.func != nullptr) {
       for (int i = 0; i < 32 && base + i * kBlockM < w.q_len; ++i) {
-        TileKind k = func_tile<kBlockM>(p.mask, w, base + i * kBlockM);
+        TileKind k = func_tile<kBlockM>(p.mask, w, base + i * kBlockM, w.n0, w.n1);
         // The order of sums counts every key block.
         if (ordered && k == TileKind::kEmpty) k = TileKind::kPartial;
         if (i == lane) kind = k;
@@ -164,7 +170,6 @@ __device__ __forceinline__ void advance(const BwdParams& p, bool ordered, BwdWal
       const int m0 = base + lane * kBlockM;
       if (m0 < w.q_len) {
         kind = w.mask.tile(m0 + w.off, min(m0 + kBlockM, w.q_len) + w.off, w.n0, w.n1);
-        if (w.visit_all && kind == TileKind::kEmpty) kind = TileKind::kPartial;
       }
     }
     todo = __ballot_sync(~0u, kind != TileKind::kEmpty);
@@ -183,7 +188,8 @@ __device__ __forceinline__ void advance(const BwdParams& p, bool ordered, BwdWal
 }
 
 // Bit n of the result = row m sees column n0 + n.
-__device__ __forceinline__ uint32_t visible(const MaskParams& p, const BwdWalk& w, int m, int n0) {
+__device__ __forceinline__ uint32_t visible(const MaskParams& p, const BwdSequence& w, int m,
+                                            int n0) {
   if (m >= w.q_len) return 0;
   if (kWithArbitrary && p.func != nullptr) {
     const int32_t* f = p.func + w.q_begin + m;
@@ -270,7 +276,7 @@ __device__ __forceinline__ void product_rn(float (&c)[kRows16][kTiles8][4],
 
 // How many key blocks after this one see the query block: they add to dQ first. Whole warp.
 template <class Tile>
-__device__ __forceinline__ int dq_turn(const BwdParams& p, const BwdWalk& w, int m0) {
+__device__ __forceinline__ int dq_turn(const BwdParams& p, const BwdSequence& w, int m0) {
   const int blocks = (w.mask.k_len + Tile::kBlockN - 1) / Tile::kBlockN;
   const int mine = w.n0 / Tile::kBlockN;
   if (kWithArbitrary && p.mask.func != nullptr) return blocks - 1 - mine;
@@ -297,8 +303,8 @@ __device__ __forceinline__ int32_t load_acquire(const int32_t* at) {
 
 // Writes two neighbouring values (m, n), (m, n + 1) of dRab.
 template <class T>
-__device__ __forceinline__ void store_drab(const BwdArgs& args, const BwdWalk& w, T* drab, int m,
-                                           int n, uint32_t ds, float scale) {
+__device__ __forceinline__ void store_drab(const BwdArgs& args, const BwdSequence& w, T* drab,
+                                           int m, int n, uint32_t ds, float scale) {
   if (m >= w.q_len || n >= w.mask.k_len) return;
   const float2 v = unpack<T>(ds);
   const uint32_t both = pack<T>(v.x * scale, v.y * scale);
@@ -332,7 +338,7 @@ struct DqPart {
 // part = dS K.
 template <class Tile, class T, bool kHasDrab>
 __device__ __forceinline__ void product_dq(DqPart<Tile>& part, const BwdArgs& args,
-                                           const BwdWalk& w, const QueryBlock& block, int slot,
+                                           const BwdSequence& w, const QueryBlock& block, int slot,
                                            uint32_t ds, uint32_t k, int pass) {
   using SmemK = SmemTile<Tile::kBlockN, Tile::kHeadDim>;
   using SmemDs = SmemTile<Tile::kBlockN, Tile::kBlockM>;
@@ -385,50 +391,14 @@ __device__ __forceinline__ void product_dq(DqPart<Tile>& part, const BwdArgs& ar
              (warp * Tile::kDqPasses + pass) * Tile::kDqRegs * 32 + lane;
 }
 
-// kWhole: keeps the sum of this CUDA block's key blocks; the last one makes it dQ.
-template <class Tile, class T>
-__device__ __forceinline__ void keep_dq(DqPart<Tile>& part, const BwdParams& p, const BwdWalk& w,
-                                        const QueryBlock& block, int pass) {
-  const int lane = threadIdx.x % 32;
-  if (dq_turn<Tile>(p, w, block.m0) > 0) {
-#pragma unroll
-    for (int i = 0; i < Tile::kDqRegs; ++i) part.at(i) += part.out[i * 32];
-  }
-  if (w.n0 > 0) {
-#pragma unroll
-    for (int i = 0; i < Tile::kDqRegs; ++i) part.out[i * 32] = part.at(i);
-    return;
-  }
-  const int warp = threadIdx.x / 32 % Tile::kDqWarps;
-  const int warp_m = warp / Tile::kDqWarpsD, warp_d = warp % Tile::kDqWarpsD;
-  const int col0 = (warp_d * Tile::kDqPasses + pass) * Tile::kDqCols;
-  const float scale = 0.5f * p.alpha * p.inv_n / kBwdScale<T>;
-  T* const rows = static_cast<T*>(p.dq.data) + w.q_begin * p.dq.row_stride +
-                  block.head * p.dq.head_stride + col0 + lane % 4 * 2;
-#pragma unroll
-  for (int r = 0; r < part.kRows16; ++r) {
-#pragma unroll
-    for (int low = 0; low < 2; ++low) {
-      const int m = block.m0 + warp_m * Tile::kDqRows + r * 16 + low * 8 + lane / 4;
-      if (m < w.q_len) {
-#pragma unroll
-        for (int t = 0; t < part.kTiles8; ++t) {
-          *reinterpret_cast<uint32_t*>(rows + m * p.dq.row_stride + t * 8) =
-              pack<T>(part.dq[r][t][low * 2] * scale, part.dq[r][t][low * 2 + 1] * scale);
-        }
-      }
-    }
-  }
-}
-
 // dQ of one query block += dS K, the part of this warp.
-template <class Tile, class T, bool kHasDrab, bool kWhole>
+template <class Tile, class T, bool kHasDrab>
 __device__ __forceinline__ void add_dq(DqPart<Tile>& part, const BwdArgs& args, const BwdWalk& w,
                                        const QueryBlock& block, uint32_t ds, uint32_t k) {
   const int slot = (first_query_block(w.seq, w.q_begin, Tile::kBlockM) + block.m0 / Tile::kBlockM) *
                        args.p.heads +
                    block.head;
-  if (!kWhole && args.p.deterministic) {
+  if (args.p.deterministic) {
     const int turn = dq_turn<Tile>(args.p, w, block.m0);
     while (load_acquire(args.semaphores + 1 + slot) != turn) __nanosleep(32);
     __syncwarp();
@@ -436,20 +406,16 @@ __device__ __forceinline__ void add_dq(DqPart<Tile>& part, const BwdArgs& args, 
 #pragma unroll
   for (int pass = 0; pass < Tile::kDqPasses; ++pass) {
     product_dq<Tile, T, kHasDrab>(part, args, w, block, slot, ds, k, pass);
-    if constexpr (kWhole) {
-      keep_dq<Tile, T>(part, args.p, w, block, pass);
-    } else {
-      part.add();
-    }
+    part.add();
   }
-  if (!kWhole && args.p.deterministic) __threadfence();
+  if (args.p.deterministic) __threadfence();
   __syncwarp();
 }
 
 // S starts from rab instead of 0.
 template <class Tile, class T, int kRows16, int kTiles8>
 __device__ __forceinline__ void load_rab(float (&s)[kRows16][kTiles8][4], const Rab& rab,
-                                         const BwdWalk& w, int head, int m_warp, int n_warp) {
+                                         const BwdSequence& w, int head, int m_warp, int n_warp) {
   const int lane = threadIdx.x % 32;
   const uint16_t* at =
       static_cast<const uint16_t*>(rab.data) + w.seq * rab.batch_stride + head * rab.head_stride;
@@ -555,8 +521,7 @@ __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][
   __syncwarp();  // lanes that store fewer rows wait: barriers follow
 }
 
-// kWhole: a CUDA block takes all keys of a sequence, the last block of them first.
-template <class Tile, class T, bool kHasRab, bool kHasDrab, bool kWhole>
+template <class Tile, class T, bool kHasRab, bool kHasDrab>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     const __grid_constant__ BwdArgs args) {
   constexpr int kM = Tile::kBlockM, kN = Tile::kBlockN, kD = Tile::kHeadDim;
@@ -584,7 +549,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
   const int pair = key_warp ? warp - Tile::kPairs : warp;
   const int part = pair % kSplit;                    // of the queries, of the head dim
   const int row0 = pair / kSplit * Tile::kWarpRows;  // of this warp's keys
-  const bool ordered = p.deterministic && !kWhole;
+  const bool ordered = p.deterministic;
 
   // Which keys. With ordered sums a ticket makes sure that earlier blocks are running or done.
   uint32_t index = blockIdx.x;
@@ -595,9 +560,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     __syncthreads();
   }
   const int item = index / p.heads_k, head_k = index % p.heads_k;
-  if (!kWhole && item >= args.schedule->count) return;
-  const RowBlock keys =
-      kWhole ? RowBlock{item, 0} : reinterpret_cast<const RowBlock*>(args.schedule + 1)[item];
+  if (item >= args.schedule->count) return;
+  const RowBlock keys = reinterpret_cast<const RowBlock*>(args.schedule + 1)[item];
   const int k_begin = p.cu_seqlens_k[keys.seq];
   const int k_len = p.cu_seqlens_k[keys.seq + 1] - k_begin;
 
@@ -624,245 +588,238 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     walk.off = k_len - walk.q_len;
   }
 
-  for (int key_block = kWhole ? max(k_len - 1, 0) / kN : keys.block;; --key_block) {
-    const int n0 = key_block * kN;  // first key
-    load_rows<SmemKv, Tile::kThreads>(s_k,
-                                      static_cast<const T*>(p.k.data) +
-                                          (k_begin + n0) * p.k.row_stride +
-                                          head_k * p.k.head_stride,
-                                      p.k.row_stride, k_len - n0, threadIdx.x);
-    load_rows<SmemKv, Tile::kThreads>(s_v,
-                                      static_cast<const T*>(p.v.data) +
-                                          (k_begin + n0) * p.v.row_stride +
-                                          head_k * p.v.head_stride,
-                                      p.v.row_stride, k_len - n0, threadIdx.x);
-    if (warp == 0) {
-      if (lane == 0) {
-        walk.n0 = n0;
-        walk.n1 = min(n0 + kN, k_len);
-        walk.visit_all = kWhole && n0 == 0;
-        walk.head = head_k * (p.heads / p.heads_k) - 1;
-        walk.head_end = walk.head + 1 + p.heads / p.heads_k;
-        walk.base = walk.q_len;
-        walk.todo = 0;
-        walk.partial = 0;
-      }
-      __syncwarp();
-      advance<kM>(p, ordered || kWhole, walk, 0);
-      __syncwarp();
-      if (walk.ring[0].head >= 0) advance<kM>(p, ordered || kWhole, walk, 1);
+  const int n0 = keys.block * kN;  // first key
+  load_rows<SmemKv, Tile::kThreads>(
+      s_k,
+      static_cast<const T*>(p.k.data) + (k_begin + n0) * p.k.row_stride + head_k * p.k.head_stride,
+      p.k.row_stride, k_len - n0, threadIdx.x);
+  load_rows<SmemKv, Tile::kThreads>(
+      s_v,
+      static_cast<const T*>(p.v.data) + (k_begin + n0) * p.v.row_stride + head_k * p.v.head_stride,
+      p.v.row_stride, k_len - n0, threadIdx.x);
+  if (warp == 0) {
+    if (lane == 0) {
+      walk.n0 = n0;
+      walk.n1 = min(n0 + kN, k_len);
+      walk.head = head_k * (p.heads / p.heads_k) - 1;
+      walk.head_end = walk.head + 1 + p.heads / p.heads_k;
+      walk.base = walk.q_len;
+      walk.todo = 0;
+      walk.partial = 0;
     }
-    __syncthreads();
+    __syncwarp();
+    advance<kM>(p, ordered, walk, 0);
+    __syncwarp();
+    if (walk.ring[0].head >= 0) advance<kM>(p, ordered, walk, 1);
+  }
+  __syncthreads();
 
-    float acc[kRows16][Tile::kWarpD / 8][4] = {};  // dV of a value warp, dK of a key warp
-    uint32_t resident[kRows16][Tile::kResident ? kD / 16 : 1][4];
+  float acc[kRows16][Tile::kWarpD / 8][4] = {};  // dV of a value warp, dK of a key warp
+  uint32_t resident[kRows16][Tile::kResident ? kD / 16 : 1][4];
 
-    for (int i = 0;; ++i) {
-      // Issues the loads of query block `n`: Q by the value warps; dO by the key warps, or by the
-      // value warps too where the key warps have dQ to compute.
-      const auto load = [&](const Rows& rows, uint32_t to, const QueryBlock& block) {
-        load_rows<SmemQ, Tile::kThreads / 2>(
-            to,
-            static_cast<const T*>(rows.data) + (walk.q_begin + block.m0) * rows.row_stride +
-                block.head * rows.head_stride,
-            rows.row_stride, block.valid, threadIdx.x % (Tile::kThreads / 2));
-      };
-      const auto start = [&](int n) {
-        const QueryBlock block = walk.ring[n & 3];
-        const uint32_t stage = n % Tile::kStages * Tile::kQBytes;
-        if (block.head >= 0) {
-          if (!key_warp) load(p.q, s_q + stage, block);
-          if (key_warp != Tile::kKeyDq) load(p.d_o, s_do + stage, block);
-        }
-        cp_async_commit();
-      };
-      if (Tile::kStages == 1) {
-        __syncthreads();
-        start(i);
-      } else if (i == 0) {
-        start(0);
+  for (int i = 0;; ++i) {
+    // Issues the loads of query block `n`: Q by the value warps; dO by the key warps, or by the
+    // value warps too where the key warps have dQ to compute.
+    const auto load = [&](const Rows& rows, uint32_t to, const QueryBlock& block) {
+      load_rows<SmemQ, Tile::kThreads / 2>(
+          to,
+          static_cast<const T*>(rows.data) + (walk.q_begin + block.m0) * rows.row_stride +
+              block.head * rows.head_stride,
+          rows.row_stride, block.valid, threadIdx.x % (Tile::kThreads / 2));
+    };
+    const auto start = [&](int n) {
+      const QueryBlock block = walk.ring[n & 3];
+      const uint32_t stage = n % Tile::kStages * Tile::kQBytes;
+      if (block.head >= 0) {
+        if (!key_warp) load(p.q, s_q + stage, block);
+        if (key_warp != Tile::kKeyDq) load(p.d_o, s_do + stage, block);
       }
-      cp_async_wait<0>();
+      cp_async_commit();
+    };
+    if (Tile::kStages == 1) {
       __syncthreads();
-      const QueryBlock block = walk.ring[i & 3];
-      if (Tile::kStages == 2 && block.head >= 0) start(i + 1);
-      if (ordered && threadIdx.x == 0 && i > 1) {  // dQ of the block before the previous one is in
-        const QueryBlock done = walk.ring[(i - 2) & 3];
+      start(i);
+    } else if (i == 0) {
+      start(0);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+    const QueryBlock block = walk.ring[i & 3];
+    if (Tile::kStages == 2 && block.head >= 0) start(i + 1);
+    if (ordered && threadIdx.x == 0 && i > 1) {  // dQ of the block before the previous one is in
+      const QueryBlock done = walk.ring[(i - 2) & 3];
+      __threadfence();
+      atomicAdd(args.semaphores + 1 +
+                    (first_query_block(walk.seq, walk.q_begin, kM) + done.m0 / kM) * p.heads +
+                    done.head,
+                1);
+    }
+
+    const uint32_t q = s_q + i % Tile::kStages * Tile::kQBytes;
+    const uint32_t d_o = s_do + i % Tile::kStages * Tile::kQBytes;
+    const uint32_t ds = (i & 1) * Tile::kDsBytes;
+    if constexpr (Tile::kResident) {
+      if (i == 0) {
+#pragma unroll
+        for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+          for (int k = 0; k < kD / 16; ++k) {
+            ldmatrix_x4(resident[r][k], (own_rows ^ (k * 32)) + r * 16 * SmemKv::kPitch);
+          }
+        }
+      }
+    }
+    if (!key_warp) {
+      if (block.head >= 0) {
+#pragma unroll 1
+        for (int chunk = 0; chunk < kM / Tile::kChunkM; ++chunk) {
+          const int m_chunk = chunk * Tile::kChunkM;
+          float s[kRows16][kWarpM / 8][4] = {};
+          if constexpr (kHasRab) {
+            load_rab<Tile, T>(s, p.rab, walk, block.head, block.m0 + m_chunk + part * kWarpM,
+                              walk.n0 + row0);
+          }
+          product_nt<T, SmemQ, Tile::kResident>(s, own_rows, q + at_nk + m_chunk * SmemQ::kPitch,
+                                                resident);
+          uint32_t probs[kRows16][kWarpM / 16][4];
+          const uint32_t out = own_dsilu + (kSplit > 1 ? 0 : ds + m_chunk * 2);
+          uint32_t words[kWarpM / 32];
+          if (block.partial) {
+#pragma unroll
+            for (int h = 0; h < kWarpM / 32; ++h) {
+              words[h] = visible(p.mask, walk, block.m0 + m_chunk + part * kWarpM + h * 32 + lane,
+                                 walk.n0 + row0);
+            }
+            silu<T, true, kStep>(s, probs, out, 0.5f * p.alpha, words);
+          } else {
+            silu<T, false, kStep>(s, probs, out, 0.5f * p.alpha, words);
+          }
+          pair_barrier<kAlone, 1, kSiluBarriers, false>(pair +
+                                                        chunk * Tile::kPairs);  // nobody laps
+          const uint32_t b = d_o + at_kn + m_chunk * SmemQ::kPitch;
+          if constexpr (kSplit > 1) {
+            const uint32_t mine = own_dsilu + Tile::kPairs * Tile::kWarpChunkBytes;
+#pragma unroll
+            for (int f = 0; f < kFragments; ++f) {
+              const uint32_t(&x)[4] = probs[f / (kWarpM / 16)][f % (kWarpM / 16)];
+              st_shared(mine + f * 512, make_uint4(x[0], x[1], x[2], x[3]));
+            }
+            product_rn<T, SmemQ>(acc, probs, b + part * kWarpM * SmemQ::kPitch);
+            pair_barrier<kAlone, 1 + kSiluBarriers, Tile::kPairs / 2, true>(pair / 2);
+            const uint32_t theirs =
+                part == 0 ? mine + Tile::kWarpChunkBytes : mine - Tile::kWarpChunkBytes;
+#pragma unroll
+            for (int f = 0; f < kFragments; ++f) {
+              const uint4 x = ld_shared(theirs + f * 512);
+              uint32_t(&to)[4] = probs[f / (kWarpM / 16)][f % (kWarpM / 16)];
+              to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+            }
+            product_rn<T, SmemQ>(acc, probs, b + (1 - part) * kWarpM * SmemQ::kPitch);
+          } else {
+            product_rn<T, SmemQ>(acc, probs, b);
+          }
+        }
+      }
+      if (!Tile::kKeyDq && i > 0) {
+        DqPart<Tile> dq;
+        add_dq<Tile, T, kHasDrab>(dq, args, walk, walk.ring[(i - 1) & 3],
+                                  s_ds + (Tile::kDsBytes - ds), s_k);
+      }
+      if (warp == 0 && block.head >= 0 && walk.ring[(i + 1) & 3].head >= 0) {
+        advance<kM>(p, ordered, walk, (i + 2) & 3);
+      }
+    } else {
+      DqPart<Tile> dq;
+      if (i > 0) {
+        add_dq<Tile, T, kHasDrab>(dq, args, walk, walk.ring[(i - 1) & 3],
+                                  s_ds + (Tile::kDsBytes - ds), s_k);
+      }
+      if (block.head >= 0) {
+#pragma unroll 1
+        for (int chunk = 0; chunk < kM / Tile::kChunkM; ++chunk) {
+          const int m_chunk = chunk * Tile::kChunkM;
+          float dp[kRows16][kWarpM / 8][4] = {};
+          product_nt<T, SmemQ, Tile::kResident>(dp, own_rows, d_o + at_nk + m_chunk * SmemQ::kPitch,
+                                                resident);
+          pair_barrier<kAlone, 1, kSiluBarriers, true>(pair + chunk * Tile::kPairs);
+          uint32_t grad[kRows16][kWarpM / 16][4];
+          const uint32_t in = own_dsilu + (kSplit > 1 ? 0 : ds + m_chunk * 2);
+#pragma unroll
+          for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+            for (int j = 0; j < kWarpM / 16; ++j) {
+              const uint4 dsilu = ld_shared(in + (r * (kWarpM / 16) + j) * kStep);
+              const uint32_t d[4] = {dsilu.x, dsilu.y, dsilu.z, dsilu.w};
+#pragma unroll
+              for (int f = 0; f < 4; ++f) {
+                const float2 v = unpack<T>(d[f]);
+                const float* at = &dp[r][2 * j + f / 2][f % 2 * 2];
+                grad[r][j][f] = pack<T>(at[0] * kBwdScale<T> * v.x, at[1] * kBwdScale<T> * v.y);
+              }
+            }
+          }
+          if (kSplit == 1) __syncwarp();  // the fragments are read: dS takes their place
+          const uint32_t to =
+              s_ds + ds + lane % 4 * 4 +
+              (SmemDs::offset(row0 + lane / 4, 0) ^ ((m_chunk + part * kWarpM) * 2));
+#pragma unroll
+          for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+            for (int j = 0; j < kWarpM / 16; ++j) {
+#pragma unroll
+              for (int f = 0; f < 4; ++f) {
+                st_shared((to ^ ((2 * j + f / 2) * 16)) + (r * 16 + f % 2 * 8) * SmemDs::kPitch,
+                          grad[r][j][f]);
+              }
+            }
+          }
+          const uint32_t b = q + at_kn + m_chunk * SmemQ::kPitch;
+          product_rn<T, SmemQ>(acc, grad, b + part * kWarpM * SmemQ::kPitch);
+          if constexpr (kSplit > 1) {
+            pair_barrier<kAlone, 1 + kSiluBarriers + Tile::kPairs / 2, Tile::kPairs / 2, true>(
+                pair / 2);
+            const uint32_t a =
+                s_ds + ds +
+                (SmemDs::offset(row0 + mk.row, mk.chunk) ^ ((m_chunk + (1 - part) * kWarpM) * 2));
+#pragma unroll
+            for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+              for (int j = 0; j < kWarpM / 16; ++j) {
+                ldmatrix_x4(grad[r][j], (a ^ (j * 32)) + r * 16 * SmemDs::kPitch);
+              }
+            }
+            product_rn<T, SmemQ>(acc, grad, b + (1 - part) * kWarpM * SmemQ::kPitch);
+          }
+        }
+      }
+    }
+    if (block.head < 0) {
+      __syncthreads();
+      if (ordered && threadIdx.x == 0 && i > 0) {
+        const QueryBlock done = walk.ring[(i - 1) & 3];
         __threadfence();
         atomicAdd(args.semaphores + 1 +
                       (first_query_block(walk.seq, walk.q_begin, kM) + done.m0 / kM) * p.heads +
                       done.head,
                   1);
       }
-
-      const uint32_t q = s_q + i % Tile::kStages * Tile::kQBytes;
-      const uint32_t d_o = s_do + i % Tile::kStages * Tile::kQBytes;
-      const uint32_t ds = (i & 1) * Tile::kDsBytes;
-      if constexpr (Tile::kResident) {
-        if (i == 0) {
-#pragma unroll
-          for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-            for (int k = 0; k < kD / 16; ++k) {
-              ldmatrix_x4(resident[r][k], (own_rows ^ (k * 32)) + r * 16 * SmemKv::kPitch);
-            }
-          }
-        }
-      }
-      if (!key_warp) {
-        if (block.head >= 0) {
-#pragma unroll 1
-          for (int chunk = 0; chunk < kM / Tile::kChunkM; ++chunk) {
-            const int m_chunk = chunk * Tile::kChunkM;
-            float s[kRows16][kWarpM / 8][4] = {};
-            if constexpr (kHasRab) {
-              load_rab<Tile, T>(s, p.rab, walk, block.head, block.m0 + m_chunk + part * kWarpM,
-                                walk.n0 + row0);
-            }
-            product_nt<T, SmemQ, Tile::kResident>(s, own_rows, q + at_nk + m_chunk * SmemQ::kPitch,
-                                                  resident);
-            uint32_t probs[kRows16][kWarpM / 16][4];
-            const uint32_t out = own_dsilu + (kSplit > 1 ? 0 : ds + m_chunk * 2);
-            uint32_t words[kWarpM / 32];
-            if (block.partial) {
-#pragma unroll
-              for (int h = 0; h < kWarpM / 32; ++h) {
-                words[h] = visible(p.mask, walk, block.m0 + m_chunk + part * kWarpM + h * 32 + lane,
-                                   walk.n0 + row0);
-              }
-              silu<T, true, kStep>(s, probs, out, 0.5f * p.alpha, words);
-            } else {
-              silu<T, false, kStep>(s, probs, out, 0.5f * p.alpha, words);
-            }
-            pair_barrier<kAlone, 1, kSiluBarriers, false>(pair +
-                                                          chunk * Tile::kPairs);  // nobody laps
-            const uint32_t b = d_o + at_kn + m_chunk * SmemQ::kPitch;
-            if constexpr (kSplit > 1) {
-              const uint32_t mine = own_dsilu + Tile::kPairs * Tile::kWarpChunkBytes;
-#pragma unroll
-              for (int f = 0; f < kFragments; ++f) {
-                const uint32_t(&x)[4] = probs[f / (kWarpM / 16)][f % (kWarpM / 16)];
-                st_shared(mine + f * 512, make_uint4(x[0], x[1], x[2], x[3]));
-              }
-              product_rn<T, SmemQ>(acc, probs, b + part * kWarpM * SmemQ::kPitch);
-              pair_barrier<kAlone, 1 + kSiluBarriers, Tile::kPairs / 2, true>(pair / 2);
-              const uint32_t theirs =
-                  part == 0 ? mine + Tile::kWarpChunkBytes : mine - Tile::kWarpChunkBytes;
-#pragma unroll
-              for (int f = 0; f < kFragments; ++f) {
-                const uint4 x = ld_shared(theirs + f * 512);
-                uint32_t(&to)[4] = probs[f / (kWarpM / 16)][f % (kWarpM / 16)];
-                to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
-              }
-              product_rn<T, SmemQ>(acc, probs, b + (1 - part) * kWarpM * SmemQ::kPitch);
-            } else {
-              product_rn<T, SmemQ>(acc, probs, b);
-            }
-          }
-        }
-        if (!Tile::kKeyDq && i > 0) {
-          DqPart<Tile> dq;
-          add_dq<Tile, T, kHasDrab, kWhole>(dq, args, walk, walk.ring[(i - 1) & 3],
-                                            s_ds + (Tile::kDsBytes - ds), s_k);
-        }
-        if (warp == 0 && block.head >= 0 && walk.ring[(i + 1) & 3].head >= 0) {
-          advance<kM>(p, ordered || kWhole, walk, (i + 2) & 3);
-        }
-      } else {
-        DqPart<Tile> dq;
-        if (i > 0) {
-          add_dq<Tile, T, kHasDrab, kWhole>(dq, args, walk, walk.ring[(i - 1) & 3],
-                                            s_ds + (Tile::kDsBytes - ds), s_k);
-        }
-        if (block.head >= 0) {
-#pragma unroll 1
-          for (int chunk = 0; chunk < kM / Tile::kChunkM; ++chunk) {
-            const int m_chunk = chunk * Tile::kChunkM;
-            float dp[kRows16][kWarpM / 8][4] = {};
-            product_nt<T, SmemQ, Tile::kResident>(dp, own_rows,
-                                                  d_o + at_nk + m_chunk * SmemQ::kPitch, resident);
-            pair_barrier<kAlone, 1, kSiluBarriers, true>(pair + chunk * Tile::kPairs);
-            uint32_t grad[kRows16][kWarpM / 16][4];
-            const uint32_t in = own_dsilu + (kSplit > 1 ? 0 : ds + m_chunk * 2);
-#pragma unroll
-            for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-              for (int j = 0; j < kWarpM / 16; ++j) {
-                const uint4 dsilu = ld_shared(in + (r * (kWarpM / 16) + j) * kStep);
-                const uint32_t d[4] = {dsilu.x, dsilu.y, dsilu.z, dsilu.w};
-#pragma unroll
-                for (int f = 0; f < 4; ++f) {
-                  const float2 v = unpack<T>(d[f]);
-                  const float* at = &dp[r][2 * j + f / 2][f % 2 * 2];
-                  grad[r][j][f] = pack<T>(at[0] * kBwdScale<T> * v.x, at[1] * kBwdScale<T> * v.y);
-                }
-              }
-            }
-            if (kSplit == 1) __syncwarp();  // the fragments are read: dS takes their place
-            const uint32_t to =
-                s_ds + ds + lane % 4 * 4 +
-                (SmemDs::offset(row0 + lane / 4, 0) ^ ((m_chunk + part * kWarpM) * 2));
-#pragma unroll
-            for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-              for (int j = 0; j < kWarpM / 16; ++j) {
-#pragma unroll
-                for (int f = 0; f < 4; ++f) {
-                  st_shared((to ^ ((2 * j + f / 2) * 16)) + (r * 16 + f % 2 * 8) * SmemDs::kPitch,
-                            grad[r][j][f]);
-                }
-              }
-            }
-            const uint32_t b = q + at_kn + m_chunk * SmemQ::kPitch;
-            product_rn<T, SmemQ>(acc, grad, b + part * kWarpM * SmemQ::kPitch);
-            if constexpr (kSplit > 1) {
-              pair_barrier<kAlone, 1 + kSiluBarriers + Tile::kPairs / 2, Tile::kPairs / 2, true>(
-                  pair / 2);
-              const uint32_t a =
-                  s_ds + ds +
-                  (SmemDs::offset(row0 + mk.row, mk.chunk) ^ ((m_chunk + (1 - part) * kWarpM) * 2));
-#pragma unroll
-              for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-                for (int j = 0; j < kWarpM / 16; ++j) {
-                  ldmatrix_x4(grad[r][j], (a ^ (j * 32)) + r * 16 * SmemDs::kPitch);
-                }
-              }
-              product_rn<T, SmemQ>(acc, grad, b + (1 - part) * kWarpM * SmemQ::kPitch);
-            }
-          }
-        }
-      }
-      if (block.head < 0) {
-        __syncthreads();
-        if (ordered && threadIdx.x == 0 && i > 0) {
-          const QueryBlock done = walk.ring[(i - 1) & 3];
-          __threadfence();
-          atomicAdd(args.semaphores + 1 +
-                        (first_query_block(walk.seq, walk.q_begin, kM) + done.m0 / kM) * p.heads +
-                        done.head,
-                    1);
-        }
-        break;
-      }
+      break;
     }
-
-    // dV through the rows of V, dK through the rows of K: no warp reads them any more. What follows
-    // from the thread and the walk is computed afresh: the loop needs all registers.
-    int thread = threadIdx.x;
-    asm volatile("" : "+r"(thread));
-    const bool keys_sum = thread / 32 >= Tile::kPairs;
-    const int own = thread / 32 % Tile::kPairs;
-    const Rows& rows = keys_sum ? p.dk : p.dv;
-    const float scale = (keys_sum ? 0.5f * p.alpha : 1.0f) * p.inv_n / kBwdScale<T>;
-    store_rows<Tile, T>(acc, scale, smem_address(smem) + (keys_sum ? 0 : Tile::kKvBytes),
-                        own / kSplit * Tile::kWarpRows, own % kSplit * (Tile::kWarpD / kChunkElems),
-                        static_cast<T*>(rows.data) + (walk.k_begin + walk.n0) * rows.row_stride +
-                            walk.head_k * rows.head_stride,
-                        rows.row_stride, walk.mask.k_len - walk.n0);
-    if (!kWhole || walk.n0 == 0) break;
-    __syncthreads();
   }
+
+  // dV through the rows of V, dK through the rows of K: no warp reads them any more. What follows
+  // from the thread and the walk is computed afresh: the loop needs all registers.
+  int thread = threadIdx.x;
+  asm volatile("" : "+r"(thread));
+  const bool keys_sum = thread / 32 >= Tile::kPairs;
+  const int own = thread / 32 % Tile::kPairs;
+  const Rows& rows = keys_sum ? p.dk : p.dv;
+  const float scale = (keys_sum ? 0.5f * p.alpha : 1.0f) * p.inv_n / kBwdScale<T>;
+  store_rows<Tile, T>(acc, scale, smem_address(smem) + (keys_sum ? 0 : Tile::kKvBytes),
+                      own / kSplit * Tile::kWarpRows, own % kSplit * (Tile::kWarpD / kChunkElems),
+                      static_cast<T*>(rows.data) + (walk.k_begin + walk.n0) * rows.row_stride +
+                          walk.head_k * rows.head_stride,
+                      rows.row_stride, walk.mask.k_len - walk.n0);
 }
 
 // dQ from the accumulators: one CUDA block per (block of queries, head).

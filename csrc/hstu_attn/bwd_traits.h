@@ -64,9 +64,42 @@ struct BwdTile {
   static_assert(kDqCols % 16 == 0, "whole fragments");
 };
 
+// The kernel for whole sequences: a warp owns 16 keys, or kSplit warps share them, each of which
+// computes S and dP and accumulates its part of the head dim.
+template <int kHeadDim_, int kBlockN_, int kSplit_, int kMinBlocks_>
+struct BwdWholeTile {
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr int kBlockM = 32;
+  static constexpr int kBlockN = kBlockN_;
+  static constexpr int kWarpRows = 16;
+  static constexpr int kSplit = kSplit_;
+  static constexpr int kMinBlocks = kMinBlocks_;
+
+  static constexpr int kWarps = kBlockN / kWarpRows * kSplit;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kWarpD = kHeadDim / kSplit;  // columns of dV and dK per warp
+
+  static constexpr int kDqWarps = kWarps;
+  static constexpr int kDqRows = kBlockM * kHeadDim / kWarps < 32 * 16 ? 16 : 32;
+  static constexpr int kDqWarpsM = kBlockM / kDqRows;
+  static constexpr int kDqWarpsD = kDqWarps / kDqWarpsM;
+  static constexpr int kDqWarpCols = kHeadDim / kDqWarpsD;
+  static constexpr int kDqCols = kDqWarpCols < 32 ? kDqWarpCols : 32;
+  static constexpr int kDqPasses = kDqWarpCols / kDqCols;
+  static constexpr int kDqRegs = kDqRows * kDqCols / 32;
+
+  static constexpr int kKvBytes = kBlockN * kHeadDim * 2;  // one of K, V
+  static constexpr int kQBytes = kBlockM * kHeadDim * 2;   // one of Q, dO
+  static constexpr int kDsBytes = kBlockN * kBlockM * 2;   // one of two
+  static constexpr int kWalkBytes = 128;
+  static constexpr int kSmemBytes = 2 * kKvBytes + 4 * kQBytes + 2 * kDsBytes + kWalkBytes;
+
+  static_assert(kDqCols % 16 == 0, "whole fragments");
+};
+
 // The blockings of a head dim, by the shared memory that they take. Large: 227 KB (sm_90). Medium:
-// 163 KB (sm_80). Small: 99 KB (sm_86, sm_89). Short: for sequences of a few blocks of keys, fits
-// everywhere. Where two names mean one type it is compiled once.
+// 163 KB (sm_80). Small: 99 KB (sm_86, sm_89). Where two names mean one type it is compiled once.
+// Whole: for batches of short sequences.
 template <int kHeadDim>
 struct BwdTiles;
 
@@ -75,28 +108,28 @@ struct BwdTiles<32> {
   using Large = BwdTile<32, 32, 64, 32, 1, 2, 4, true, 16>;
   using Medium = Large;
   using Small = Large;
-  using Short = Large;
+  using Whole = BwdWholeTile<32, 64, 1, 4>;
 };
 template <>
 struct BwdTiles<64> {
   using Large = BwdTile<64, 128, 128, 32, 1, 2, 1, true, 64>;
   using Medium = Large;
   using Small = BwdTile<64, 64, 128, 32, 1, 2, 1>;
-  using Short = BwdTile<64, 32, 64, 32, 1, 2, 4>;
+  using Whole = BwdWholeTile<64, 64, 1, 4>;
 };
 template <>
 struct BwdTiles<128> {
   using Large = BwdTile<128, 64, 128, 32, 1, 2, 1, true, 64>;
   using Medium = Large;
   using Small = BwdTile<128, 64, 64, 16, 1, 1, 1>;
-  using Short = Small;
+  using Whole = BwdWholeTile<128, 64, 1, 2>;
 };
 template <>
 struct BwdTiles<256> {
   using Large = BwdTile<256, 64, 64, 32, 2, 2, 1>;
   using Medium = BwdTile<256, 64, 64, 32, 2, 1, 1>;
   using Small = BwdTile<256, 32, 32, 16, 1, 1, 1>;
-  using Short = Small;
+  using Whole = BwdWholeTile<256, 64, 2, 1>;
 };
 
 // Bounds over all blockings, for the size of the scratch memory.

@@ -224,6 +224,30 @@ def test_context_rows_that_have_a_block_of_their_own_and_that_have_none(
     assert_accurate(run(case), case)
 
 
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"empties": True},
+        {"window": (-1, 0), "contexts": 6, "targets": 40, "group": 3},
+        {"window": (20, 50), "max_q": 100, "alpha": 0.1},
+        {"window": (-1, 0), "heads": 4, "heads_k": 1, "full": True, "max_k": 256},
+        {"n_func": 3, "max_q": 120},
+        {"window": (-1, 0), "rab_heads": 2, "dtype": torch.float16},
+    ],
+)
+def test_many_sequences_of_a_few_blocks(gpu: str, dim: int, options: dict[str, Any]) -> None:
+    """So many that the backward takes each of them whole, its keys block by block."""
+    case = make_case(device=gpu, dim=dim, **({"batch": 260, "max_k": 200} | options))
+    poison(gpu)
+    first = run(case)
+    assert_accurate(first, case)
+    if dim < 256:  # there only where a multiprocessor has room; the result is the same in every run
+        poison(gpu)
+        for name, value in run(case, deterministic=True).items():
+            assert torch.equal(value, first[name]), name
+
+
 def test_one_long_sequence(gpu: str) -> None:
     case = make_case(
         device=gpu, batch=1, heads=1, dim=128, max_k=9000, full=True, window=(-1, 0), targets=100
