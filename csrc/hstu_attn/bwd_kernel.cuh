@@ -464,16 +464,14 @@ __device__ __forceinline__ void silu(const float (&s)[kRows16][kTiles8][4],
         float silu[4], dsilu[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float h = s[r][2 * j + half][i] * half_alpha;
+          float h = s[r][2 * j + half][i] * half_alpha;
+          if constexpr (kPartial) {  // SiLU and its derivative are 0 far below 0
+            h = (seen[i % 2] >> (r * 16 + i / 2 * 8)) & 1 ? h : -1e4f;
+          }
           const float t = tanh_approx(h);
           const float up = 1.0f + t;
           silu[i] = h * up;
           dsilu[i] = fmaf(silu[i], 1.0f - t, up);
-          if constexpr (kPartial) {
-            const bool see = (seen[i % 2] >> (r * 16 + i / 2 * 8)) & 1;
-            silu[i] = see ? silu[i] : 0.0f;
-            dsilu[i] = see ? dsilu[i] : 0.0f;
-          }
           silu[i] *= kBwdScale<T>;
         }
         p[r][j][half * 2] = pack<T>(silu[0], silu[1]);
