@@ -20,7 +20,7 @@ cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* work
 cudaError_t bwd_prepare_whole(const BwdParams& p, void* workspace, cudaStream_t stream,
                               const int32_t** order);
 
-// Zeroes dRab, if it is wanted.
+// Zeroes dRab where it is wanted.
 cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream);
 
 // Shared memory that a block may ask for on the current device.

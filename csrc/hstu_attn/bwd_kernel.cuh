@@ -204,8 +204,8 @@ __device__ __forceinline__ uint32_t visible(const MaskParams& p, const BwdSequen
 }
 
 // Starts the copy of rows [0, valid) of a tile and of zeros for the rest, by kThreads threads of
-// which this is number `thread`.
-template <class Smem, int kThreads, class T>
+// which this is number `thread`. kOnce: nobody reads them again.
+template <class Smem, int kThreads, bool kOnce = false, class T>
 __device__ __forceinline__ void load_rows(uint32_t dst, const T* src, int64_t stride, int valid,
                                           int thread) {
   constexpr int kRowsPerPass = kThreads / Smem::kChunks;
@@ -218,8 +218,9 @@ __device__ __forceinline__ void load_rows(uint32_t dst, const T* src, int64_t st
   const uint32_t to = dst + Smem::offset(row, chunk);
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
-    cp_async((to ^ (i * kRowsPerPass % 8 * kChunkBytes)) + i * kRowsPerPass * Smem::kPitch, at,
-             row + i * kRowsPerPass < valid ? kChunkBytes : 0);
+    (kOnce ? cp_async_once : cp_async)(
+        (to ^ (i * kRowsPerPass % 8 * kChunkBytes)) + i * kRowsPerPass * Smem::kPitch, at,
+        row + i * kRowsPerPass < valid ? kChunkBytes : 0);
     at += kRowsPerPass * static_cast<int32_t>(stride);
   }
 }
@@ -489,7 +490,8 @@ __device__ __forceinline__ void silu(const float (&s)[kRows16][kTiles8][4],
 }
 
 // Stages this warp's (kWarpRows, kWarpD) sums in its part of a tile and writes the rows < valid.
-template <class Tile, class T, int kRows16, int kTiles8>
+// kOnce: they leave the L2 cache before other data does.
+template <class Tile, class T, bool kOnce = false, int kRows16, int kTiles8>
 __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][4], float scale,
                                            uint32_t smem, int row0, int chunk0, T* out,
                                            int64_t row_stride, int valid) {
@@ -513,7 +515,12 @@ __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][
     const int row = row0 + i / kTiles8, chunk = chunk0 + i % kTiles8;
     const uint4 v = ld_shared(smem + Smem::offset(row, chunk));
     if (row < valid) {
-      *reinterpret_cast<uint4*>(out + row * row_stride + chunk * kChunkElems) = v;
+      uint4* const to = reinterpret_cast<uint4*>(out + row * row_stride + chunk * kChunkElems);
+      if constexpr (kOnce) {
+        __stcs(to, v);
+      } else {
+        *to = v;
+      }
     }
   }
   __syncwarp();  // lanes that store fewer rows wait: barriers follow

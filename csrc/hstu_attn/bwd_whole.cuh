@@ -7,8 +7,8 @@
 //
 // A warp owns 16 keys and does everything for them, with S, P, dP and dS in its registers; only dS
 // goes through shared memory, once, for dQ. With one barrier per block of queries, few registers
-// and little shared memory, several blocks share a multiprocessor and fill each other's waits:
-// short sequences are bound by latency.
+// and little shared memory, several blocks share a multiprocessor and fill each other's waits. What
+// is read or written once is marked so: the L2 cache is for Q, dO and the sums of dQ.
 #pragma once
 
 #include "csrc/hstu_attn/bwd_kernel.cuh"
@@ -102,8 +102,8 @@ __device__ __forceinline__ void keep_dq(DqPart<Tile>& part, const BwdParams& p,
       if (m < s.q_len) {
 #pragma unroll
         for (int t = 0; t < part.kTiles8; ++t) {
-          *reinterpret_cast<uint32_t*>(rows + m * p.dq.row_stride + t * 8) =
-              pack<T>(part.dq[r][t][low * 2] * scale, part.dq[r][t][low * 2 + 1] * scale);
+          __stcs(reinterpret_cast<uint32_t*>(rows + m * p.dq.row_stride + t * 8),
+                 pack<T>(part.dq[r][t][low * 2] * scale, part.dq[r][t][low * 2 + 1] * scale));
         }
       }
     }
@@ -188,11 +188,11 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
   }
 
   const auto load_keys = [&](const Rows& rows, uint32_t to, int n0) {
-    load_rows<SmemKv, Tile::kThreads>(to,
-                                      static_cast<const T*>(rows.data) +
-                                          (k_begin + n0) * rows.row_stride +
-                                          head_k * rows.head_stride,
-                                      rows.row_stride, k_len - n0, threadIdx.x);
+    load_rows<SmemKv, Tile::kThreads, true>(to,
+                                            static_cast<const T*>(rows.data) +
+                                                (k_begin + n0) * rows.row_stride +
+                                                head_k * rows.head_stride,
+                                            rows.row_stride, k_len - n0, threadIdx.x);
   };
   // Issues the loads of query block `n`: half of the warps load Q, the other half dO.
   const auto load_queries = [&](const QueryBlock& block, int n) {
@@ -216,7 +216,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
   };
   const auto store_keys = [&](const Rows& rows, const float(&acc)[1][kTiles8][4], float scale,
                               int n0) {
-    store_rows<Tile, T>(
+    store_rows<Tile, T, true>(
         acc, scale, s_staging, row0, part * kTiles8,
         static_cast<T*>(rows.data) + (k_begin + n0) * rows.row_stride + head_k * rows.head_stride,
         rows.row_stride, k_len - n0);

@@ -68,7 +68,16 @@ __device__ __forceinline__ void cp_async(uint32_t dst, const void* src, int byte
                : "memory");
 }
 
-// The same for whole chunks, by a predicated instruction rather than a branch.
+// The same for what is read once: it leaves the L2 cache before other data does.
+__device__ __forceinline__ void cp_async_once(uint32_t dst, const void* src, int bytes) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(dst),
+               "l"(src), "r"(bytes), "l"(policy)
+               : "memory");
+}
+
+// cp_async for whole chunks, by a predicated instruction rather than a branch.
 __device__ __forceinline__ void cp_async_if(bool condition, uint32_t dst, const void* src) {
   asm volatile(
       "{\n"
