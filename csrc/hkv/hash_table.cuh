@@ -492,9 +492,7 @@ class HashTable {
   }
 
   // Passes and bins are for calls that take turns with all others.
-  bool TakesTurns(cudaStream_t stream) const {
-    return options_.api_lock && !IsCapturing(stream);
-  }
+  bool TakesTurns(cudaStream_t stream) const { return options_.api_lock && !IsCapturing(stream); }
 
   // Whether a batch's rows in host memory are to be moved in order. Needs mutex_.
   bool UsesHostBins(const DeviceStorage& storage, uint64_t n, const char* values,
