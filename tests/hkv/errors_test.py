@@ -26,6 +26,7 @@ VALUES = np.ones((2, 4), np.float32)
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"init_capacity": 101}, "init_capacity"),
         ({"max_load_factor": 0.0}, "max_load_factor"),
+        ({"passes_from": 0}, "passes_from"),
         ({"num_threads": -1}, "num_threads"),
         ({"hbm_bytes": -1}, "hbm_bytes"),
     ],
