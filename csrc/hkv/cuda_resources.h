@@ -91,6 +91,14 @@ class StreamOrder {
   StreamOrder(const StreamOrder&) = delete;
   StreamOrder& operator=(const StreamOrder&) = delete;
 
+  // Whether calls on this stream are ordered now.
+  bool Applies(cudaStream_t stream) const {
+    if (!enabled_) return false;
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    CheckCuda(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+    return status == cudaStreamCaptureStatusNone;
+  }
+
   void Before(cudaStream_t stream, bool writes) {
     if (!Applies(stream)) return;
     Wait(stream, writer_);
@@ -123,13 +131,6 @@ class StreamOrder {
     cudaEvent_t event = nullptr;
     bool active = false;
   };
-
-  bool Applies(cudaStream_t stream) const {
-    if (!enabled_) return false;
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    CheckCuda(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
-    return status == cudaStreamCaptureStatusNone;
-  }
 
   static void Wait(cudaStream_t stream, const Entry& entry) {
     if (!entry.active || entry.stream == stream) return;

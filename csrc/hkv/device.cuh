@@ -74,13 +74,6 @@ __device__ __forceinline__ uint64_t LoadRelaxed(const uint64_t* p) {
   return x;
 }
 
-// The same; brings the whole line of 128 bytes into the L2 cache.
-__device__ __forceinline__ uint64_t LoadRelaxedLine(const uint64_t* p) {
-  uint64_t x;
-  asm volatile("ld.relaxed.gpu.global.L2::128B.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
-  return x;
-}
-
 __device__ __forceinline__ uint32_t LoadRelaxed(const uint8_t* p) {
   uint32_t x;
   asm volatile("ld.relaxed.gpu.global.u8 %0, [%1];" : "=r"(x) : "l"(p) : "memory");

@@ -44,7 +44,8 @@ struct DeviceStorage {
   device::View view;
 };
 
-// The device memory that a batch of up to kKeys keys needs to be written in passes.
+// The device memory that a batch of up to kKeys keys needs to be written in passes; longer ones are
+// written part by part.
 class PassMemory {
  public:
   static constexpr uint64_t kKeys = 1 << 20;
@@ -81,7 +82,7 @@ class PassMemory {
 // The device memory in which up to kKeys rows of host memory are put in order.
 class HostBins {
  public:
-  static constexpr uint64_t kKeys = 1 << 20;
+  static constexpr uint64_t kKeys = uint64_t{device::kHostBins} * device::kHostBinKeys;
   static constexpr uint64_t kFrom = 1 << 14;  // it pays for batches of so many keys
 
   HostBins()

@@ -349,11 +349,15 @@ class HashTable {
   class Scope {
    public:
     Scope(const HashTable* table, cudaStream_t stream, bool writes)
+        : Scope(table, stream, [writes] { return writes; }) {}
+    // `writes` is asked when the table is locked and its device is current.
+    template <class Writes>
+    Scope(const HashTable* table, cudaStream_t stream, Writes writes)
         : table_(table),
           stream_(stream),
-          writes_(writes),
           guard_(table->mutex_),
-          device_(table->options_.device_id) {
+          device_(table->options_.device_id),
+          writes_(writes()) {
       table_->order_.Before(stream_, writes_);
     }
     ~Scope() noexcept(false) {
@@ -364,9 +368,9 @@ class HashTable {
    private:
     const HashTable* table_;
     cudaStream_t stream_;
-    bool writes_;
     std::lock_guard<std::mutex> guard_;
     DeviceGuard device_;
+    bool writes_;
   };
 
   // Rows on their way to or from the host.
@@ -442,12 +446,8 @@ class HashTable {
 
   void Run(device::LookupArgs args, cudaStream_t stream) const {
     bool in_order = false;
-    {
-      std::lock_guard<std::mutex> guard(mutex_);
-      DeviceGuard device(options_.device_id);
-      in_order = UsesHostBins(*storage_, args.n, args.values, stream);
-    }
-    Scope scope(this, stream, in_order);  // calls that use the bins take turns
+    Scope scope(this, stream,
+                [&] { return in_order = UsesHostBins(*storage_, args.n, args.values, stream); });
     if (args.missed_size != nullptr) {
       CheckCuda(cudaMemsetAsync(args.missed_size, 0, 8, stream), "find_missed");
     }
@@ -485,21 +485,12 @@ class HashTable {
 
   static bool IsHybrid(const DeviceStorage& storage) { return storage.view.host_rows != nullptr; }
 
-  static bool IsCapturing(cudaStream_t stream) {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    CheckCuda(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
-    return status != cudaStreamCaptureStatusNone;
-  }
-
-  // Passes and bins are for calls that take turns with all others.
-  bool TakesTurns(cudaStream_t stream) const { return options_.api_lock && !IsCapturing(stream); }
-
   // Whether a batch's rows in host memory are to be moved in order. Needs mutex_.
   bool UsesHostBins(const DeviceStorage& storage, uint64_t n, const char* values,
                     cudaStream_t stream) const {
     if (values == nullptr || !IsHybrid(storage)) return false;
     if (n < HostBins::kFrom || n >> 31 != 0) return false;
-    if (!TakesTurns(stream)) return false;
+    if (!order_.Applies(stream)) return false;  // calls that use the bins take turns
     if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>();
     return true;
   }
@@ -524,7 +515,7 @@ class HashTable {
       CheckCuda(cudaMemsetAsync(args.evicted_count, 0, 8, stream), call);
     }
     if (args.n == 0) return;
-    if (kMode != Mode::kAssign && kMode != Mode::kFindAndUpdate) MakeRoom(args.n, stream);
+    if (device::Inserts(kMode)) MakeRoom(args.n, stream);
     if (args.pin) NeedPins(stream);
     Launch<kMode>(*storage_, args, stream);
     scope.Launched(call);
@@ -551,7 +542,7 @@ class HashTable {
   bool GoesInPasses(const DeviceStorage& storage, const device::UpsertArgs& args,
                     cudaStream_t stream) {
     const uint64_t from = IsHybrid(storage) ? options_.passes_from / 16 : options_.passes_from;
-    if (args.n < from || args.pin || !TakesTurns(stream)) return false;
+    if (args.n < from || args.pin || !order_.Applies(stream)) return false;
     if (pass_memory_ == nullptr) pass_memory_ = std::make_unique<PassMemory>();
     return true;
   }
@@ -574,7 +565,7 @@ class HashTable {
 
   template <Mode kMode>
   void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
-    constexpr bool kInserts = kMode != Mode::kAssign && kMode != Mode::kFindAndUpdate;
+    constexpr bool kInserts = device::Inserts(kMode);
     constexpr int kThreads = device::kThreads;
     device::Plan plan = pass_memory_->Start(storage, args.n, stream);
     if (UsesHostBins(storage, args.n, args.values, stream)) plan.host = host_bins_->Start(stream);

@@ -12,7 +12,8 @@ namespace hkv {
 namespace device {
 
 constexpr uint32_t kHostBins = 4096;
-constexpr uint32_t kHostBinSlots = 448;  // a bin of 256 rows is fuller once in 10^30 batches
+constexpr uint32_t kHostBinKeys = 256;   // of a full batch, on average
+constexpr uint32_t kHostBinSlots = 448;  // twelve standard deviations more
 constexpr int kHostThreads = 256;
 constexpr int kHostBlocks = 16;  // in all: together they should touch few pages
 

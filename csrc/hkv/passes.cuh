@@ -77,8 +77,8 @@ constexpr int kClaimTries = 3;   // at free slots, before a key is left to the r
 template <EvictStrategy kStrategy, UpsertMode kMode>
 __global__ void __launch_bounds__(kThreads, kClaimBlocks)
     ClaimKernel(const View t, const UpsertArgs a, const Plan p) {
-  constexpr bool kInserts = kMode != UpsertMode::kAssign && kMode != UpsertMode::kFindAndUpdate;
-  constexpr bool kReads = kMode == UpsertMode::kFindOrInsert || kMode == UpsertMode::kFindAndUpdate;
+  constexpr bool kInserts = Inserts(kMode);
+  constexpr bool kReads = ReadsValues(kMode);
   __shared__ WarpScratch scratches[kThreads / 32];
   const uint64_t i = ThreadIndex();
   const bool active = i < a.n;

@@ -32,6 +32,15 @@ enum class UpsertMode {
   kFindAndUpdate,  // present keys: read values, touch scores
 };
 
+constexpr bool Inserts(UpsertMode mode) {
+  return mode != UpsertMode::kAssign && mode != UpsertMode::kFindAndUpdate;
+}
+
+// Whether the values of present keys are read rather than written.
+constexpr bool ReadsValues(UpsertMode mode) {
+  return mode == UpsertMode::kFindOrInsert || mode == UpsertMode::kFindAndUpdate;
+}
+
 struct UpsertArgs {
   uint64_t n = 0;
   const uint32_t* list = nullptr;  // only the keys with these indices, *list_size of them, or null
@@ -188,8 +197,8 @@ __device__ __forceinline__ uint64_t Touch(const View& t, const UpsertArgs& a, ui
 template <EvictStrategy kStrategy, UpsertMode kMode, class Value>
 __device__ __forceinline__ void UpsertKeys(const View& t, const UpsertArgs& a, WarpScratch& scratch,
                                            uint64_t i, bool active) {
-  constexpr bool kInserts = kMode != UpsertMode::kAssign && kMode != UpsertMode::kFindAndUpdate;
-  constexpr bool kReads = kMode == UpsertMode::kFindOrInsert || kMode == UpsertMode::kFindAndUpdate;
+  constexpr bool kInserts = Inserts(kMode);
+  constexpr bool kReads = ReadsValues(kMode);
   constexpr bool kAccum = kMode == UpsertMode::kAccumOrAssign;
   constexpr bool kEvicts = kMode == UpsertMode::kInsertAndEvict;
   const uint32_t lane = threadIdx.x & 31;
