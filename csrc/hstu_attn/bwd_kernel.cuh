@@ -641,6 +641,16 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
       }
       cp_async_commit();
     };
+    // The dQ of query block `n` has been added: the next key block may add to it.
+    const auto release = [&](int n) {
+      if (!ordered || threadIdx.x != 0 || n < 0) return;
+      const QueryBlock done = walk.ring[n & 3];
+      __threadfence();
+      atomicAdd(args.semaphores + 1 +
+                    (first_query_block(walk.seq, walk.q_begin, kM) + done.m0 / kM) * p.heads +
+                    done.head,
+                1);
+    };
     if (Tile::kStages == 1) {
       __syncthreads();
       start(i);
@@ -651,14 +661,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     __syncthreads();
     const QueryBlock block = walk.ring[i & 3];
     if (Tile::kStages == 2 && block.head >= 0) start(i + 1);
-    if (ordered && threadIdx.x == 0 && i > 1) {  // dQ of the block before the previous one is in
-      const QueryBlock done = walk.ring[(i - 2) & 3];
-      __threadfence();
-      atomicAdd(args.semaphores + 1 +
-                    (first_query_block(walk.seq, walk.q_begin, kM) + done.m0 / kM) * p.heads +
-                    done.head,
-                1);
-    }
+    release(i - 2);
 
     const uint32_t q = s_q + i % Tile::kStages * Tile::kQBytes;
     const uint32_t d_o = s_do + i % Tile::kStages * Tile::kQBytes;
@@ -800,14 +803,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     }
     if (block.head < 0) {
       __syncthreads();
-      if (ordered && threadIdx.x == 0 && i > 0) {
-        const QueryBlock done = walk.ring[(i - 1) & 3];
-        __threadfence();
-        atomicAdd(args.semaphores + 1 +
-                      (first_query_block(walk.seq, walk.q_begin, kM) + done.m0 / kM) * p.heads +
-                      done.head,
-                  1);
-      }
+      release(i - 1);
       break;
     }
   }

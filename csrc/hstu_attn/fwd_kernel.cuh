@@ -731,16 +731,15 @@ struct FwdBlock {
     }
   }
 
-  // Writes this warp's rows of o / N, 16 bytes a lane, by way of shared memory.
-  __device__ __forceinline__ static void store(const FwdParams& p, const FwdControl& c,
-                                               uint32_t base, float (&o)[kMmaM][kHeadDim / 8][4]) {
-    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const float inv_n = p.inv_n;
+  // Puts o / N, rounded, into the rows from `first` on of a tile at `base`.
+  __device__ __forceinline__ static void stage_output(uint32_t base, int first, int lane,
+                                                      float inv_n,
+                                                      float (&o)[kMmaM][kHeadDim / 8][4]) {
 #pragma unroll
     for (int m = 0; m < kMmaM; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = warp * kWarpRows + m * 16 + half * 8 + lane / 4;
+        const int row = first + m * 16 + half * 8 + lane / 4;
         const uint32_t to = base + QTile::offset(row, 0) + lane % 4 * 4;
 #pragma unroll
         for (int n = 0; n < kHeadDim / 8; ++n) {
@@ -749,6 +748,13 @@ struct FwdBlock {
         }
       }
     }
+  }
+
+  // Writes this warp's rows of o / N, 16 bytes a lane, by way of shared memory.
+  __device__ __forceinline__ static void store(const FwdParams& p, const FwdControl& c,
+                                               uint32_t base, float (&o)[kMmaM][kHeadDim / 8][4]) {
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    stage_output(base, warp * kWarpRows, lane, p.inv_n, o);
     __syncwarp();
     constexpr int kRowsPerPass = kWarpSize / QTile::kChunks;
     const int first = warp * kWarpRows + lane / QTile::kChunks, chunk = lane % QTile::kChunks;

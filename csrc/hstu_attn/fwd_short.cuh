@@ -101,15 +101,7 @@ struct ShortBlock {
     q_lane += m0 * Tile::kPitch;
     uint32_t q[kMmaK][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
     Block::load_q(q, q_lane);
-    float o[kMmaM][kHeadDim / 8][4];  // C fragments of (kWarpRows, kHeadDim)
-#pragma unroll
-    for (int m = 0; m < kMmaM; ++m) {
-#pragma unroll
-      for (int n = 0; n < kHeadDim / 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) o[m][n][e] = 0.0f;
-      }
-    }
+    float o[kMmaM][kHeadDim / 8][4] = {};  // C fragments of (kWarpRows, kHeadDim)
 
     // Some row sees columns from `begin` to `end`, all rows see those from `full_begin` to
     // `full_end`.
@@ -137,19 +129,7 @@ struct ShortBlock {
 
     // By way of the strip's place in shared memory, which no other warp reads.
     __syncwarp();
-#pragma unroll
-    for (int m = 0; m < kMmaM; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t to =
-            q_base + Tile::offset(m0 + m * 16 + half * 8 + lane / 4, 0) + lane % 4 * 4;
-#pragma unroll
-        for (int n = 0; n < kHeadDim / 8; ++n) {
-          st_shared(to ^ (n * kChunkBytes), pack<Element>(o[m][n][2 * half] * args.p.inv_n,
-                                                          o[m][n][2 * half + 1] * args.p.inv_n));
-        }
-      }
-    }
+    Block::stage_output(q_base, m0, lane, args.p.inv_n, o);
     __syncwarp();
     constexpr int kRowsPerPass = kWarpSize / Tile::kChunks;
     const int chunk = lane % Tile::kChunks, first = m0 + lane / Tile::kChunks;
