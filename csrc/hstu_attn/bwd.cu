@@ -5,8 +5,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <atomic>
-
 #include "csrc/hstu_attn/bwd.h"
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/features.h"
@@ -188,19 +186,6 @@ cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream) {
   bwd_zero_drab_kernel<<<dim3(p.max_seqlen_k, p.batch * p.heads), 128, 0, stream>>>(p.drab, p.heads,
                                                                                     p.max_seqlen_k);
   return cudaGetLastError();
-}
-
-cudaError_t bwd_shared_memory_limit(int* bytes) {
-  constexpr int kMaxDevices = 64;
-  static std::atomic<int> limits[kMaxDevices];
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device)) return e;
-  *bytes = device < kMaxDevices ? limits[device].load() : 0;
-  if (*bytes > 0) return cudaSuccess;
-  const cudaError_t e =
-      cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (e == cudaSuccess && device < kMaxDevices) limits[device].store(*bytes);
-  return e;
 }
 
 size_t bwd_workspace_bytes(const BwdParams& p) { return bwd_workspace(p).bytes; }

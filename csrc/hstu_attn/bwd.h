@@ -23,7 +23,4 @@ cudaError_t bwd_prepare_whole(const BwdParams& p, void* workspace, cudaStream_t 
 // Zeroes dRab where it is wanted.
 cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream);
 
-// Shared memory that a block may ask for on the current device.
-cudaError_t bwd_shared_memory_limit(int* bytes);
-
 }  // namespace hstu

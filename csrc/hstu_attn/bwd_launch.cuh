@@ -10,6 +10,7 @@
 #include "csrc/hstu_attn/bwd_kernel.cuh"
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/bwd_whole.cuh"
+#include "csrc/hstu_attn/shared_memory.h"
 
 namespace hstu {
 
@@ -87,8 +88,9 @@ cudaError_t launch_bwd_whole(const BwdParams& p, void* workspace, cudaStream_t s
 template <int kHeadDim, class T, bool kHasRab, bool kHasDrab>
 int run_bwd(const BwdParams& p, void* workspace, cudaStream_t stream) {
   using Tiles = BwdTiles<kHeadDim>;
-  int limit = 0;
-  if (const cudaError_t e = bwd_shared_memory_limit(&limit)) return e;
+  SharedMemory memory;
+  if (const cudaError_t e = shared_memory(p, &memory)) return e;
+  const int limit = memory.block();
   if (p.max_seqlen_k <= kBwdWholeKeys &&
       static_cast<int64_t>(p.batch) * p.heads_k >= kBwdWholeGrid &&
       limit >= Tiles::Whole::kSmemBytes) {

@@ -60,8 +60,8 @@ struct FwdControl {
   int32_t q_row;      // its packed index in q
   int32_t paged_end;  // columns before this one lie in pages
   int32_t page_base;  // of this sequence in page_ids
-  TileList tiles[kMaxWarps];
   FuncSummary func[kFuncSummaries];
+  TileList tiles[kMaxWarps];  // as many as the block has warps
 };
 
 // threadIdx.x, read anew: what the copies derive from it must not live in registers from tile to

@@ -11,6 +11,7 @@
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/fwd_kernel.cuh"
 #include "csrc/hstu_attn/fwd_short.cuh"
+#include "csrc/hstu_attn/shared_memory.h"
 
 namespace hstu {
 
@@ -20,18 +21,18 @@ inline bool copies_by_chunk(const Rab& r) {
          r.row_stride % kChunkElems == 0;
 }
 
-constexpr int kLeastSmemBytes = 99 * 1024;  // what a block may have on sm_86 and sm_89
-
 template <class Traits>
 constexpr int smem_bytes() {
-  return Traits::kControlOffset + static_cast<int>(sizeof(FwdControl));
+  static_assert(Traits::kWarps <= kMaxWarps, "FwdControl has a list per warp");
+  return Traits::kControlOffset +
+         static_cast<int>(sizeof(FwdControl) - (kMaxWarps - Traits::kWarps) * sizeof(TileList));
 }
 
-// The shared memory that a block may have on the current device.
-inline int smem_limit(int* limit) {
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
-  return cudaDeviceGetAttribute(limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+// Whether more blocks of the narrow tile run at a time than of the other one.
+template <class Traits, class Narrow>
+constexpr bool prefers_narrow(const SharedMemory& memory) {
+  return memory.blocks(smem_bytes<Narrow>(), Narrow::kMinBlocks) >
+         memory.blocks(smem_bytes<Traits>(), Traits::kMinBlocks);
 }
 
 // Lets the kernel have `bytes` of shared memory, once per device: `done` has a bit for each. Legal
@@ -70,7 +71,6 @@ int launch_fwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
 
 template <class Traits>
 int run_tile(const FwdParams& p, void* workspace, cudaStream_t stream) {
-  static_assert(Traits::kWarps <= kMaxWarps, "FwdControl has a list per warp");
   FwdArgs args;
   args.p = p;
   args.half_alpha = 0.5f * p.alpha;
@@ -87,7 +87,7 @@ template <class Traits>
 int run_short(const FwdParams& p, int rows, cudaStream_t stream) {
   constexpr int kRowBytes = 3 * 2 * Traits::kHeadDim;
   constexpr int kMostBytes = FwdShort<Traits::kHeadDim>::kRows * kRowBytes;
-  static_assert(kMostBytes <= kLeastSmemBytes, "runs everywhere");
+  static_assert(kMostBytes <= kSm86Memory.block(), "runs everywhere");
   static std::atomic<uint64_t> done{0};
   if (const int e = prepare_fwd(fwd_short_kernel<Traits>, kMostBytes, &done); e != cudaSuccess) {
     return e;
@@ -125,13 +125,13 @@ int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
                        p, rows, stream);
     }
   }
-  if constexpr (kWith86Or89 && smem_bytes<Traits>() > kLeastSmemBytes) {
-    using Small = FwdTraits<Element, Traits::kHeadDim, Traits::kHasRab,
-                            FwdTileFor<Traits::kHeadDim, Traits::kHasRab, true>>;
-    static_assert(smem_bytes<Small>() <= kLeastSmemBytes, "the small tile runs everywhere");
-    int limit = 0;
-    if (const int e = smem_limit(&limit); e != cudaSuccess) return e;
-    if (limit < smem_bytes<Traits>()) return run_tile<Small>(p, workspace, stream);
+  using Narrow = FwdTraits<Element, Traits::kHeadDim, Traits::kHasRab,
+                           typename FwdNarrowTileFor<Traits::kHeadDim, Traits::kHasRab>::Tile>;
+  if constexpr (prefers_narrow<Traits, Narrow>(kSm80Memory) ||
+                (kWith86Or89 && prefers_narrow<Traits, Narrow>(kSm86Memory))) {
+    SharedMemory memory;
+    if (const cudaError_t e = shared_memory(p, &memory); e != cudaSuccess) return e;
+    if (prefers_narrow<Traits, Narrow>(memory)) return run_tile<Narrow>(p, workspace, stream);
   }
   return run_tile<Traits>(p, workspace, stream);
 }

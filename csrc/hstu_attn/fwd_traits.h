@@ -25,9 +25,7 @@ struct FwdTile {
 };
 
 // The tile of each instance; docs/hstu_kernels.md has the counts and measurements behind them.
-// kSmall: for GPUs that give a block no more than 99 KB of shared memory (sm_86, sm_89), where the
-// other one takes more.
-template <int kHeadDim, bool kHasRab, bool kSmall = false>
+template <int kHeadDim, bool kHasRab>
 struct FwdTileFor;
 template <>
 struct FwdTileFor<32, false> : FwdTile<4, 32, 128, 64, true, false, 4> {};
@@ -43,8 +41,25 @@ template <>
 struct FwdTileFor<128, true> : FwdTile<4, 32, 32, 32, false, false, 2> {};
 template <bool kHasRab>
 struct FwdTileFor<256, kHasRab> : FwdTile<8, 16, 64, 32, true, true, 1> {};
+
+// The tile where more blocks of it fit into the shared memory of a multiprocessor: half of the keys
+// at a time, where that was found to pay.
+template <int kHeadDim, bool kHasRab>
+struct FwdNarrowTileFor {
+  using Tile = FwdTileFor<kHeadDim, kHasRab>;
+};
+template <>
+struct FwdNarrowTileFor<64, false> {
+  using Tile = FwdTile<4, 32, 64, 32, true, true, 3>;
+};
+template <>
+struct FwdNarrowTileFor<128, false> {
+  using Tile = FwdTile<4, 32, 32, 32, false, false, 2>;
+};
 template <bool kHasRab>
-struct FwdTileFor<256, kHasRab, true> : FwdTile<8, 16, 32, 32, true, true, 1> {};
+struct FwdNarrowTileFor<256, kHasRab> {
+  using Tile = FwdTile<8, 16, 32, 32, true, true, 1>;
+};
 
 // Sequences of at most kRows rows and keys are worked off whole by one CUDA block each
 // (fwd_short.cuh). Half: for sequences of at most half as many.

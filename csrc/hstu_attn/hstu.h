@@ -66,7 +66,8 @@ struct Problem {
   const int32_t* cu_seqlens_q = nullptr;       // (batch + 1)
   const int32_t* cu_seqlens_k = nullptr;       // (batch + 1)
   float alpha = 1.0f;
-  float inv_n = 1.0f;  // 1 / scaling_seqlen
+  float inv_n = 1.0f;   // 1 / scaling_seqlen
+  int32_t smem_kb = 0;  // > 0: kernels as for a GPU whose multiprocessors have this much
   MaskParams mask;
   Rows q, k, v;
   Rab rab;  // data == null: none

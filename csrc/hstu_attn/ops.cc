@@ -12,11 +12,15 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <charconv>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <tuple>
 #include <utility>
 
@@ -161,6 +165,20 @@ hstu::Rab bias(const Tensor& t) {
           t.stride(2)};
 }
 
+// HSTU_SMEM_KB: kernels as for a GPU whose multiprocessors have so much shared memory. For tests
+// and for comparisons on a GPU that has more.
+int32_t wanted_smem_kb() {
+  const char* const text = std::getenv("HSTU_SMEM_KB");
+  if (text == nullptr || *text == '\0') return 0;
+  constexpr int kLeast = 100, kMost = 1024;
+  int value = 0;
+  const char* const end = text + std::strlen(text);
+  const auto [at, error] = std::from_chars(text, end, value);
+  check(error == std::errc() && at == end && value >= kLeast && value <= kMost,
+        "hstu_attn: HSTU_SMEM_KB must be a number of kilobytes from 100 to 1024, got '", text, "'");
+  return value;
+}
+
 // Fills everything but q, k, v; checks what the kernels index by.
 void fill_problem(hstu::Problem& p, const Tensor& q, const Tensor& k, const Tensor& v,
                   const Common& a) {
@@ -219,6 +237,7 @@ void fill_problem(hstu::Problem& p, const Tensor& q, const Tensor& k, const Tens
   p.cu_seqlens_k = static_cast<const int32_t*>(a.cu_seqlens_k.const_data_ptr());
   p.alpha = static_cast<float>(a.alpha);
   p.inv_n = 1.0f / static_cast<float>(a.scaling_seqlen);
+  p.smem_kb = wanted_smem_kb();
 
   hstu::MaskParams& mask = p.mask;
   mask.window_left = window_side(a.window_left);

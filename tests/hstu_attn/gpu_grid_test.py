@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from hstu_cases import MASKS, assert_accurate, draw_case, make_case, poison, run
+from hstu_attn import hstu_attn_varlen_func
+from hstu_cases import MASKS, assert_accurate, draw_case, make_case, make_paged, poison, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +95,55 @@ def test_grid(gpu: str, point: tuple[Any, ...]) -> None:
     )
     poison(gpu)
     assert_accurate(run(case, has_drab=drab), case)
+
+
+@pytest.mark.parametrize("smem_kb", [164, 100], ids=["as_on_sm80", "as_on_sm86"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"window": (-1, 0), "targets": 50, "contexts": 6},
+        {"window": (70, 200), "max_q": 300},
+        {"window": (-1, 0), "rab_heads": 2},
+        {"n_func": 5},
+    ],
+    ids=lambda o: "_".join(o) or "none",
+)
+def test_kernels_of_gpus_with_less_shared_memory(
+    gpu: str,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    dim: int,
+    dtype: torch.dtype,
+    smem_kb: int,
+) -> None:
+    monkeypatch.setenv("HSTU_SMEM_KB", str(smem_kb))
+    case = make_case(device=gpu, dtype=dtype, dim=dim, max_k=700, empties=True, **options)
+    poison(gpu)
+    assert_accurate(run(case), case)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_paged_keys_in_kernels_of_gpus_with_less_shared_memory(
+    gpu: str, monkeypatch: pytest.MonkeyPatch, dim: int
+) -> None:
+    paged = make_paged(device=gpu, page_size=32, dim=dim, max_k=700, max_q=300, targets=20)
+    for smem_kb in (164, 100):
+        monkeypatch.setenv("HSTU_SMEM_KB", str(smem_kb))
+        poison(gpu)
+        out = hstu_attn_varlen_func(**paged.fresh.arguments(), **paged.arguments)
+        assert_accurate({"out": out}, paged.dense)
+
+
+@pytest.mark.parametrize("value", ["99", "1025", "-164", "164 KB", "much"])
+def test_a_wrong_hstu_smem_kb_is_named(
+    gpu: str, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HSTU_SMEM_KB", value)
+    with pytest.raises(RuntimeError, match=f"HSTU_SMEM_KB .* 100 to 1024, got '{value}'"):
+        run(make_case(device=gpu, dim=32, max_k=40))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
