@@ -127,6 +127,8 @@ int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   }
   using Narrow = FwdTraits<Element, Traits::kHeadDim, Traits::kHasRab,
                            typename FwdNarrowTileFor<Traits::kHeadDim, Traits::kHasRab>::Tile>;
+  static_assert(smem_bytes<Traits>() <= kSm80Memory.block(), "runs on sm_80");
+  static_assert(!kWith86Or89 || smem_bytes<Narrow>() <= kSm86Memory.block(), "runs everywhere");
   if constexpr (prefers_narrow<Traits, Narrow>(kSm80Memory) ||
                 (kWith86Or89 && prefers_narrow<Traits, Narrow>(kSm86Memory))) {
     SharedMemory memory;
