@@ -9,6 +9,7 @@
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/schedule.cuh"
+#include "csrc/hstu_attn/split.cuh"
 
 namespace hstu {
 
@@ -45,13 +46,8 @@ __device__ __forceinline__ int key_block_bucket(const BwdParams& p, const KeyOrd
   const int group_end = (q_begin / o.group_rows + 1) * o.levels - 1;
   // Ordered sums: a query block's dQ takes its key blocks from the last to the first.
   if (p.deterministic) return group_end - block;
-  const int n0 = block * block_n, off = m.k_len - q_len;
-  int first = 0, last = q_len;  // rows that see the block
-  if (p.mask.func == nullptr) {
-    if (m.right < m.k_len) first = max(first, n0 - m.right - off);
-    if (m.left < m.k_len) last = min(last, n0 + block_n + m.left - off);
-  }
-  const int blocks = max(last - first, 0) / block_m + (m.contexts > 0);
+  const RowRange rows = rows_that_see(p.mask, m, q_len, block * block_n, (block + 1) * block_n);
+  const int blocks = (rows.end - rows.begin) / block_m + (m.contexts > 0);
   return group_end - min(blocks / o.blocks_per_bucket, o.levels - 1);
 }
 
@@ -186,6 +182,20 @@ cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream) {
   bwd_zero_drab_kernel<<<dim3(p.max_seqlen_k, p.batch * p.heads), 128, 0, stream>>>(p.drab, p.heads,
                                                                                     p.max_seqlen_k);
   return cudaGetLastError();
+}
+
+BwdWorkspace bwd_workspace(const BwdParams& p) {
+  const auto align = [](size_t n) { return (n + 255) / 256 * 256; };
+  const int64_t blocks = bwd_key_blocks(p) * p.heads_k;
+  BwdWorkspace w;
+  if (p.heads > 0) w.split = plan_split(bwd_split_work(p, processor_count()));
+  w.semaphores = align(16 + 8 * (p.total_k / kBwdMinBlockN + static_cast<int64_t>(p.batch)));
+  w.arrived = w.semaphores + align(4 * (1 + bwd_query_blocks(p, kBwdMinBlockM) * p.heads));
+  w.dq = w.arrived + align(w.split.most > 1 ? blocks * sizeof(uint32_t) : 0);
+  w.sums = w.dq + sizeof(float) * (p.total_q + static_cast<int64_t>(p.batch) * kBwdMaxBlockM) *
+                      p.heads * p.head_dim;
+  w.bytes = w.sums + split_bytes(w.split, blocks, 2 * bwd_keys(p.head_dim) * p.head_dim);
+  return w;
 }
 
 size_t bwd_workspace_bytes(const BwdParams& p) { return bwd_workspace(p).bytes; }

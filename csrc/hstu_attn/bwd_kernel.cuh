@@ -28,6 +28,7 @@
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/mask.h"
 #include "csrc/hstu_attn/schedule.cuh"
+#include "csrc/hstu_attn/split.cuh"
 #include "csrc/hstu_attn/tile.cuh"
 
 namespace hstu {
@@ -38,6 +39,7 @@ struct BwdArgs {
   int32_t* semaphores;   // [0]: ticket
   const int32_t* order;  // kernel for whole sequences: the longest first; null: as they come
   float* dq;
+  SplitSums split;
   bool drab_by_pairs;  // two neighbours of drab may be written as one 32-bit word
 };
 
@@ -112,6 +114,9 @@ struct BwdSequence {
 struct BwdWalk : BwdSequence {
   int32_t base;  // `todo` and `partial` are about 32 query blocks from here on
   uint32_t todo, partial;
+  int32_t m_begin, m_end;  // the rows of this part
+  int32_t part, parts;
+  uint32_t arrived;  // parts that ended before this one
   QueryBlock ring[4];
 };
 
@@ -151,16 +156,16 @@ __device__ __forceinline__ void advance(const BwdParams& p, bool ordered, BwdWal
   __syncwarp();
   while (todo == 0) {
     base += 32 * kBlockM;
-    if (base >= w.q_len) {
+    if (base >= w.m_end) {
       if (++head >= w.head_end) {
         if (lane == 0) w.ring[slot].head = -1;
         return;
       }
-      base = 0;
+      base = w.m_begin;
     }
     TileKind kind = TileKind::kEmpty;
     if (kWithArbitrary && p.mask.func != nullptr) {
-      for (int i = 0; i < 32 && base + i * kBlockM < w.q_len; ++i) {
+      for (int i = 0; i < 32 && base + i * kBlockM < w.m_end; ++i) {
         TileKind k = func_tile<kBlockM>(p.mask, w, base + i * kBlockM, w.n0, w.n1);
         // The order of sums counts every key block.
         if (ordered && k == TileKind::kEmpty) k = TileKind::kPartial;
@@ -168,7 +173,7 @@ __device__ __forceinline__ void advance(const BwdParams& p, bool ordered, BwdWal
       }
     } else {
       const int m0 = base + lane * kBlockM;
-      if (m0 < w.q_len) {
+      if (m0 < w.m_end) {
         kind = w.mask.tile(m0 + w.off, min(m0 + kBlockM, w.q_len) + w.off, w.n0, w.n1);
       }
     }
@@ -564,11 +569,44 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     index = walk.todo;
     __syncthreads();
   }
+  const int most = args.split.split.most;
+  int split_part = 0;
+  if (most > 1) {
+    split_part = index % most;
+    index /= most;
+  }
   const int item = index / p.heads_k, head_k = index % p.heads_k;
   if (item >= args.schedule->count) return;
   const RowBlock keys = reinterpret_cast<const RowBlock*>(args.schedule + 1)[item];
   const int k_begin = p.cu_seqlens_k[keys.seq];
   const int k_len = p.cu_seqlens_k[keys.seq + 1] - k_begin;
+  const int n0 = keys.block * kN;  // first key
+  const int q_begin = p.cu_seqlens_q[keys.seq], q_len = p.cu_seqlens_q[keys.seq + 1] - q_begin;
+  const SeqMask mask = seq_mask(p.mask, keys.seq, k_len);
+  if (threadIdx.x == 0) {
+    walk.mask = mask;
+    walk.seq = keys.seq;
+    walk.k_begin = k_begin;
+    walk.head_k = head_k;
+    walk.q_begin = q_begin;
+    walk.q_len = q_len;
+    walk.off = k_len - q_len;
+    walk.m_begin = 0;
+    walk.m_end = q_len;
+    walk.parts = 1;
+  }
+  if (most > 1) {
+    const RowRange rows = rows_that_see(p.mask, mask, q_len, n0, n0 + kN);
+    const int parts = args.split.split.parts((rows.end - rows.begin) * (p.heads / p.heads_k));
+    if (split_part >= parts) return;
+    if (threadIdx.x == 0) {
+      const int first = rows.begin / kM, blocks = (rows.end + kM - 1) / kM - first;
+      if (split_part > 0) walk.m_begin = (first + blocks * split_part / parts) * kM;
+      if (split_part + 1 < parts) walk.m_end = (first + blocks * (split_part + 1) / parts) * kM;
+      walk.part = split_part;
+      walk.parts = parts;
+    }
+  }
 
   // This lane's addresses.
   const LanePos mk = lane_mk(lane), nk = lane_nk(lane), kn = lane_kn(lane);
@@ -583,17 +621,6 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
       kSplit > 1 ? s_exchange + pair * Tile::kWarpChunkBytes + lane * 16
                  : s_ds + (row0 + lane * 16 / kWidth) * SmemDs::kPitch + lane * 16 % kWidth;
 
-  if (threadIdx.x == 0) {
-    walk.mask = seq_mask(p.mask, keys.seq, k_len);
-    walk.seq = keys.seq;
-    walk.k_begin = k_begin;
-    walk.head_k = head_k;
-    walk.q_begin = p.cu_seqlens_q[keys.seq];
-    walk.q_len = p.cu_seqlens_q[keys.seq + 1] - walk.q_begin;
-    walk.off = k_len - walk.q_len;
-  }
-
-  const int n0 = keys.block * kN;  // first key
   load_rows<SmemKv, Tile::kThreads>(
       s_k,
       static_cast<const T*>(p.k.data) + (k_begin + n0) * p.k.row_stride + head_k * p.k.head_stride,
@@ -805,6 +832,13 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
       __syncthreads();
       release(i - 1);
       break;
+    }
+  }
+
+  if (walk.parts > 1) {
+    const int32_t block = (walk.k_begin / kN + walk.seq + walk.n0 / kN) * p.heads_k + walk.head_k;
+    if (!join_parts<Tile::kThreads>(args.split, block, walk.part, walk.parts, &walk.arrived, acc)) {
+      return;
     }
   }
 

@@ -3,7 +3,6 @@
 // Launches the backward of one instance: prepare (schedule, zeros), the kernel, dQ's conversion.
 #pragma once
 
-#include <atomic>
 #include <type_traits>
 
 #include "csrc/hstu_attn/bwd.h"
@@ -14,28 +13,6 @@
 
 namespace hstu {
 
-// Allows the kernel its dynamic shared memory, once per device; legal during graph capture.
-template <auto kKernel>
-cudaError_t bwd_allow_shared_memory(int bytes) {
-  constexpr int kMaxDevices = 64;
-  static std::atomic<bool> allowed[kMaxDevices];
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device)) return e;
-  if (device < kMaxDevices && allowed[device].load()) return cudaSuccess;
-  if (const cudaError_t e =
-          cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) {
-    return e;
-  }
-  // Without this, fewer blocks may share a multiprocessor than would fit.
-  if (const cudaError_t e =
-          cudaFuncSetAttribute(kKernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                               cudaSharedmemCarveoutMaxShared)) {
-    return e;
-  }
-  if (device < kMaxDevices) allowed[device].store(true);
-  return cudaSuccess;
-}
-
 inline BwdArgs bwd_args(const BwdParams& p, void* workspace) {
   const BwdWorkspace at = bwd_workspace(p);
   unsigned char* const base = static_cast<unsigned char*>(workspace);
@@ -45,6 +22,8 @@ inline BwdArgs bwd_args(const BwdParams& p, void* workspace) {
   args.semaphores = reinterpret_cast<int32_t*>(base + at.semaphores);
   args.order = nullptr;
   args.dq = reinterpret_cast<float*>(base + at.dq);
+  args.split = {at.split, reinterpret_cast<uint32_t*>(base + at.arrived),
+                reinterpret_cast<float*>(base + at.sums)};
   args.drab_by_pairs = reinterpret_cast<uintptr_t>(p.drab.data) % 4 == 0 &&
                        p.drab.batch_stride % 2 == 0 && p.drab.head_stride % 2 == 0 &&
                        p.drab.row_stride % 2 == 0;
@@ -54,17 +33,19 @@ inline BwdArgs bwd_args(const BwdParams& p, void* workspace) {
 template <class Tile, class T, bool kHasRab, bool kHasDrab>
 cudaError_t launch_bwd(const BwdParams& p, void* workspace, cudaStream_t stream) {
   constexpr auto kKernel = bwd_kernel<Tile, T, kHasRab, kHasDrab>;
-  if (const cudaError_t e = bwd_allow_shared_memory<kKernel>(Tile::kSmemBytes)) return e;
+  if (const cudaError_t e = allow_shared_memory<kKernel>(Tile::kSmemBytes)) return e;
   if (const cudaError_t e = bwd_zero_drab(p, stream)) return e;
   if (const cudaError_t e = bwd_prepare(p, Tile::kBlockM, Tile::kBlockN, workspace, stream)) {
     return e;
   }
-  const BwdArgs args = bwd_args(p, workspace);
+  BwdArgs args = bwd_args(p, workspace);
+  // What the small tiles of sm_86 would split has other sizes.
+  if (Tile::kBlockN != bwd_keys(Tile::kHeadDim)) args.split.split = Split{};
   const int64_t key_blocks = p.total_k / Tile::kBlockN + p.batch;
   const int64_t query_blocks = bwd_query_blocks(p, Tile::kBlockM);
   if (p.total_k > 0) {
-    kKernel<<<static_cast<uint32_t>(key_blocks * p.heads_k), Tile::kThreads, Tile::kSmemBytes,
-              stream>>>(args);
+    kKernel<<<static_cast<uint32_t>(key_blocks * p.heads_k * args.split.split.most), Tile::kThreads,
+              Tile::kSmemBytes, stream>>>(args);
   }
   if (p.total_q > 0) {
     bwd_convert_dq<Tile, T>
@@ -76,7 +57,7 @@ cudaError_t launch_bwd(const BwdParams& p, void* workspace, cudaStream_t stream)
 template <class Tile, class T, bool kHasRab, bool kHasDrab>
 cudaError_t launch_bwd_whole(const BwdParams& p, void* workspace, cudaStream_t stream) {
   constexpr auto kKernel = bwd_whole_kernel<Tile, T, kHasRab, kHasDrab>;
-  if (const cudaError_t e = bwd_allow_shared_memory<kKernel>(Tile::kSmemBytes)) return e;
+  if (const cudaError_t e = allow_shared_memory<kKernel>(Tile::kSmemBytes)) return e;
   if (const cudaError_t e = bwd_zero_drab(p, stream)) return e;
   BwdArgs args = bwd_args(p, workspace);
   if (const cudaError_t e = bwd_prepare_whole(p, workspace, stream, &args.order)) return e;
@@ -88,6 +69,7 @@ cudaError_t launch_bwd_whole(const BwdParams& p, void* workspace, cudaStream_t s
 template <int kHeadDim, class T, bool kHasRab, bool kHasDrab>
 int run_bwd(const BwdParams& p, void* workspace, cudaStream_t stream) {
   using Tiles = BwdTiles<kHeadDim>;
+  static_assert(Tiles::Large::kBlockN == bwd_keys(kHeadDim), "what the workspace is made for");
   SharedMemory memory;
   if (const cudaError_t e = shared_memory(p, &memory)) return e;
   const int limit = memory.block();

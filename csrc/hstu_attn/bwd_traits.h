@@ -142,26 +142,4 @@ constexpr int kBwdMinBlockN = 32;
 constexpr int kBwdWholeKeys = 256;
 constexpr int kBwdWholeGrid = 256;
 
-// The scratch memory, in order.
-struct BwdWorkspace {
-  size_t schedule = 0;    // ScheduleHeader, then a RowBlock per block of keys
-  size_t semaphores = 0;  // int32 ticket, then one int32 per (block of queries, head)
-  size_t dq = 0;          // fp32 accumulators, (block of queries, head, kBlockM * head_dim)
-  size_t bytes = 0;
-};
-
-inline int64_t bwd_query_blocks(const BwdParams& p, int block_m) {
-  return p.total_q / block_m + p.batch;
-}
-
-inline BwdWorkspace bwd_workspace(const BwdParams& p) {
-  const auto align = [](size_t n) { return (n + 255) / 256 * 256; };
-  BwdWorkspace w;
-  w.semaphores = align(16 + 8 * (p.total_k / kBwdMinBlockN + static_cast<int64_t>(p.batch)));
-  w.dq = w.semaphores + align(4 * (1 + bwd_query_blocks(p, kBwdMinBlockM) * p.heads));
-  w.bytes = w.dq + sizeof(float) * (p.total_q + static_cast<int64_t>(p.batch) * kBwdMaxBlockM) *
-                       p.heads * p.head_dim;
-  return w;
-}
-
 }  // namespace hstu

@@ -1,10 +1,11 @@
 // File: fwd.cu
 //
-// Chooses the forward instance for a problem.
+// Chooses the forward instance for a problem, and lays out its scratch memory.
 #include "csrc/hstu_attn/features.h"
+#include "csrc/hstu_attn/fwd.h"
 #include "csrc/hstu_attn/fwd_traits.h"
-#include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/schedule.cuh"
+#include "csrc/hstu_attn/split.cuh"
 
 namespace hstu {
 
@@ -38,11 +39,18 @@ int fwd_of_head_dim(const FwdParams& p, void* workspace, cudaStream_t stream) {
   return cudaErrorNotSupported;
 }
 
-// The smallest row block of any instance bounds the schedule.
-size_t fwd_workspace_bytes(const FwdParams& p) {
-  constexpr int kLeastBlockM = 64;
-  return schedule_bytes(p.total_q, p.batch, kLeastBlockM);
+FwdWorkspace fwd_workspace(const FwdParams& p) {
+  const auto align = [](size_t n) { return (n + 255) / 256 * 256; };
+  const int64_t blocks = fwd_row_blocks(p) * p.heads;
+  FwdWorkspace w;
+  w.split = plan_split(fwd_split_work(p, processor_count()));
+  w.arrived = align(schedule_bytes(p.total_q, p.batch, kFwdRows));
+  w.sums = w.arrived + align(w.split.most > 1 ? blocks * sizeof(uint32_t) : 0);
+  w.bytes = w.sums + split_bytes(w.split, blocks, kFwdRows * p.head_dim);
+  return w;
 }
+
+size_t fwd_workspace_bytes(const FwdParams& p) { return fwd_workspace(p).bytes; }
 
 int fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   if (!in_build(p.mask)) return cudaErrorNotSupported;

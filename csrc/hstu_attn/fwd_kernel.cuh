@@ -18,6 +18,7 @@
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/mask.h"
 #include "csrc/hstu_attn/schedule.cuh"
+#include "csrc/hstu_attn/split.cuh"
 #include "csrc/hstu_attn/tile.cuh"
 
 namespace hstu {
@@ -25,6 +26,7 @@ namespace hstu {
 struct FwdArgs {
   FwdParams p;
   Schedule schedule;
+  SplitSums split;
   float half_alpha = 0.5f;
   bool rab_aligned = false;  // its rows can be copied 16 bytes at a time
 };
@@ -54,23 +56,18 @@ struct FwdControl {
   int32_t q_row_bytes, k_row_bytes, v_row_bytes;
   const uint16_t* rab;  // of this sequence and head
   int32_t head, head_k;
-  int32_t rows;       // query rows of this block
-  int32_t first_own;  // those before it belong to the context block
-  int32_t first_row;  // absolute index of the first, = the first row of rab
-  int32_t q_row;      // its packed index in q
-  int32_t paged_end;  // columns before this one lie in pages
-  int32_t page_base;  // of this sequence in page_ids
+  int32_t rows;         // query rows of this block
+  int32_t first_own;    // those before it belong to the context block
+  int32_t first_row;    // absolute index of the first, = the first row of rab
+  int32_t q_row;        // its packed index in q
+  int32_t paged_end;    // columns before this one lie in pages
+  int32_t page_base;    // of this sequence in page_ids
+  int32_t part, parts;  // of the keys: every `parts`-th tile from `part` on
+  int32_t place;        // of the row block and the head among all
+  uint32_t arrived;     // parts that ended before this one
   FuncSummary func[kFuncSummaries];
   TileList tiles[kMaxWarps];  // as many as the block has warps
 };
-
-// threadIdx.x, read anew: what the copies derive from it must not live in registers from tile to
-// tile.
-__device__ __forceinline__ int thread_index() {
-  int i;
-  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(i));
-  return i;
-}
 
 // Bits 0..x-1, for any x.
 __device__ __forceinline__ uint32_t bits_below(int x) {
@@ -148,7 +145,7 @@ __device__ __forceinline__ void list_tiles(const MaskParams& p, const FwdControl
                                            TileList& list) {
   const int lane = thread_index() % kWarpSize;
   const int k_len = c.mask.k_len;
-  const int tile = list.next + lane, n0 = tile * kBlockN;
+  const int tile = (list.next + lane) * c.parts + c.part, n0 = tile * kBlockN;
   const TileKind kind = n0 < k_len
                             ? classify<kGeneral>(p, c, n0, SeqMask::lesser(n0 + kBlockN, k_len))
                             : TileKind::kEmpty;
@@ -160,7 +157,8 @@ __device__ __forceinline__ void list_tiles(const MaskParams& p, const FwdControl
   }
   if (lane == 0) {
     list.next += kWarpSize;
-    list.codes[__popc(some)] = list.next * kBlockN < k_len ? kMoreTiles : kLastTile;
+    const int next = (list.next * c.parts + c.part) * kBlockN;
+    list.codes[__popc(some)] = next < k_len ? kMoreTiles : kLastTile;
   }
   __syncwarp();
 }
@@ -309,7 +307,9 @@ struct FwdBlock {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     bool of_contexts;
     {
-      const ScheduledWork work = scheduled_work(args.schedule, blockIdx.x);
+      const int most = args.split.split.most;
+      const ScheduledWork work =
+          scheduled_work(args.schedule, most == 1 ? blockIdx.x : blockIdx.x / most);
       if (work.block == kNoBlock) return;
       const int q0 = p.cu_seqlens_q[work.seq], q_len = p.cu_seqlens_q[work.seq + 1] - q0;
       const int k0 = p.cu_seqlens_k[work.seq], k_len = p.cu_seqlens_k[work.seq + 1] - k0;
@@ -321,6 +321,14 @@ struct FwdBlock {
       const int m0 = of_contexts ? 0 : work.block * kBlockM;
       const int rows = of_contexts ? context_rows : SeqMask::lesser(q_len - m0, kBlockM);
       if (rows <= 0) return;
+      const int first_row = m0 + k_len - q_len;
+      int part = 0, parts = 1;
+      if (most > 1) {
+        part = blockIdx.x % most;
+        const int seen = columns_seen(p.mask, mask, first_row, first_row + rows - 1);
+        parts = args.split.split.parts(seen);
+        if (part >= parts) return;
+      }
       if (threadIdx.x == 0) {
         c.mask = mask;
         if (of_contexts) {
@@ -336,8 +344,11 @@ struct FwdBlock {
         }
         c.rows = rows;
         c.first_own = of_contexts ? 0 : context_rows - m0;
-        c.first_row = m0 + k_len - q_len;
+        c.first_row = first_row;
         c.q_row = q0 + m0;
+        c.part = part;
+        c.parts = parts;
+        c.place = (q0 / kBlockM + work.seq + work.block) * p.heads + work.head;
         int k_row = k0;  // of column 0
         if (kGeneral) {
           const bool paged = p.kv.data != nullptr;
@@ -439,6 +450,8 @@ struct FwdBlock {
     if constexpr (kOfContexts) {
       sum_shares(base, o);
       if (warp > 0) return;
+    } else if (c.parts > 1) {
+      if (!join_parts<kThreads>(args.split, c.place, c.part, c.parts, &c.arrived, o)) return;
     }
     store(p, c, base, o);
   }

@@ -5,10 +5,10 @@
 
 #include <cuda_runtime.h>
 
-#include <atomic>
 #include <cstdint>
 
 #include "csrc/hstu_attn/features.h"
+#include "csrc/hstu_attn/fwd.h"
 #include "csrc/hstu_attn/fwd_kernel.cuh"
 #include "csrc/hstu_attn/fwd_short.cuh"
 #include "csrc/hstu_attn/shared_memory.h"
@@ -35,37 +35,12 @@ constexpr bool prefers_narrow(const SharedMemory& memory) {
          memory.blocks(smem_bytes<Traits>(), Traits::kMinBlocks);
 }
 
-// Lets the kernel have `bytes` of shared memory, once per device: `done` has a bit for each. Legal
-// during graph capture.
-template <class Args>
-int prepare_fwd(void (*kernel)(Args), int bytes, std::atomic<uint64_t>* done) {
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
-  const uint64_t bit = uint64_t{1} << (device % 64);
-  if (done->load() & bit) return cudaSuccess;
-  if (const cudaError_t e =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-      e != cudaSuccess) {
-    return e;
-  }
-  if (const cudaError_t e = cudaFuncSetAttribute(
-          kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-      e != cudaSuccess) {
-    return e;
-  }
-  done->fetch_or(bit);
-  return cudaSuccess;
-}
-
 template <class Traits, bool kGeneral>
 int launch_fwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
-  static std::atomic<uint64_t> done{0};
-  if (const int e = prepare_fwd(fwd_kernel<Traits, kGeneral>, smem_bytes<Traits>(), &done);
-      e != cudaSuccess) {
-    return e;
-  }
-  fwd_kernel<Traits, kGeneral>
-      <<<static_cast<unsigned>(blocks), Traits::kThreads, smem_bytes<Traits>(), stream>>>(args);
+  constexpr auto kKernel = fwd_kernel<Traits, kGeneral>;
+  constexpr int kBytes = smem_bytes<Traits>();
+  if (const cudaError_t e = allow_shared_memory<kKernel>(kBytes)) return e;
+  kKernel<<<static_cast<unsigned>(blocks), Traits::kThreads, kBytes, stream>>>(args);
   return cudaGetLastError();
 }
 
@@ -75,8 +50,19 @@ int run_tile(const FwdParams& p, void* workspace, cudaStream_t stream) {
   args.p = p;
   args.half_alpha = 0.5f * p.alpha;
   args.rab_aligned = copies_by_chunk(p.rab);
+  static_assert(Traits::kBlockM == kFwdRows, "what the workspace is made for");
+  const FwdWorkspace at = fwd_workspace(p);
+  char* const base = static_cast<char*>(workspace);
+  args.split = {at.split, reinterpret_cast<uint32_t*>(base + at.arrived),
+                reinterpret_cast<float*>(base + at.sums)};
+  const bool split = at.split.most > 1;
+  if (split) {
+    const cudaError_t e = cudaMemsetAsync(base + at.arrived, 0, at.sums - at.arrived, stream);
+    if (e != cudaSuccess) return e;
+  }
   const int64_t blocks =
-      make_schedule(p, Traits::kBlockM, Traits::kContextRows, workspace, stream, &args.schedule);
+      at.split.most * make_schedule(p, kFwdRows, split ? 0 : Traits::kContextRows,
+                                    base + at.schedule, stream, &args.schedule);
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   const bool general = p.mask.func != nullptr || p.kv.data != nullptr || !args.rab_aligned;
   return general ? launch_fwd<Traits, true>(args, blocks, stream)
@@ -88,24 +74,20 @@ int run_short(const FwdParams& p, int rows, cudaStream_t stream) {
   constexpr int kRowBytes = 3 * 2 * Traits::kHeadDim;
   constexpr int kMostBytes = FwdShort<Traits::kHeadDim>::kRows * kRowBytes;
   static_assert(kMostBytes <= kSm86Memory.block(), "runs everywhere");
-  static std::atomic<uint64_t> done{0};
-  if (const int e = prepare_fwd(fwd_short_kernel<Traits>, kMostBytes, &done); e != cudaSuccess) {
-    return e;
-  }
+  constexpr auto kKernel = fwd_short_kernel<Traits>;
+  if (const cudaError_t e = allow_shared_memory<kKernel>(kMostBytes)) return e;
   ShortArgs args;
   args.p = p;
   args.half_alpha = 0.5f * p.alpha;
   args.group = p.heads / p.heads_k;
   args.rows = rows;
-  fwd_short_kernel<Traits>
-      <<<dim3(p.heads, p.batch), Traits::kThreads, rows * kRowBytes, stream>>>(args);
+  kKernel<<<dim3(p.heads, p.batch), Traits::kThreads, rows * kRowBytes, stream>>>(args);
   return cudaGetLastError();
 }
 
 template <class Traits>
 int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
-  constexpr int64_t kMostRowStride = 1
-                                     << 24;  // a pass of the copies adds at most 64 rows in 32 bits
+  constexpr int64_t kMostRowStride = 1 << 24;  // a pass of the copies adds 64 rows in 32 bits
   if (p.q.row_stride > kMostRowStride || p.k.row_stride > kMostRowStride ||
       p.v.row_stride > kMostRowStride) {
     return cudaErrorInvalidValue;

@@ -126,7 +126,4 @@ struct FwdTraits : Tile_ {
 };
 
 // Defined in fwd_launch.cuh, instantiated one per translation unit.
-template <class Traits>
-int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream);
-
 }  // namespace hstu

@@ -9,12 +9,6 @@ namespace hstu {
 constexpr int kScheduleThreads = 1024;
 constexpr int kScheduleBuckets = 1024;
 
-// Columns that absolute row i sees.
-__device__ __forceinline__ int columns_seen(const SeqMask& m, int i) {
-  const RowSpan s = m.row(i);
-  return SeqMask::greater(s.hist - s.begin, 0) + SeqMask::greater(s.end - s.group, 0);
-}
-
 // Launch with one block of kScheduleThreads. `bucket_columns`: columns per bucket of the sort;
 // `capacity`: row blocks that fit behind `out`, which lengths that add up never exceed.
 __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_seqlens_q,
@@ -45,9 +39,7 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
         const int block = blocks - 1 - above;
         const int first = block * block_m + k_len - q_len;
         const int last = SeqMask::lesser(first + block_m, k_len) - 1;
-        const int columns = mask.func != nullptr
-                                ? k_len
-                                : SeqMask::greater(columns_seen(m, first), columns_seen(m, last));
+        const int columns = columns_seen(mask, m, first, last);
         const int bucket =
             kScheduleBuckets - 1 - SeqMask::lesser(columns / bucket_columns, kScheduleBuckets - 1);
         const int width = SeqMask::lesser(kNeighbours, block + 1);

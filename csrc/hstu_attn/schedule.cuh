@@ -82,6 +82,32 @@ __device__ __forceinline__ SeqMask seq_mask(const MaskParams& p, int seq, int k_
   return m;
 }
 
+// Columns that absolute rows first..last see, about.
+__device__ __forceinline__ int columns_seen(const MaskParams& p, const SeqMask& m, int first,
+                                            int last) {
+  if (kWithArbitrary && p.func != nullptr) return m.k_len;
+  const auto of = [&](int i) {
+    const RowSpan s = m.row(i);
+    return SeqMask::greater(s.hist - s.begin, 0) + SeqMask::greater(s.end - s.group, 0);
+  };
+  return SeqMask::greater(of(first), of(last));
+}
+
+// The rows that see any of the columns [n0, n1), about; context rows do not count.
+struct RowRange {
+  int32_t begin, end;
+};
+__device__ __forceinline__ RowRange rows_that_see(const MaskParams& p, const SeqMask& m, int q_len,
+                                                  int n0, int n1) {
+  RowRange r = {0, q_len};
+  if (kWithArbitrary && p.func != nullptr) return r;
+  const int off = m.k_len - q_len;
+  if (m.right < m.k_len) r.begin = SeqMask::greater(r.begin, n0 - m.right - off);
+  if (m.left < m.k_len) r.end = SeqMask::lesser(r.end, n1 + m.left - off);
+  r.end = SeqMask::greater(r.begin, r.end);
+  return r;
+}
+
 // The query rows that form a context block, the first of the sequence; 0: there is none.
 __device__ __forceinline__ int context_block_rows(const SeqMask& m, int q_len, int at_most) {
   const int rows =

@@ -1,14 +1,11 @@
 // File: shared_memory.cu
 //
 // Asks the driver once per device.
-#include <atomic>
-
 #include "csrc/hstu_attn/shared_memory.h"
 
 namespace hstu {
 
 cudaError_t shared_memory(const Problem& p, SharedMemory* out) {
-  constexpr int kMaxDevices = 64;
   static std::atomic<int> known[kMaxDevices];
   int device = 0;
   if (const cudaError_t e = cudaGetDevice(&device)) return e;

@@ -55,6 +55,14 @@ struct SmemTile {
   }
 };
 
+// threadIdx.x, read anew: what is derived from it must not live in registers across a
+// loop.
+__device__ __forceinline__ int thread_index() {
+  int i;
+  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(i));
+  return i;
+}
+
 // The 32-bit shared-memory address of a pointer into shared memory.
 __device__ __forceinline__ uint32_t smem_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));

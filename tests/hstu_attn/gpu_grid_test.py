@@ -212,6 +212,51 @@ def test_deterministic_backward(gpu: str, dim: int, options: dict[str, Any]) -> 
             assert torch.equal(value, first[name]), name
 
 
+@pytest.mark.parametrize("smem_kb", ["", "164"], ids=["whole_gpu", "as_on_sm80"])
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"window": (-1, 0)},
+        {"window": (-1, 0), "targets": 300, "contexts": 40},
+        {"window": (900, 200), "max_q": 1000},
+        {"window": (-1, 0), "rab_heads": 2},
+        {"n_func": 5},
+        {"window": (-1, 0), "heads": 4, "heads_k": 2, "dtype": torch.float16},
+        {"batch": 3, "window": (-1, 0), "empties": True},
+    ],
+    ids=lambda o: "_".join(o) or "none",
+)
+def test_blocks_that_share_a_long_sequence_of_a_small_batch(
+    gpu: str, monkeypatch: pytest.MonkeyPatch, dim: int, options: dict[str, Any], smem_kb: str
+) -> None:
+    """The output is the same in every run, so are the gradients if asked for."""
+    monkeypatch.setenv("HSTU_SMEM_KB", smem_kb)
+    case = make_case(device=gpu, **{"batch": 1, "full": True, "dim": dim, "max_k": 2900, **options})
+    poison(gpu)
+    loose = run(case)
+    assert_accurate(loose, case)
+    poison(gpu)
+    first = run(case, deterministic=True)
+    assert_accurate(first, case)
+    assert torch.equal(first["out"], loose["out"])
+    for _ in range(3):
+        poison(gpu)
+        for name, value in run(case, deterministic=True).items():
+            assert torch.equal(value, first[name]), name
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_blocks_that_share_a_long_paged_sequence(gpu: str, dim: int) -> None:
+    paged = make_paged(
+        device=gpu, page_size=32, batch=1, full=True, dim=dim, max_k=2900, max_q=300, targets=20
+    )
+    poison(gpu)
+    out = hstu_attn_varlen_func(**paged.fresh.arguments(), **paged.arguments)
+    assert_accurate({"out": out}, paged.dense)
+
+
 def test_many_short_sequences(gpu: str) -> None:
     case = make_case(device=gpu, batch=600, max_k=40, window=(-1, 0), empties=True, dim=64)
     poison(gpu)

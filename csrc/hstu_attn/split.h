@@ -1,0 +1,101 @@
+// File: split.h
+//
+// Split-KV: where there are so few blocks of rows that the longest would outlast all others,
+// several CUDA blocks share the keys of each; in the backward, the queries of a block of keys. Here
+// is what the host decides, from sizes alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "csrc/hstu_attn/hstu.h"
+#include "csrc/hstu_attn/mask.h"
+
+namespace hstu {
+
+struct Split {
+  int32_t most = 1;    // parts of a block; 1: none is split
+  int32_t length = 0;  // that a part should have
+
+  // The parts of a block of that length.
+  HSTU_HD int32_t parts(int32_t of) const {
+    if (most == 1 || of <= length) return 1;
+    return SeqMask::lesser((of + length - 1) / length, most);
+  }
+};
+
+// Blocks of rows, whose length is the columns that they see; in the backward blocks of keys, whose
+// length is the rows that see them.
+struct SplitWork {
+  int64_t blocks = 0;
+  int64_t longest = 0, mean = 0;  // length
+  int64_t room = 0;               // blocks that the GPU runs at a time
+  int64_t join = 0;               // the length that takes as long as to leave and add sums
+  float rounds = 1.0f;            // of parts, to level out: more cost more sums
+};
+
+inline Split plan_split(const SplitWork& w) {
+  constexpr int kMost = 8;
+  constexpr int64_t kLeast = 256;  // length of a part
+  Split split;
+  if (w.blocks * (w.mean + w.join) >= w.longest * w.room) return split;
+  const int64_t length = static_cast<int64_t>(w.blocks * w.mean / (w.rounds * w.room));
+  split.length = static_cast<int32_t>(length < kLeast ? kLeast : length);
+  split.most = kMost;
+  split.most = split.parts(static_cast<int32_t>(w.longest));
+  return split;
+}
+
+constexpr int kFwdRows = 128;  // of a block of rows, in every instance of the forward
+constexpr int bwd_keys(int head_dim) { return head_dim == 32 || head_dim == 256 ? 64 : 128; }
+
+inline int64_t fwd_row_blocks(const Problem& p) { return p.total_q / kFwdRows + p.batch; }
+inline int64_t bwd_key_blocks(const Problem& p) {
+  return p.total_k / bwd_keys(p.head_dim) + p.batch;
+}
+
+// The length of what a block of `block` rows or columns sees, of `whole`.
+inline void set_lengths(const MaskParams& m, int64_t block, int64_t whole, SplitWork* w) {
+  const bool structured = m.func == nullptr;
+  const bool local = structured && m.window_left >= 0 && m.window_right >= 0;
+  const bool causal = structured && m.window_left < 0 && m.window_right == 0;
+  const int64_t window = int64_t{m.window_left} + m.window_right + block;
+  w->longest = local && window < whole ? window : whole;
+  w->mean = causal ? w->longest / 2 : w->longest;
+}
+
+// What a GPU of so many multiprocessors has to do.
+inline SplitWork fwd_split_work(const Problem& p, int processors) {
+  const int64_t dense = (p.max_seqlen_q + kFwdRows - 1) / kFwdRows * int64_t{p.batch};
+  const int64_t present = fwd_row_blocks(p);
+  SplitWork w;
+  w.blocks = (dense < present ? dense : present) * p.heads;
+  w.room = int64_t{processors} * (p.head_dim == 256 ? 1 : 2);  // eight warps each
+  w.join = 1200;
+  w.rounds = 2.0f;
+  set_lengths(p.mask, kFwdRows, p.max_seqlen_k, &w);
+  return w;
+}
+
+inline SplitWork bwd_split_work(const Problem& p, int processors) {
+  const int keys = bwd_keys(p.head_dim);
+  const int64_t dense = (p.max_seqlen_k + keys - 1) / keys * int64_t{p.batch};
+  const int64_t present = bwd_key_blocks(p);
+  const int group = p.heads / p.heads_k;
+  SplitWork w;
+  w.blocks = (dense < present ? dense : present) * p.heads_k;
+  w.room = int64_t{processors} * (p.head_dim == 32 ? 4 : 1);
+  w.join = 700;
+  w.rounds = 1.4f;
+  set_lengths(p.mask, keys, p.max_seqlen_q, &w);
+  w.longest *= group;
+  w.mean *= group;
+  return w;
+}
+
+// Bytes of scratch memory for the sums of all parts, `floats` per block.
+inline size_t split_bytes(const Split& split, int64_t blocks, int64_t floats) {
+  return split.most == 1 ? 0 : blocks * split.most * floats * sizeof(float);
+}
+
+}  // namespace hstu
