@@ -78,7 +78,7 @@ void require(const Feature& feature, const char* what) {
         ")");
 }
 
-// {"version": "0.2.0", "archs": "sm_80,sm_90,compute_80", "cuda": "13.0", "enabled": ["BACKWARD",
+// {"version": "0.3.0", "archs": "sm_80,sm_90,compute_80", "cuda": "13.0", "enabled": ["BACKWARD",
 // ...], "disabled": [...]}
 std::string build_info() {
   std::ostringstream json;
