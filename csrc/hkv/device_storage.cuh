@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "csrc/hkv/cuda_resources.h"
+#include "csrc/hkv/equals.cuh"
 #include "csrc/hkv/passes.cuh"
 #include "csrc/hkv/types.h"
 
@@ -77,6 +78,34 @@ class PassMemory {
   static constexpr uint64_t kFilterBytes = 8;     // per key of a batch
 
   Buffer counters_, lists_;
+};
+
+// The device memory that tells up to kKeys keys apart.
+class EqualsMemory {
+ public:
+  static constexpr uint64_t kKeys = PassMemory::kKeys;
+
+  explicit EqualsMemory(cudaStream_t stream)
+      : counters_(MemoryKind::kDevice, kCountersBytes, "counters of equal keys"),
+        map_(MemoryKind::kDevice, kMapBytes, "a map of keys"),
+        lists_(MemoryKind::kDevice, 3 * kKeys * sizeof(uint32_t), "lists of equal keys") {
+    CheckCuda(cudaMemsetAsync(counters_.As<char>(), 0, kCountersBytes, stream),
+              "clearing counters");
+    CheckCuda(cudaMemsetAsync(map_.As<char>(), 0xff, kMapBytes, stream), "clearing a map");
+  }
+
+  device::Equals Get() const {
+    uint32_t* const lists = lists_.As<uint32_t>();
+    return {counters_.As<unsigned long long>(), map_.As<uint32_t>(), lists, lists + kKeys,
+            lists + 2 * kKeys};
+  }
+
+ private:
+  static constexpr uint64_t kCountersBytes =
+      device::kNumEqualsCounters * sizeof(unsigned long long);
+  static constexpr uint64_t kMapBytes = device::MapSize(kKeys) * sizeof(uint32_t);
+
+  Buffer counters_, map_, lists_;
 };
 
 // The device memory in which up to kKeys rows of host memory are put in order.

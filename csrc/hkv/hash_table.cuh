@@ -27,6 +27,7 @@
 #include "csrc/hkv/scan_kernels.cuh"
 #include "csrc/hkv/table_file.h"
 #include "csrc/hkv/types.h"
+#include "csrc/hkv/upsert_kernel.cuh"
 
 namespace hkv {
 
@@ -41,6 +42,8 @@ class HashTable {
                 "values are float, __half or __nv_bfloat16");
 
   using Mode = device::UpsertMode;
+  template <Mode kMode>
+  using ElementOf = std::conditional_t<kMode == Mode::kAccumOrAssign, Value, char>;
 
  public:
   using key_type = Key;
@@ -75,6 +78,7 @@ class HashTable {
     cudaSetDevice(options_.device_id);
     storage_.reset();
     pass_memory_.reset();
+    equals_memory_.reset();
     host_bins_.reset();
     cudaSetDevice(previous);
   }
@@ -533,9 +537,37 @@ class HashTable {
         return;
       }
     }
-    using Element = std::conditional_t<kMode == Mode::kAccumOrAssign, Value, char>;
-    device::UpsertKernel<kStrategy, kMode, Element>
-        <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage.view, args);
+    if (!TellsEqualsApart(args.n, stream)) {
+      device::UpsertKernel<kStrategy, kMode, ElementOf<kMode>>
+          <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage.view, args, device::Equals());
+      return;
+    }
+    for (uint64_t first = 0; first < args.n; first += EqualsMemory::kKeys) {
+      LaunchTogether<kMode>(storage, Part(args, first), stream);
+    }
+  }
+
+  // Whether so many keys may hold so many equal ones that it pays to tell them apart.
+  bool TellsEqualsApart(uint64_t n, cudaStream_t stream) const {
+    return n >= options_.passes_from / 64 && order_.Applies(stream);
+  }
+
+  // UpsertKernel with blocks that run at the same time.
+  template <Mode kMode>
+  void LaunchTogether(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
+    if (equals_memory_ == nullptr) equals_memory_ = std::make_unique<EqualsMemory>(stream);
+    device::View view = storage.view;
+    device::Equals equals = equals_memory_->Get();
+    void* parameters[] = {&view, &args, &equals};
+    const auto kernel = device::UpsertKernel<kStrategy, kMode, ElementOf<kMode>>;
+    CheckCuda(cudaLaunchCooperativeKernel(kernel, Resident(Blocks(args.n), device::kUpsertBlocks),
+                                          device::kThreads, parameters, 0, stream),
+              "launching a kernel");
+  }
+
+  // Blocks of a kernel that goes round.
+  unsigned Resident(unsigned wanted, int per_multiprocessor) const {
+    return std::min(wanted, static_cast<unsigned>(multiprocessors_ * per_multiprocessor));
   }
 
   // With rows in host memory passes pay much earlier.
@@ -557,6 +589,7 @@ class HashTable {
     advance(args.scores, 1);
     advance(args.values, row_bytes_);
     advance(args.rows, 1);
+    advance(args.accums, 1);
     advance(args.founds, 1);
     advance(args.out_scores, 1);
     advance(args.status, 1);
@@ -571,22 +604,18 @@ class HashTable {
     if (UsesHostBins(storage, args.n, args.values, stream)) plan.host = host_bins_->Start(stream);
     const device::View& view = storage.view;
     const unsigned blocks = Blocks(args.n);
-    const auto resident = [&](unsigned wanted, int per_multiprocessor) {
-      return std::min(wanted, static_cast<unsigned>(multiprocessors_ * per_multiprocessor));
-    };
     device::ClaimKernel<kStrategy, kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
     if (plan.host.sizes != nullptr) {
       LaunchHostRows(storage, args.values, args.word_bytes, plan.host, stream);
     }
     if constexpr (kInserts) {
       device::EvictKernel<kStrategy, kMode>
-          <<<resident(Blocks(view.layout.num_buckets), device::kEvictBlocks), kThreads, 0,
+          <<<Resident(Blocks(view.layout.num_buckets), device::kEvictBlocks), kThreads, 0,
              stream>>>(view, args, plan);
     }
     args.list = plan.rest;
     args.list_size = plan.counters + device::kRest;
-    device::UpsertKernel<kStrategy, kMode>
-        <<<resident(blocks, device::kUpsertBlocks), kThreads, 0, stream>>>(view, args);
+    LaunchTogether<kMode>(storage, args, stream);
   }
 
   void SetPins(const char* call, size_t n, const Key* keys, bool lock, bool* succeeded,
@@ -746,6 +775,7 @@ class HashTable {
   int multiprocessors_ = 0;
   std::unique_ptr<DeviceStorage> storage_;
   std::unique_ptr<PassMemory> pass_memory_;
+  std::unique_ptr<EqualsMemory> equals_memory_;
   mutable std::unique_ptr<HostBins> host_bins_;
   Buffer counter_, host_counter_;
   mutable StreamOrder order_;

@@ -14,7 +14,7 @@
 #pragma once
 
 #include "csrc/hkv/host_rows.cuh"
-#include "csrc/hkv/upsert_kernel.cuh"
+#include "csrc/hkv/upsert.cuh"
 
 namespace hkv {
 namespace device {
@@ -37,15 +37,6 @@ struct Plan {
   uint32_t* rest = nullptr;     // (n)
   HostMoves host;               // rows of the claim pass for a HostRowsKernel
 };
-
-// Results of a settled key.
-__device__ __forceinline__ void Report(const UpsertArgs& a, uint64_t i, uint8_t status, char* row,
-                                       uint64_t score) {
-  if (a.founds != nullptr) a.founds[i] = status == kUpdated;
-  if (a.rows != nullptr) a.rows[i] = row;
-  if (a.out_scores != nullptr && status >= kUpdated && status <= kEvicted) a.out_scores[i] = score;
-  if (a.status != nullptr) a.status[i] = status;
-}
 
 // Whether the batch had this key before; one stranger in a thousand is taken for such a key. A key
 // has three bits of one word of the filter.

@@ -9,9 +9,8 @@
 // done unless they return a host value. A null optional array is not written.
 //
 // Equal keys in one batch are allowed. Every row is written whole. insert_or_assign, assign: one of
-// them stays, the others count as overwritten (the host table keeps the last; the GPU table does
-// among 32 neighbours of a batch that is not written in passes); find_or_insert: one inserts, the
-// others find; accum_or_assign: every delta counts; kLfu increments add up.
+// them stays, the others count as overwritten (the host table keeps the last); find_or_insert: one
+// inserts, the others find; accum_or_assign: every delta counts; kLfu increments add up.
 //
 // Errors: std::invalid_argument for bad arguments, std::runtime_error for CUDA and file errors,
 // each naming the call and the argument. Nothing is launched or changed before the checks.

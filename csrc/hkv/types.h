@@ -45,7 +45,8 @@ struct HashTableOptions {
   uint32_t dim = 64;                          // values per row
   double max_load_factor = 0.5;    // the table doubles beyond it while it is below max_capacity
   int32_t device_id = -1;          // CUDA ordinal; -1: the current device
-  uint64_t passes_from = 1 << 18;  // batches of so many keys are written in passes (passes.cuh)
+  uint64_t passes_from = 1 << 18;  // batches of so many keys are written in passes (passes.cuh);
+                                   // from a 64th of it on equal keys are told apart (equals.cuh)
   bool api_lock = true;            // order calls from several streams (on the device, no host wait)
 };
 
