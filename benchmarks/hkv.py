@@ -1,6 +1,7 @@
 """How fast the GPU hash table is, beside the floor of each call on the GPU that it runs on.
 
-    python benchmarks/hkv.py [--rows MILLIONS] [--dim N] [--hybrid] [--engine native|upstream]
+    python benchmarks/hkv.py [--rows MILLIONS] [--dim N] [--hybrid | --hot]
+                             [--engine native|upstream]
 
 The method is that of HierarchicalKV's benchmark: uint64 keys, float32 values, LRU, 1,048,576 keys
 per call, a table filled to a load factor with consecutive keys, batches of which 60 % of the keys
@@ -10,7 +11,8 @@ are present, host time round one call and a synchronisation, the best of several
 The floor is the bytes that any table must move for the call (the batch's keys, one 32-byte sector
 with each stored key and each written score, rows read and written) over the bandwidth of a large
 device-to-device copy measured in the same run. With --hybrid, half of the rows live in pinned host
-memory, and the bytes of those rows per second stand beside a pinned copy over the same link.
+memory, and the bytes of those rows per second stand beside a pinned copy over the same link. With
+--hot, batches hold few keys many times, as ids of real traffic do.
 
 ``--engine upstream`` asks for a module built with --config=upstream_hkv and fails with any other.
 Uses the installed package; torch measures the copies.
@@ -201,11 +203,53 @@ def run_hybrid(rows: int, dim: int, hbm_bytes: int) -> None:
             )
 
 
+def hot_batches(random: np.random.Generator, ids: int = 10_000_000) -> dict[str, np.ndarray]:
+    """Batches of ids by what they are drawn from."""
+
+    def zipf(exponent: float) -> np.ndarray:
+        shares = np.cumsum(np.arange(1.0, ids + 1) ** -exponent)
+        return np.searchsorted(shares, random.random(BATCH) * shares[-1])
+
+    return {
+        "unique": random.permutation(BATCH),
+        "uniform": random.integers(0, ids, BATCH),
+        "Zipf 0.8": zipf(0.8),
+        "Zipf 1.05": zipf(1.05),
+        "Zipf 1.2": zipf(1.2),
+        "100 ids": random.integers(0, 100, BATCH),
+    }
+
+
+def run_hot(rows: int, dim: int) -> None:
+    print(f"{'batch':<10} {'distinct':>9} {'most':>7} {'call':<17} {'us':>9}")
+    bench = Bench(rows, dim, None)
+    adds = DeviceArray.of(np.ones(BATCH, bool))._memory.address
+    k, v = bench.keys._memory.address, bench.values._memory.address
+    calls = {
+        "find_or_insert": lambda: bench.native.find_or_insert(BATCH, k, v, 0, 0, 0, 0),
+        "insert_or_assign": lambda: bench.native.insert_or_assign(BATCH, k, v, 0, False, 0, 0),
+        "accum_or_assign": lambda: bench.native.accum_or_assign(BATCH, k, v, adds, 0, 0, 0),
+    }
+    for name, ids in hot_batches(bench.random).items():
+        counts = np.unique(ids, return_counts=True)[1]
+        bench.table.clear()
+        bench.put_keys(ids.astype(np.uint64) * np.uint64(7919))
+        calls["insert_or_assign"]()
+        for call_name, call in calls.items():
+            seconds = best_time(call, bench.wait, bench.wait)
+            print(
+                f"{name:<10} {len(counts):9d} {counts.max():7d} {call_name:<17} "
+                f"{seconds * 1e6:9.1f}",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=None, help="millions (2^20) of rows")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--hybrid", action="store_true", help="16 GiB of the rows in HBM")
+    parser.add_argument("--hot", action="store_true", help="few keys many times")
     parser.add_argument("--engine", choices=["native", "upstream"], default="native")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -213,7 +257,9 @@ def main() -> None:
     engine = hkv.HashTable(128, 4).engine
     if engine != arguments.engine:
         raise SystemExit(f"the installed module has the {engine} engine")
-    if arguments.hybrid:
+    if arguments.hot:
+        run_hot((arguments.rows or 16) << 20, arguments.dim)
+    elif arguments.hybrid:
         run_hybrid((arguments.rows or 128) << 20, arguments.dim, 16 << 30)
     else:
         run_hbm((arguments.rows or 64) << 20, arguments.dim)
