@@ -83,14 +83,14 @@ __device__ __forceinline__ void AddScores(const View& t, const UpsertArgs& a, ui
   }
   if (!adds || __ffs(equal) - 1 != lane) return;
   auto* const score = reinterpret_cast<unsigned long long*>(t.ScoreAt(position));
-  if (kStrategy == EvictStrategy::kLfu) {
+  if constexpr (kStrategy == EvictStrategy::kLfu) {
     // Whoever makes the score wrap sets it to the maximum after that.
     if (atomicAdd(score, sum) > kMaxScore - sum) atomicExch(score, kMaxScore);
-    return;
-  }
-  for (unsigned long long old = *score, now = ~old; now != old;) {
-    now = old;
-    old = atomicCAS(score, now, HitScore(kStrategy, now, sum, 0, a.epoch));
+  } else {
+    for (unsigned long long old = *score, now = ~old; now != old;) {
+      now = old;
+      old = atomicCAS(score, now, HitScore(kStrategy, now, sum, 0, a.epoch));
+    }
   }
 }
 
