@@ -185,13 +185,13 @@ cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream) {
 }
 
 BwdWorkspace bwd_workspace(const BwdParams& p) {
-  const auto align = [](size_t n) { return (n + 255) / 256 * 256; };
   const int64_t blocks = bwd_key_blocks(p) * p.heads_k;
   BwdWorkspace w;
   if (p.heads > 0) w.split = plan_split(bwd_split_work(p, processor_count()));
-  w.semaphores = align(16 + 8 * (p.total_k / kBwdMinBlockN + static_cast<int64_t>(p.batch)));
-  w.arrived = w.semaphores + align(4 * (1 + bwd_query_blocks(p, kBwdMinBlockM) * p.heads));
-  w.dq = w.arrived + align(w.split.most > 1 ? blocks * sizeof(uint32_t) : 0);
+  w.semaphores =
+      align_scratch(16 + 8 * (p.total_k / kBwdMinBlockN + static_cast<int64_t>(p.batch)));
+  w.arrived = w.semaphores + align_scratch(4 * (1 + bwd_query_blocks(p, kBwdMinBlockM) * p.heads));
+  w.dq = w.arrived + split_counter_bytes(w.split, blocks);
   w.sums = w.dq + sizeof(float) * (p.total_q + static_cast<int64_t>(p.batch) * kBwdMaxBlockM) *
                       p.heads * p.head_dim;
   w.bytes = w.sums + split_bytes(w.split, blocks, 2 * bwd_keys(p.head_dim) * p.head_dim);

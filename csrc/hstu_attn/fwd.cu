@@ -40,12 +40,11 @@ int fwd_of_head_dim(const FwdParams& p, void* workspace, cudaStream_t stream) {
 }
 
 FwdWorkspace fwd_workspace(const FwdParams& p) {
-  const auto align = [](size_t n) { return (n + 255) / 256 * 256; };
   const int64_t blocks = fwd_row_blocks(p) * p.heads;
   FwdWorkspace w;
   w.split = plan_split(fwd_split_work(p, processor_count()));
-  w.arrived = align(schedule_bytes(p.total_q, p.batch, kFwdRows));
-  w.sums = w.arrived + align(w.split.most > 1 ? blocks * sizeof(uint32_t) : 0);
+  w.arrived = align_scratch(schedule_bytes(p.total_q, p.batch, kFwdRows));
+  w.sums = w.arrived + split_counter_bytes(w.split, blocks);
   w.bytes = w.sums + split_bytes(w.split, blocks, kFwdRows * p.head_dim);
   return w;
 }

@@ -8,6 +8,7 @@
 
 #include <atomic>
 
+#include "csrc/hstu_attn/device.h"
 #include "csrc/hstu_attn/hstu.h"
 
 namespace hstu {
@@ -28,8 +29,6 @@ struct SharedMemory {
 };
 
 constexpr SharedMemory kSm80Memory{164 * 1024}, kSm86Memory{100 * 1024};
-
-constexpr int kMaxDevices = 64;  // whose answers are kept
 
 // That of the current device, or less if the problem asks for it.
 cudaError_t shared_memory(const Problem& p, SharedMemory* out);

@@ -93,6 +93,14 @@ inline SplitWork bwd_split_work(const Problem& p, int processors) {
   return w;
 }
 
+// Parts of the scratch memory start at multiples of this.
+inline size_t align_scratch(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// Bytes of scratch memory for the counters of ended parts, one a block.
+inline size_t split_counter_bytes(const Split& split, int64_t blocks) {
+  return split.most == 1 ? 0 : align_scratch(blocks * sizeof(uint32_t));
+}
+
 // Bytes of scratch memory for the sums of all parts, `floats` per block.
 inline size_t split_bytes(const Split& split, int64_t blocks, int64_t floats) {
   return split.most == 1 ? 0 : blocks * split.most * floats * sizeof(float);
