@@ -162,8 +162,8 @@ __device__ __forceinline__ void Follow(const View& t, const UpsertArgs& a, const
       Report(a, i, counts ? kUpdated : kSkipped, row, score);
     }
     char* const mine = a.values != nullptr ? a.values + i * t.row_bytes : nullptr;
-    if (kAccum) {
-      if constexpr (kAccum) AddDeltas<Value>(mine, row, t.row_bytes);
+    if constexpr (kAccum) {
+      AddDeltas<Value>(mine, row, t.row_bytes);
     } else if (kReads && mine != nullptr) {
       CopyRows<kUpsertUnroll, false>(scratch, row, mine, t.row_bytes, a.word_bytes);
     }

@@ -245,13 +245,7 @@ __global__ void __launch_bounds__(kThreads, kEvictBlocks)
 #pragma unroll 1
       while (wanted != 0) {
         SlotScores scores[kEvictPrefetch];
-        unsigned left = wanted;
-#pragma unroll
-        for (int u = 0; u < kEvictPrefetch; ++u) {
-          if (left == 0) continue;
-          scores[u] = LoadScores<false>(t, bucket - lane + __ffs(left) - 1);
-          left &= left - 1;
-        }
+        LoadScoresOf<false>(t, wanted, bucket, scores);
 #pragma unroll
         for (int u = 0; u < kEvictPrefetch; ++u) {
           if (wanted == 0) continue;

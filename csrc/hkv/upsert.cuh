@@ -99,6 +99,19 @@ __device__ __forceinline__ SlotScores LoadScores(const View& t, uint32_t bucket)
   return s;
 }
 
+// Loads the buckets `home` of the first lanes in `wanted`, as many as there is room for; their
+// loads are in flight together. Whole warps only.
+template <bool kShared, int kDepth>
+__device__ __forceinline__ void LoadScoresOf(const View& t, unsigned wanted, uint32_t home,
+                                             SlotScores (&scores)[kDepth]) {
+#pragma unroll
+  for (int u = 0; u < kDepth; ++u) {
+    if (wanted == 0) continue;
+    scores[u] = LoadScores<kShared>(t, __shfl_sync(kFull, home, __ffs(wanted) - 1));
+    wanted &= wanted - 1;
+  }
+}
+
 struct Victim {
   uint32_t slot = kNone;
   uint64_t score = 0;
@@ -144,13 +157,7 @@ __device__ __forceinline__ Victim FindVictims(const View& t, unsigned wanted, ui
 #pragma unroll 1
   while (wanted != 0) {
     SlotScores scores[kEvictDepth];
-    unsigned left = wanted;
-#pragma unroll
-    for (int u = 0; u < kEvictDepth; ++u) {
-      if (left == 0) continue;
-      scores[u] = LoadScores<true>(t, __shfl_sync(kFull, home, __ffs(left) - 1));
-      left &= left - 1;
-    }
+    LoadScoresOf<true>(t, wanted, home, scores);
 #pragma unroll
     for (int u = 0; u < kEvictDepth; ++u) {
       if (wanted == 0) break;
