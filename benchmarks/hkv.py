@@ -221,25 +221,34 @@ def hot_batches(random: np.random.Generator, ids: int = 10_000_000) -> dict[str,
 
 
 def run_hot(rows: int, dim: int) -> None:
-    print(f"{'batch':<10} {'distinct':>9} {'most':>7} {'call':<17} {'us':>9}")
+    bandwidth = copy_bandwidth()
+    print(f"copy {bandwidth / 1e12:.2f} TB/s; {rows / 2**20:.0f} M rows of dim {dim} in HBM")
+    print(
+        f"{'batch':<10} {'distinct':>9} {'most':>7} {'call':<17} {'us':>8} {'floor us':>9} "
+        f"{'of floor':>9}"
+    )
     bench = Bench(rows, dim, None)
     adds = DeviceArray.of(np.ones(BATCH, bool))._memory.address
     k, v = bench.keys._memory.address, bench.values._memory.address
-    calls = {
-        "find_or_insert": lambda: bench.native.find_or_insert(BATCH, k, v, 0, 0, 0, 0),
-        "insert_or_assign": lambda: bench.native.insert_or_assign(BATCH, k, v, 0, False, 0, 0),
-        "accum_or_assign": lambda: bench.native.accum_or_assign(BATCH, k, v, adds, 0, 0, 0),
+    native = bench.native
+    # A call, and how many rows of the batch and of the table it must move per key and distinct key.
+    calls: dict[str, tuple[Callable[[], None], int, int]] = {
+        "find_or_insert": (lambda: native.find_or_insert(BATCH, k, v, 0, 0, 0, 0), 1, 1),
+        "insert_or_assign": (lambda: native.insert_or_assign(BATCH, k, v, 0, False, 0, 0), 0, 2),
+        "accum_or_assign": (lambda: native.accum_or_assign(BATCH, k, v, adds, 0, 0, 0), 1, 2),
     }
     for name, ids in hot_batches(bench.random).items():
         counts = np.unique(ids, return_counts=True)[1]
         bench.table.clear()
         bench.put_keys(ids.astype(np.uint64) * np.uint64(7919))
-        calls["insert_or_assign"]()
-        for call_name, call in calls.items():
+        calls["insert_or_assign"][0]()
+        for call_name, (call, of_batch, of_table) in calls.items():
             seconds = best_time(call, bench.wait, bench.wait)
+            moved = BATCH * (8 + of_batch * bench.row)
+            floor = (moved + len(counts) * (2 * SECTOR + of_table * bench.row)) / bandwidth
             print(
                 f"{name:<10} {len(counts):9d} {counts.max():7d} {call_name:<17} "
-                f"{seconds * 1e6:9.1f}",
+                f"{seconds * 1e6:8.1f} {floor * 1e6:9.1f} {floor / seconds:9.0%}",
                 flush=True,
             )
 
