@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from tools.lint import linters, tree
+import pytest
+
+from tools.lint import counts, linters, tree
 
 TEXTS = {
     path: text
@@ -95,3 +97,32 @@ def test_nothing_vendored_lies_in_third_party() -> None:
         if path.startswith("third_party/") and not linters.matches(path, allowed):
             name = path.rpartition("/")[2]
             assert text.startswith(f"// File: {name}\n"), f"{path} is not of this project"
+
+
+@pytest.mark.parametrize("name", [n for n, c in counts.CEILINGS.items() if c is not None])
+def test_nothing_is_said_more_often_than_before(name: str) -> None:
+    places, ceiling = counts.all_counts(TEXTS)[name], counts.CEILINGS[name]
+    assert ceiling is not None and len(places) <= ceiling, "\n".join([name, *places])
+
+
+def test_the_counts_see_what_they_count() -> None:
+    # Cut in the middle, so that this file is none of the places.
+    args = "q, k, v, alpha, rab, func"
+    seen = counts.all_counts(
+        {
+            "python/hstu_attn/a.py": f"def f({args}): ...\ng({args})\nh = ({args})\n",
+            "csrc/hstu_attn/ops.cc": "void f(int q, int k, int v, float alpha, R rab, F func) {\n"
+            + "  g({q, k, v, alpha, rab, func});\n}\n",
+            "csrc/hkv/a.h": "#ifdef HKV_DISABLE_X\n// insert_and_evict\nclass Buffer {\n};\n",
+            "csrc/hkv/b.h": "void insert_and_evict(int n) {\n" + "\n" * 120 + "}\n",
+            "tests/a.py": "sys" + ".path.append('x')\n",
+        }
+    )
+    assert {name: len(places) for name, places in seen.items() if name != "product_lines"} == {
+        "attention_lists": 5,
+        "insert_and_evict_files": 1,
+        "long_functions": 1,
+        "switch_conditions": 1,
+        "sys_path_lines": 1,
+        "stray_definitions": 1,
+    }
