@@ -244,9 +244,8 @@ def main() -> None:
     for name, places in all_counts(texts).items():
         meaning = (globals()[name].__doc__ or "").rstrip(".")
         ceiling = CEILINGS[name]
-        print(
-            f"{len(places):>6}  {name}{'' if ceiling is None else f' (at most {ceiling})'}: {meaning}"
-        )
+        allowed = "" if ceiling is None else f" (at most {ceiling})"
+        print(f"{len(places):>6}  {name}{allowed}: {meaning}")
         if ceiling is not None:
             print("".join(f"{'':>10}{place}\n" for place in places), end="")
 
