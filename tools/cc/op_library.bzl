@@ -1,8 +1,8 @@
-"""torch_library: a shared object of torch ops for every torch >= 2.10 and every CPython."""
+"""op_library: a shared object of torch ops for every torch >= 2.10 and every CPython."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary")
 
-def torch_library(name, srcs, deps = [], **kwargs):
+def op_library(name, srcs, deps = [], **kwargs):
     """Links op registrations and kernels to lib<...>.so through the LibTorch stable ABI.
 
     Nothing is exported: the ops register themselves when the object is loaded.

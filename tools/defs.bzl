@@ -1,0 +1,31 @@
+"""The one door of the build: what a package's BUILD file needs is loaded from here.
+
+| macro or rule | makes |
+|---|---|
+| `cuda_library` | objects of CUDA sources, each source one cached action |
+| `instantiate` | a cuda_library for each row of a list, from one template |
+| `archs_define` | the build's GPU targets as a macro |
+| `op_library` | the shared object of a package's torch ops |
+| `python_modules` | a pybind11 module for each CPython |
+| `wheel`, `wheel_site` | a wheel; the same wheel unpacked, for tests |
+| `pytest_suite`, `pytest_test` | tests of a folder; one test |
+"""
+
+load("//tools/cc:op_library.bzl", _op_library = "op_library")
+load("//tools/cc:python_module.bzl", _python_modules = "python_modules")
+load("//tools/cuda:archs_define.bzl", _archs_define = "archs_define")
+load("//tools/cuda:cuda_library.bzl", _cuda_library = "cuda_library")
+load("//tools/cuda:instantiate.bzl", _instantiate = "instantiate")
+load("//tools/py:pytest_suite.bzl", _pytest_suite = "pytest_suite")
+load("//tools/py:pytest_test.bzl", _pytest_test = "pytest_test")
+load("//tools/wheel:wheel.bzl", _wheel = "wheel", _wheel_site = "wheel_site")
+
+archs_define = _archs_define
+cuda_library = _cuda_library
+instantiate = _instantiate
+op_library = _op_library
+pytest_suite = _pytest_suite
+pytest_test = _pytest_test
+python_modules = _python_modules
+wheel = _wheel
+wheel_site = _wheel_site
