@@ -1,7 +1,8 @@
 """The whole collection at one version: ``pip install accelerated-modules`` brings every package.
 
 >>> import accelerated_modules
->>> accelerated_modules.show_versions()
+>>> accelerated_modules.problems()  # one sentence for each
+[]
 
 Importing this package imports none of the others. It compares the installed versions, and says in
 one sentence what does not fit together and what to do.

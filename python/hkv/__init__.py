@@ -1,13 +1,13 @@
 """GPU and host hash tables for embeddings: keys to rows of values, bounded, evicting by score.
 
-    import numpy as np
-    import hkv
-
-    table = hkv.HashTable(capacity=1000, dim=4, device="cpu")
-    keys = np.array([3, 5], np.int64)
-    table.insert_or_assign(keys, np.ones((2, 4), np.float32))
-    values, founds = table.find(np.array([5, 7], np.int64))
-    founds                                   # array([ True, False])
+>>> import numpy as np
+>>> import hkv
+>>> table = hkv.HashTable(capacity=1000, dim=4, device="cpu")
+>>> keys = np.array([3, 5], np.int64)
+>>> status = table.insert_or_assign(keys, np.ones((2, 4), np.float32))
+>>> values, founds = table.find(np.array([5, 7], np.int64))
+>>> founds
+array([ True, False])
 
 Method names and meanings are those of HierarchicalKV's ``nv::merlin::HashTable``.
 """

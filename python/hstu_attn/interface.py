@@ -245,6 +245,13 @@ def hstu_attn_qkvpacked_func(
 
     The other arguments, the result (total, H, D) and the errors are those of
     ``hstu_attn_varlen_func``.
+
+    Example::
+
+        >>> qkv = torch.randn(5, 3, 2, 32)
+        >>> cu = torch.tensor([0, 3, 5], dtype=torch.int32)
+        >>> hstu_attn_qkvpacked_func(qkv, cu, cu, 3, 3, window_size=(-1, 0)).shape
+        torch.Size([5, 2, 32])
     """
     checks.check_packed(qkv)
     q, k, v = qkv.unbind(1)
