@@ -5,17 +5,15 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
+#include "csrc/common/errors.h"
 #include "csrc/hkv/layout.h"
 #include "csrc/hkv/types.h"
 
 namespace hkv {
 
-[[noreturn]] inline void FailArgument(const std::string& message) {
-  throw std::invalid_argument("hkv: " + message);
-}
+using accel::FailArgument;
 
 // Arrays that a call with n > 0 keys cannot do without.
 inline void CheckArray(const char* call, const char* name, size_t n, const void* array) {

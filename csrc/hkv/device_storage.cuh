@@ -7,12 +7,16 @@
 
 #include <algorithm>
 
-#include "csrc/hkv/cuda_resources.h"
+#include "csrc/common/cuda_memory.h"
 #include "csrc/hkv/equals.cuh"
 #include "csrc/hkv/passes.cuh"
 #include "csrc/hkv/types.h"
 
 namespace hkv {
+
+using accel::Buffer;
+using accel::CheckCuda;
+using accel::MemoryKind;
 
 // The device arrays of a table; reserve() makes another set.
 struct DeviceStorage {

@@ -10,7 +10,7 @@
 #include <string>
 #include <type_traits>
 
-#include "csrc/hkv/cuda_resources.h"
+#include "csrc/common/cuda_memory.h"
 #include "csrc/hkv/table.h"
 
 namespace hkv {
@@ -120,8 +120,8 @@ class EngineTable final : public Table {
     return table_.load(path, S(stream));
   }
   void synchronize(Stream stream) const override {
-    DeviceGuard device(table_.device());
-    CheckCuda(cudaStreamSynchronize(S(stream)), "synchronize");
+    accel::DeviceGuard device(table_.device());
+    accel::CheckCuda(cudaStreamSynchronize(S(stream)), "synchronize");
   }
 
   uint32_t dim() const override { return table_.dim(); }

@@ -19,8 +19,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "csrc/common/cuda_memory.h"
+#include "csrc/common/stream_order.h"
 #include "csrc/hkv/checks.h"
-#include "csrc/hkv/cuda_resources.h"
 #include "csrc/hkv/device_storage.cuh"
 #include "csrc/hkv/lookup_kernel.cuh"
 #include "csrc/hkv/passes.cuh"
@@ -60,7 +61,7 @@ class HashTable {
       FailArgument("device_id is " + std::to_string(options_.device_id) + "; there are " +
                    std::to_string(count) + " CUDA devices");
     }
-    DeviceGuard device(options_.device_id);
+    accel::DeviceGuard device(options_.device_id);
     CheckCuda(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount,
                                      options_.device_id),
               "cudaDeviceGetAttribute");
@@ -325,7 +326,7 @@ class HashTable {
       FailArgument("load: '" + path + "' holds " + std::to_string(reader.rows()) +
                    " rows, max_capacity is " + std::to_string(options_.max_capacity));
     }
-    DeviceGuard device(options_.device_id);
+    accel::DeviceGuard device(options_.device_id);
     Staging staging(row_bytes_);
     Buffer status(MemoryKind::kDevice, kStagingRows, "a load");
     std::vector<uint8_t> host_status;
@@ -373,7 +374,7 @@ class HashTable {
     const HashTable* table_;
     cudaStream_t stream_;
     std::lock_guard<std::mutex> guard_;
-    DeviceGuard device_;
+    accel::DeviceGuard device_;
     bool writes_;
   };
 
@@ -745,9 +746,8 @@ class HashTable {
     }
     const uint64_t stored = CountOf(*bigger, stream);
     if (stored != moved) {
-      throw std::runtime_error("hkv: reserve: " + std::to_string(moved - stored) + " of " +
-                               std::to_string(moved) + " live keys do not fit into " +
-                               std::to_string(capacity) + " rows without an eviction");
+      accel::Fail("reserve: ", moved - stored, " of ", moved, " live keys do not fit into ",
+                  capacity, " rows without an eviction");
     }
     storage_ = std::move(bigger);
   }
@@ -762,8 +762,7 @@ class HashTable {
     CheckCuda(cudaStreamSynchronize(stream), "reserve");
     for (uint32_t word : bits) {
       if (word != 0) {
-        throw std::runtime_error(
-            "hkv: reserve: keys are locked by lock_keys, so their rows cannot move");
+        accel::Fail("reserve: keys are locked by lock_keys, so their rows cannot move");
       }
     }
   }
@@ -778,7 +777,7 @@ class HashTable {
   std::unique_ptr<EqualsMemory> equals_memory_;
   mutable std::unique_ptr<HostBins> host_bins_;
   Buffer counter_, host_counter_;
-  mutable StreamOrder order_;
+  mutable accel::StreamOrder order_;
   mutable std::mutex mutex_;
 };
 

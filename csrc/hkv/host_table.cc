@@ -21,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "csrc/common/half.h"
 #include "csrc/hkv/checks.h"
 #include "csrc/hkv/layout.h"
 #include "csrc/hkv/score.h"
@@ -32,52 +33,6 @@ namespace {
 
 constexpr uint64_t kNoPosition = UINT64_MAX;
 constexpr size_t kKeysPerThread = 8192;  // smaller batches are not worth a thread
-
-float FromBits(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
-
-uint32_t ToBits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return bits;
-}
-
-float BFloat16ToFloat(uint16_t x) { return FromBits(static_cast<uint32_t>(x) << 16); }
-
-uint16_t FloatToBFloat16(float x) {
-  const uint32_t bits = ToBits(x);
-  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fff;
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float Float16ToFloat(uint16_t x) {
-  const uint32_t sign = static_cast<uint32_t>(x & 0x8000) << 16;
-  const uint32_t exponent = x >> 10 & 31, mantissa = x & 0x3ff;
-  if (exponent == 31) return FromBits(sign | 0x7f800000 | mantissa << 13);
-  if (exponent != 0) return FromBits(sign | (exponent + 112) << 23 | mantissa << 13);
-  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // exact
-  return sign ? -magnitude : magnitude;
-}
-
-uint16_t FloatToFloat16(float x) {
-  const uint32_t bits = ToBits(x);
-  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return 0x7fff;
-  if (magnitude >= 0x477ff000) return sign | 0x7c00;  // rounds to 2^16 or is infinite
-  if (magnitude < 0x38800000) {                       // subnormal: units of 2^-24
-    const float units = FromBits(magnitude) * 0x1p24f;
-    uint32_t whole = static_cast<uint32_t>(units);
-    const float rest = units - static_cast<float>(whole);
-    if (rest > 0.5f || (rest == 0.5f && (whole & 1))) ++whole;
-    return static_cast<uint16_t>(sign | whole);
-  }
-  const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23);
-  return static_cast<uint16_t>(sign | rounded >> 13);
-}
 
 // One set of arrays; reserve() makes another.
 struct Storage {
@@ -452,8 +407,8 @@ class HostTable final : public Table {
     try {
       return std::make_unique<Storage>(capacity, row_bytes_);
     } catch (const std::bad_alloc&) {
-      throw std::runtime_error("hkv: a host table of " + std::to_string(capacity) + " rows of " +
-                               std::to_string(row_bytes_) + " bytes does not fit in memory");
+      accel::Fail("a host table of ", capacity, " rows of ", row_bytes_,
+                  " bytes does not fit in memory");
     }
   }
 
@@ -596,8 +551,8 @@ class HostTable final : public Table {
         std::memcpy(&a, row + 2 * d, 2);
         std::memcpy(&b, delta + 2 * d, 2);
         a = value_type_ == ValueType::kFloat16
-                ? FloatToFloat16(Float16ToFloat(a) + Float16ToFloat(b))
-                : FloatToBFloat16(BFloat16ToFloat(a) + BFloat16ToFloat(b));
+                ? accel::FloatToFloat16(accel::Float16ToFloat(a) + accel::Float16ToFloat(b))
+                : accel::FloatToBFloat16(accel::BFloat16ToFloat(a) + accel::BFloat16ToFloat(b));
         std::memcpy(row + 2 * d, &a, 2);
       }
     }
@@ -647,8 +602,8 @@ class HostTable final : public Table {
       const uint64_t key = storage_->keys[position];
       bigger->Find(key, &target);
       if (target == kNoPosition) {
-        throw std::runtime_error("hkv: reserve: the live keys do not fit into " +
-                                 std::to_string(capacity) + " rows without an eviction");
+        accel::Fail("reserve: the live keys do not fit into ", capacity,
+                    " rows without an eviction");
       }
       bigger->keys[target] = key;
       bigger->scores[target] = storage_->scores[position];

@@ -14,13 +14,21 @@
 #include <utility>
 #include <vector>
 
-#include "csrc/hkv/cuda_resources.h"
+#include "csrc/common/cuda_memory.h"
+#include "csrc/common/dlpack.h"
 #include "csrc/hkv/table.h"
 
 namespace py = pybind11;
 
+ACCEL_PACKAGE("hkv");
+
 namespace hkv {
 namespace {
+
+using accel::CheckCuda;
+using accel::DeviceGuard;
+using accel::DLManagedTensor;
+using accel::DLTensor;
 
 using Address = uintptr_t;
 
@@ -29,81 +37,32 @@ T* At(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// The structures of DLPack 0.8 (https://dmlc.github.io/dlpack), unversioned capsules.
-struct DLDevice {
-  int32_t device_type;
-  int32_t device_id;
-};
-struct DLDataType {
-  uint8_t code;
-  uint8_t bits;
-  uint16_t lanes;
-};
-struct DLTensor {
-  void* data;
-  DLDevice device;
-  int32_t ndim;
-  DLDataType dtype;
-  int64_t* shape;
-  int64_t* strides;
-  uint64_t byte_offset;
-};
-struct DLManagedTensor {
-  DLTensor dl_tensor;
-  void* manager_ctx;
-  void (*deleter)(DLManagedTensor* self);
-};
-constexpr int32_t kDLCuda = 2;
-
 // Device memory for results, zeroed; allocated and freed in the order of one stream.
 class DeviceMemory {
  public:
-  DeviceMemory(size_t bytes, int device, Address stream) : bytes_(bytes), device_(device) {
+  DeviceMemory(size_t bytes, int device, Address stream) : device_(device) {
     DeviceGuard guard(device);
-    stream_ = At<CUstream_st>(stream);
-    const size_t allocated = bytes > 0 ? bytes : 1;
-    CheckCuda(cudaMallocAsync(&data_, allocated, stream_),
-              "allocating " + std::to_string(bytes) + " bytes of device memory for results");
-    CheckCuda(cudaMemsetAsync(data_, 0, allocated, stream_), "cudaMemsetAsync");
+    memory_ = accel::Buffer(bytes, "results", At<CUstream_st>(stream));
+    CheckCuda(cudaMemsetAsync(data(), 0, bytes, At<CUstream_st>(stream)), "cudaMemsetAsync");
   }
-  ~DeviceMemory() {
-    int previous = 0;
-    cudaGetDevice(&previous);
-    cudaSetDevice(device_);
-    if (cudaFreeAsync(data_, stream_) != cudaSuccess) {  // the stream is gone
-      cudaGetLastError();
-      cudaDeviceSynchronize();
-      cudaFree(data_);
-    }
-    cudaSetDevice(previous);
-  }
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
 
-  void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
+  void* data() const { return memory_.As<void>(); }
+  size_t bytes() const { return memory_.bytes(); }
   int device() const { return device_; }
 
-  void ToHost(Address to, Address stream) const {
-    DeviceGuard guard(device_);
-    CheckCuda(cudaMemcpyAsync(At<void>(to), data_, bytes_, cudaMemcpyDeviceToHost,
-                              At<CUstream_st>(stream)),
-              "copying results to the host");
-    CheckCuda(cudaStreamSynchronize(At<CUstream_st>(stream)), "copying results to the host");
-  }
-  void FromHost(Address from, Address stream) {
-    DeviceGuard guard(device_);
-    CheckCuda(cudaMemcpyAsync(data_, At<void>(from), bytes_, cudaMemcpyHostToDevice,
-                              At<CUstream_st>(stream)),
-              "copying to the device");
-    CheckCuda(cudaStreamSynchronize(At<CUstream_st>(stream)), "copying to the device");
-  }
+  void ToHost(Address to, Address stream) const { Copy(At<void>(to), data(), stream); }
+  void FromHost(Address from, Address stream) { Copy(data(), At<void>(from), stream); }
 
  private:
-  void* data_ = nullptr;
-  size_t bytes_;
+  void Copy(void* to, const void* from, Address stream) const {
+    DeviceGuard guard(device_);
+    const auto s = At<CUstream_st>(stream);
+    CheckCuda(cudaMemcpyAsync(to, from, bytes(), cudaMemcpyDefault, s), "copying an array");
+    CheckCuda(cudaStreamSynchronize(s), "copying an array");
+  }
+
+  accel::Buffer memory_;
   int device_;
-  cudaStream_t stream_ = nullptr;
 };
 
 struct Exported {
@@ -117,7 +76,7 @@ py::capsule ToDLPack(const std::shared_ptr<DeviceMemory>& memory, std::vector<in
   auto* exported = new Exported{{}, memory, std::move(shape)};
   DLTensor& t = exported->tensor.dl_tensor;
   t.data = memory->data();
-  t.device = {kDLCuda, memory->device()};
+  t.device = {accel::kDLCuda, memory->device()};
   t.ndim = static_cast<int32_t>(exported->shape.size());
   t.dtype = {static_cast<uint8_t>(code), static_cast<uint8_t>(bits), 1};
   t.shape = exported->shape.data();
@@ -140,12 +99,15 @@ py::capsule ToDLPack(const std::shared_ptr<DeviceMemory>& memory, std::vector<in
 // consumed: keep it for as long as the address is used.
 py::tuple FromDLPack(const py::object& capsule) {
   if (!PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    throw py::type_error("hkv: __dlpack__ returned something that is not a 'dltensor' capsule");
+    throw py::type_error(
+        accel::ErrorText("__dlpack__ returned something that is not a 'dltensor' capsule"));
   }
   const auto* managed =
       static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   const DLTensor& t = managed->dl_tensor;
-  if (t.dtype.lanes != 1) throw py::type_error("hkv: DLPack arrays of vector types are not taken");
+  if (t.dtype.lanes != 1) {
+    throw py::type_error(accel::ErrorText("DLPack arrays of vector types are not taken"));
+  }
   py::object strides = py::none();
   if (t.strides != nullptr) {
     strides = py::cast(std::vector<int64_t>(t.strides, t.strides + t.ndim));
@@ -162,8 +124,7 @@ Enum ByName(const std::string& name, int count, const char* argument) {
     if (name == Name(static_cast<Enum>(i))) return static_cast<Enum>(i);
     allowed += (i == 0 ? "" : ", ") + std::string(Name(static_cast<Enum>(i)));
   }
-  throw std::invalid_argument(std::string("hkv: ") + argument + " is '" + name +
-                              "'; it must be one of " + allowed);
+  accel::FailArgument(argument, " is '", name, "'; it must be one of ", allowed);
 }
 
 std::unique_ptr<Table> Create(bool on_device, const std::string& key, const std::string& value,

@@ -9,7 +9,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <stdexcept>
+
+#include "csrc/common/errors.h"
 
 namespace hkv {
 namespace {
@@ -19,7 +20,7 @@ constexpr uint32_t kVersion = 1;
 constexpr uint64_t kChecksumSeed = 0x9e3779b97f4a7c15ULL;
 
 [[noreturn]] void Fail(const std::string& path, const std::string& what) {
-  throw std::runtime_error("hkv: file '" + path + "': " + what);
+  accel::Fail("file '", path, "': ", what);
 }
 
 [[noreturn]] void FailErrno(const std::string& path, const std::string& what) {

@@ -13,8 +13,8 @@
 #include <memory>
 #include <string>
 
+#include "csrc/common/cuda_memory.h"
 #include "csrc/hkv/checks.h"
-#include "csrc/hkv/cuda_resources.h"
 #include "csrc/hkv/types.h"
 #include "merlin_hashtable.cuh"
 
@@ -39,8 +39,9 @@ class UpstreamTable {
   static constexpr const char* kEngine = "upstream";
 
   explicit UpstreamTable(const HashTableOptions& options) : options_(CheckedOptions(options)) {
-    if (options_.device_id < 0) CheckCuda(cudaGetDevice(&options_.device_id), "cudaGetDevice");
-    DeviceGuard device(options_.device_id);
+    if (options_.device_id < 0)
+      accel::CheckCuda(cudaGetDevice(&options_.device_id), "cudaGetDevice");
+    accel::DeviceGuard device(options_.device_id);
     nv::merlin::HashTableOptions upstream;
     upstream.init_capacity = options_.init_capacity;
     upstream.max_capacity = options_.max_capacity;
@@ -92,7 +93,7 @@ class UpstreamTable {
                         uint64_t* evicted_count, cudaStream_t stream, bool ignore_evict_strategy,
                         uint8_t* status) {
     Check("insert_and_evict", n, scores, ignore_evict_strategy, status);
-    CheckCuda(cudaMemsetAsync(evicted_count, 0, 8, stream), "insert_and_evict");
+    accel::CheckCuda(cudaMemsetAsync(evicted_count, 0, 8, stream), "insert_and_evict");
     table_.insert_and_evict(n, keys, values, scores, evicted_keys, evicted_values, evicted_scores,
                             evicted_count, stream, false, ignore_evict_strategy);
   }
@@ -130,7 +131,7 @@ class UpstreamTable {
 
   void export_batch(size_t n, size_t offset, uint64_t* count, Key* keys, Value* values,
                     uint64_t* scores, cudaStream_t stream) const {
-    CheckCuda(cudaMemsetAsync(count, 0, 8, stream), "export_batch");
+    accel::CheckCuda(cudaMemsetAsync(count, 0, 8, stream), "export_batch");
     table_.export_batch(n, offset, count, keys, values, scores, stream);
   }
   void export_batch_if(const Predicate& predicate, size_t n, size_t offset, uint64_t* count,
@@ -141,21 +142,21 @@ class UpstreamTable {
       return;
     }
     CheckPredicate(predicate);
-    CheckCuda(cudaMemsetAsync(count, 0, 8, stream), "export_batch_if");
+    accel::CheckCuda(cudaMemsetAsync(count, 0, 8, stream), "export_batch_if");
     table_.template export_batch_if<ScoreAtLeast>(Key{}, predicate.score_min, n, offset, count,
                                                   keys, values, scores, stream);
   }
   uint64_t size(cudaStream_t stream) const { return table_.size(stream); }
   uint64_t size_if(const Predicate& predicate, cudaStream_t stream) const {
     CheckPredicate(predicate);
-    DeviceGuard device(options_.device_id);
-    Buffer counter(MemoryKind::kDevice, 8, "a counter");
-    CheckCuda(cudaMemsetAsync(counter.As<char>(), 0, 8, stream), "size_if");
+    accel::DeviceGuard device(options_.device_id);
+    accel::Buffer counter(accel::MemoryKind::kDevice, 8, "a counter");
+    accel::CheckCuda(cudaMemsetAsync(counter.As<char>(), 0, 8, stream), "size_if");
     table_.template size_if<ScoreAtLeast>(Key{}, predicate.score_min, counter.As<size_t>(), stream);
     uint64_t count = 0;
-    CheckCuda(cudaMemcpyAsync(&count, counter.As<char>(), 8, cudaMemcpyDeviceToHost, stream),
-              "size_if");
-    CheckCuda(cudaStreamSynchronize(stream), "size_if");
+    accel::CheckCuda(cudaMemcpyAsync(&count, counter.As<char>(), 8, cudaMemcpyDeviceToHost, stream),
+                     "size_if");
+    accel::CheckCuda(cudaStreamSynchronize(stream), "size_if");
     return count;
   }
   uint64_t capacity() const { return table_.capacity(); }

@@ -1,82 +1,15 @@
-// File: cuda_resources.h
+// File: stream_order.h
 //
-// Owners of CUDA memory and the ordering of calls from several streams. Host code only.
+// The order of calls that come on several CUDA streams. Host code only.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include <cstdint>
-#include <stdexcept>
-#include <string>
-#include <utility>
 #include <vector>
 
-namespace hkv {
+#include "csrc/common/cuda_memory.h"
 
-inline void CheckCuda(cudaError_t error, const std::string& what) {
-  if (error == cudaSuccess) return;
-  cudaGetLastError();  // the next call starts clean
-  throw std::runtime_error("hkv: " + what + ": " + cudaGetErrorString(error));
-}
-
-// Makes a device current for the life of the object.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    CheckCuda(cudaGetDevice(&previous_), "cudaGetDevice");
-    changed_ = device != previous_;
-    if (changed_) CheckCuda(cudaSetDevice(device), "cudaSetDevice(" + std::to_string(device) + ")");
-  }
-  ~DeviceGuard() {
-    if (changed_) cudaSetDevice(previous_);
-  }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
- private:
-  int previous_ = 0;
-  bool changed_ = false;
-};
-
-enum class MemoryKind { kDevice, kPinnedHost };
-
-class Buffer {
- public:
-  Buffer() = default;
-  Buffer(MemoryKind kind, uint64_t bytes, const char* what) : kind_(kind) {
-    if (bytes == 0) return;
-    const bool device = kind == MemoryKind::kDevice;
-    const cudaError_t error =
-        device ? cudaMalloc(&data_, bytes)
-               : cudaHostAlloc(&data_, bytes, cudaHostAllocMapped | cudaHostAllocPortable);
-    CheckCuda(error, std::string("allocating ") + std::to_string(bytes) + " bytes of " +
-                         (device ? "device" : "pinned host") + " memory for " + what);
-  }
-  ~Buffer() { Release(); }
-  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
-  Buffer& operator=(Buffer&& other) noexcept {
-    if (this == &other) return *this;
-    Release();
-    kind_ = other.kind_;
-    data_ = std::exchange(other.data_, nullptr);
-    return *this;
-  }
-
-  template <class T>
-  T* As() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void Release() {
-    if (data_ == nullptr) return;
-    kind_ == MemoryKind::kDevice ? cudaFree(data_) : cudaFreeHost(data_);
-    data_ = nullptr;
-  }
-
-  MemoryKind kind_ = MemoryKind::kDevice;
-  void* data_ = nullptr;
-};
+namespace accel {
 
 // A reader-writer lock among streams, kept on the device by events: a writing call waits for the
 // calls before it on other streams, a reading call for the last writing one. The host never waits.
@@ -151,4 +84,4 @@ class StreamOrder {
   std::vector<Entry> readers_;
 };
 
-}  // namespace hkv
+}  // namespace accel
