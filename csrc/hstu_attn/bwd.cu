@@ -5,13 +5,14 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "csrc/common/device.h"
 #include "csrc/hstu_attn/bwd.h"
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/schedule.cuh"
 #include "csrc/hstu_attn/split.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 constexpr int kPrepareThreads = 1024;
 constexpr int kPrepareBuckets = 8192;
@@ -187,10 +188,9 @@ cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream) {
 BwdWorkspace bwd_workspace(const BwdParams& p) {
   const int64_t blocks = bwd_key_blocks(p) * p.heads_k;
   BwdWorkspace w;
-  if (p.heads > 0) w.split = plan_split(bwd_split_work(p, processor_count()));
-  w.semaphores =
-      align_scratch(16 + 8 * (p.total_k / kBwdMinBlockN + static_cast<int64_t>(p.batch)));
-  w.arrived = w.semaphores + align_scratch(4 * (1 + bwd_query_blocks(p, kBwdMinBlockM) * p.heads));
+  if (p.heads > 0) w.split = plan_split(bwd_split_work(p, ProcessorCount()));
+  w.semaphores = AlignScratch(16 + 8 * (p.total_k / kBwdMinBlockN + static_cast<int64_t>(p.batch)));
+  w.arrived = w.semaphores + AlignScratch(4 * (1 + bwd_query_blocks(p, kBwdMinBlockM) * p.heads));
   w.dq = w.arrived + split_counter_bytes(w.split, blocks);
   w.sums = w.dq + sizeof(float) * (p.total_q + static_cast<int64_t>(p.batch) * kBwdMaxBlockM) *
                       p.heads * p.head_dim;
@@ -274,4 +274,4 @@ int bwd(const BwdParams& p, void* workspace, cudaStream_t stream) {
 #endif
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

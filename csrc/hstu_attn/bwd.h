@@ -10,7 +10,7 @@
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/split.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 // One instance; T: __nv_bfloat16 or __half. kHasDrab needs kHasRab. Defined in bwd_launch.cuh.
 template <int kHeadDim, class T, bool kHasRab, bool kHasDrab>
@@ -45,4 +45,4 @@ cudaError_t bwd_prepare_whole(const BwdParams& p, void* workspace, cudaStream_t 
 // Zeroes dRab where it is wanted.
 cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream);
 
-}  // namespace hstu
+}  // namespace accel::hstu

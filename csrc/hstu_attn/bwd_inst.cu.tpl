@@ -1,7 +1,7 @@
 // One backward instance: {DTYPE}, head dim {HEAD_DIM}, rab: {HAS_RAB}, drab: {HAS_DRAB}.
 #include "csrc/hstu_attn/bwd_launch.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 template int run_bwd<{HEAD_DIM}, {DTYPE}, {HAS_RAB}, {HAS_DRAB}>(const BwdParams&, void*,
                                                                  cudaStream_t);
@@ -10,4 +10,4 @@ template int run_bwd<{HEAD_DIM}, {DTYPE}, {HAS_RAB}, {HAS_DRAB}>(const BwdParams
 // no two builds give the same bytes.
 int unit_{name}() { return 0; }
 
-}  // namespace hstu
+}  // namespace accel::hstu

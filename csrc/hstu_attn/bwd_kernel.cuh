@@ -24,14 +24,14 @@
 // 1/16 on the way so that P and dP up to 1e6 stay finite.
 #pragma once
 
+#include "csrc/common/sm80_tile.cuh"
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/mask.h"
 #include "csrc/hstu_attn/schedule.cuh"
 #include "csrc/hstu_attn/split.cuh"
-#include "csrc/hstu_attn/tile.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 struct BwdArgs {
   BwdParams p;
@@ -220,10 +220,10 @@ __device__ __forceinline__ void load_rows(uint32_t dst, const T* src, int64_t st
   const int row = thread / Smem::kChunks, chunk = thread % Smem::kChunks;
   // 32-bit products: a row of a tile lies less than 2^31 elements behind its first one.
   const T* at = src + row * static_cast<int32_t>(stride) + chunk * kChunkElems;
-  const uint32_t to = dst + Smem::offset(row, chunk);
+  const uint32_t to = dst + Smem::Offset(row, chunk);
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
-    (kOnce ? cp_async_once : cp_async)(
+    (kOnce ? CpAsyncOnce : CpAsync)(
         (to ^ (i * kRowsPerPass % 8 * kChunkBytes)) + i * kRowsPerPass * Smem::kPitch, at,
         row + i * kRowsPerPass < valid ? kChunkBytes : 0);
     at += kRowsPerPass * static_cast<int32_t>(stride);
@@ -231,7 +231,7 @@ __device__ __forceinline__ void load_rows(uint32_t dst, const T* src, int64_t st
 }
 
 // C (kRows16 * 16, kTiles8 * 8) = A B^T with A (rows, k) and B (cols, k) in shared memory; `a`
-// and `b` are this lane's addresses (lane_mk, lane_nk). kResident: the A fragments are given.
+// and `b` are this lane's addresses (LaneMk, LaneNk). kResident: the A fragments are given.
 template <class T, class Smem, bool kResident, int kRows16, int kTiles8, int kFragments>
 __device__ __forceinline__ void product_nt(float (&c)[kRows16][kTiles8][4], uint32_t a, uint32_t b,
                                            const uint32_t (&given)[kRows16][kFragments][4]) {
@@ -244,24 +244,24 @@ __device__ __forceinline__ void product_nt(float (&c)[kRows16][kTiles8][4], uint
 #pragma unroll
         for (int i = 0; i < 4; ++i) fa[r][i] = given[r][k][i];
       } else {
-        ldmatrix_x4(fa[r], (a ^ (k * 32)) + r * 16 * Smem::kPitch);
+        LdMatrixX4(fa[r], (a ^ (k * 32)) + r * 16 * Smem::kPitch);
       }
     }
 #pragma unroll
     for (int t = 0; t < kTiles8 / 2; ++t) {
       uint32_t fb[4];
-      ldmatrix_x4(fb, (b ^ (k * 32)) + t * 16 * Smem::kPitch);
+      LdMatrixX4(fb, (b ^ (k * 32)) + t * 16 * Smem::kPitch);
 #pragma unroll
       for (int r = 0; r < kRows16; ++r) {
-        mma<T>(c[r][2 * t], fa[r], fb[0], fb[1]);
-        mma<T>(c[r][2 * t + 1], fa[r], fb[2], fb[3]);
+        Mma<T>(c[r][2 * t], fa[r], fb[0], fb[1]);
+        Mma<T>(c[r][2 * t + 1], fa[r], fb[2], fb[3]);
       }
     }
   }
 }
 
 // C (kRows16 * 16, kTiles8 * 8) += A B with A in registers and B (k, cols) in shared memory; `b` is
-// this lane's address (lane_kn).
+// this lane's address (LaneKn).
 template <class T, class Smem, int kRows16, int kTiles8, int kSteps>
 __device__ __forceinline__ void product_rn(float (&c)[kRows16][kTiles8][4],
                                            const uint32_t (&a)[kRows16][kSteps][4], uint32_t b) {
@@ -270,11 +270,11 @@ __device__ __forceinline__ void product_rn(float (&c)[kRows16][kTiles8][4],
 #pragma unroll
     for (int t = 0; t < kTiles8 / 2; ++t) {
       uint32_t fb[4];
-      ldmatrix_x4_trans(fb, (b ^ (t * 32)) + k * 16 * Smem::kPitch);
+      LdMatrixX4Trans(fb, (b ^ (t * 32)) + k * 16 * Smem::kPitch);
 #pragma unroll
       for (int r = 0; r < kRows16; ++r) {
-        mma<T>(c[r][2 * t], a[r][k], fb[0], fb[1]);
-        mma<T>(c[r][2 * t + 1], a[r][k], fb[2], fb[3]);
+        Mma<T>(c[r][2 * t], a[r][k], fb[0], fb[1]);
+        Mma<T>(c[r][2 * t + 1], a[r][k], fb[2], fb[3]);
       }
     }
   }
@@ -312,8 +312,8 @@ template <class T>
 __device__ __forceinline__ void store_drab(const BwdArgs& args, const BwdSequence& w, T* drab,
                                            int m, int n, uint32_t ds, float scale) {
   if (m >= w.q_len || n >= w.mask.k_len) return;
-  const float2 v = unpack<T>(ds);
-  const uint32_t both = pack<T>(v.x * scale, v.y * scale);
+  const float2 v = Unpack<T>(ds);
+  const uint32_t both = Pack<T>(v.x * scale, v.y * scale);
   T* at = drab + (m + w.off) * args.p.drab.row_stride + n;
   if (args.drab_by_pairs && n + 1 < w.mask.k_len) {
     *reinterpret_cast<uint32_t*>(at) = both;
@@ -354,9 +354,9 @@ __device__ __forceinline__ void product_dq(DqPart<Tile>& part, const BwdArgs& ar
   const int warp = threadIdx.x / 32 % Tile::kDqWarps;  // the key warps are the upper half
   const int warp_m = warp / Tile::kDqWarpsD, warp_d = warp % Tile::kDqWarpsD;
   const int col0 = (warp_d * Tile::kDqPasses + pass) * Tile::kDqCols;
-  const LanePos at_ds = lane_km(lane), at_k = lane_kn(lane);
-  const uint32_t a = ds + (SmemDs::offset(at_ds.row, at_ds.chunk) ^ (warp_m * Tile::kDqRows * 2));
-  const uint32_t b = k + (SmemK::offset(at_k.row, at_k.chunk) ^ (col0 * 2));
+  const LanePos at_ds = LaneKm(lane), at_k = LaneKn(lane);
+  const uint32_t a = ds + (SmemDs::Offset(at_ds.row, at_ds.chunk) ^ (warp_m * Tile::kDqRows * 2));
+  const uint32_t b = k + (SmemK::Offset(at_k.row, at_k.chunk) ^ (col0 * 2));
 #pragma unroll
   for (int i = 0; i < Tile::kDqRegs; ++i) part.at(i) = 0.0f;
 #pragma unroll
@@ -364,7 +364,7 @@ __device__ __forceinline__ void product_dq(DqPart<Tile>& part, const BwdArgs& ar
     uint32_t fa[kRows16][4];
 #pragma unroll
     for (int r = 0; r < kRows16; ++r) {
-      ldmatrix_x4_trans(fa[r], (a ^ (r * 32)) + n * 16 * SmemDs::kPitch);
+      LdMatrixX4Trans(fa[r], (a ^ (r * 32)) + n * 16 * SmemDs::kPitch);
     }
     if constexpr (kHasDrab) {
       if (pass == 0 && n % Tile::kDqWarpsD == warp_d) {
@@ -385,11 +385,11 @@ __device__ __forceinline__ void product_dq(DqPart<Tile>& part, const BwdArgs& ar
 #pragma unroll
     for (int t = 0; t < kTiles8 / 2; ++t) {
       uint32_t fb[4];
-      ldmatrix_x4_trans(fb, (b ^ (t * 32)) + n * 16 * SmemK::kPitch);
+      LdMatrixX4Trans(fb, (b ^ (t * 32)) + n * 16 * SmemK::kPitch);
 #pragma unroll
       for (int r = 0; r < kRows16; ++r) {
-        mma<T>(part.dq[r][2 * t], fa[r], fb[0], fb[1]);
-        mma<T>(part.dq[r][2 * t + 1], fa[r], fb[2], fb[3]);
+        Mma<T>(part.dq[r][2 * t], fa[r], fb[0], fb[1]);
+        Mma<T>(part.dq[r][2 * t + 1], fa[r], fb[2], fb[3]);
       }
     }
   }
@@ -437,7 +437,7 @@ __device__ __forceinline__ void load_rab(float (&s)[kRows16][kTiles8][4], const 
         for (int low = 0; low < 2; ++low) {
           const int n = n_warp + r * 16 + lane / 4 + low * 8;
           const uint16_t bits = m < w.q_len && n < w.mask.k_len ? row[n] : uint16_t{0};
-          s[r][t][low * 2 + odd] = unpack<T>(bits).x;
+          s[r][t][low * 2 + odd] = Unpack<T>(bits).x;
         }
       }
     }
@@ -474,22 +474,22 @@ __device__ __forceinline__ void silu(const float (&s)[kRows16][kTiles8][4],
           if constexpr (kPartial) {  // SiLU and its derivative are 0 far below 0
             h = (seen[i % 2] >> (r * 16 + i / 2 * 8)) & 1 ? h : -1e4f;
           }
-          const float t = tanh_approx(h);
+          const float t = TanhApprox(h);
           const float up = 1.0f + t;
           silu[i] = h * up;
           dsilu[i] = fmaf(silu[i], 1.0f - t, up);
           silu[i] *= kBwdScale<T>;
         }
-        p[r][j][half * 2] = pack<T>(silu[0], silu[1]);
-        p[r][j][half * 2 + 1] = pack<T>(silu[2], silu[3]);
-        d[r][half * 2] = pack<T>(dsilu[0], dsilu[1]);
-        d[r][half * 2 + 1] = pack<T>(dsilu[2], dsilu[3]);
+        p[r][j][half * 2] = Pack<T>(silu[0], silu[1]);
+        p[r][j][half * 2 + 1] = Pack<T>(silu[2], silu[3]);
+        d[r][half * 2] = Pack<T>(dsilu[0], dsilu[1]);
+        d[r][half * 2 + 1] = Pack<T>(dsilu[2], dsilu[3]);
       }
     }
 #pragma unroll
     for (int r = 0; r < kRows16; ++r) {
-      st_shared(out + (r * (kTiles8 / 2) + j) * kStep,
-                make_uint4(d[r][0], d[r][1], d[r][2], d[r][3]));
+      StoreShared(out + (r * (kTiles8 / 2) + j) * kStep,
+                  make_uint4(d[r][0], d[r][1], d[r][2], d[r][3]));
     }
   }
 }
@@ -508,9 +508,9 @@ __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][
     for (int t = 0; t < kTiles8; ++t) {
 #pragma unroll
       for (int low = 0; low < 2; ++low) {
-        st_shared(
-            smem + Smem::offset(row0 + r * 16 + low * 8 + lane / 4, chunk0 + t) + lane % 4 * 4,
-            pack<T>(acc[r][t][low * 2] * scale, acc[r][t][low * 2 + 1] * scale));
+        StoreShared(
+            smem + Smem::Offset(row0 + r * 16 + low * 8 + lane / 4, chunk0 + t) + lane % 4 * 4,
+            Pack<T>(acc[r][t][low * 2] * scale, acc[r][t][low * 2 + 1] * scale));
       }
     }
   }
@@ -518,7 +518,7 @@ __device__ __forceinline__ void store_rows(const float (&acc)[kRows16][kTiles8][
 #pragma unroll 4
   for (int i = lane; i < Tile::kWarpRows * kTiles8; i += 32) {
     const int row = row0 + i / kTiles8, chunk = chunk0 + i % kTiles8;
-    const uint4 v = ld_shared(smem + Smem::offset(row, chunk));
+    const uint4 v = LoadShared(smem + Smem::Offset(row, chunk));
     if (row < valid) {
       uint4* const to = reinterpret_cast<uint4*>(out + row * row_stride + chunk * kChunkElems);
       if constexpr (kOnce) {
@@ -545,7 +545,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
   static_assert(sizeof(BwdWalk) <= Tile::kWalkBytes, "the walk fits");
 
   extern __shared__ __align__(1024) unsigned char smem[];
-  const uint32_t s_k = smem_address(smem);                     // (kN, kD)
+  const uint32_t s_k = SmemAddress(smem);                      // (kN, kD)
   const uint32_t s_v = s_k + Tile::kKvBytes;                   // (kN, kD)
   const uint32_t s_q = s_v + Tile::kKvBytes;                   // kStages x (kM, kD)
   const uint32_t s_do = s_q + Tile::kStages * Tile::kQBytes;   // kStages x (kM, kD)
@@ -609,11 +609,11 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
   }
 
   // This lane's addresses.
-  const LanePos mk = lane_mk(lane), nk = lane_nk(lane), kn = lane_kn(lane);
+  const LanePos mk = LaneMk(lane), nk = LaneNk(lane), kn = LaneKn(lane);
   const uint32_t own_rows =  // A operand of S or dP
-      (key_warp ? s_v : s_k) + SmemKv::offset(row0 + mk.row, mk.chunk);
-  const uint32_t at_nk = SmemQ::offset(nk.row, nk.chunk) + part * kWarpM * SmemQ::kPitch;
-  const uint32_t at_kn = SmemQ::offset(kn.row, kn.chunk) ^ (part * Tile::kWarpD * 2);
+      (key_warp ? s_v : s_k) + SmemKv::Offset(row0 + mk.row, mk.chunk);
+  const uint32_t at_nk = SmemQ::Offset(nk.row, nk.chunk) + part * kWarpM * SmemQ::kPitch;
+  const uint32_t at_kn = SmemQ::Offset(kn.row, kn.chunk) ^ (part * Tile::kWarpD * 2);
   // dSiLU(S), a fragment register of a warp after the other: over dS, or where a split needs both.
   constexpr int kWidth = Tile::kChunkM * 2;
   constexpr int kStep = kSplit > 1 ? 512 : 512 / kWidth * SmemDs::kPitch;
@@ -666,7 +666,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
         if (!key_warp) load(p.q, s_q + stage, block);
         if (key_warp != Tile::kKeyDq) load(p.d_o, s_do + stage, block);
       }
-      cp_async_commit();
+      CpAsyncCommit();
     };
     // The dQ of query block `n` has been added: the next key block may add to it.
     const auto release = [&](int n) {
@@ -684,7 +684,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
     } else if (i == 0) {
       start(0);
     }
-    cp_async_wait<0>();
+    CpAsyncWait<0>();
     __syncthreads();
     const QueryBlock block = walk.ring[i & 3];
     if (Tile::kStages == 2 && block.head >= 0) start(i + 1);
@@ -699,7 +699,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
         for (int r = 0; r < kRows16; ++r) {
 #pragma unroll
           for (int k = 0; k < kD / 16; ++k) {
-            ldmatrix_x4(resident[r][k], (own_rows ^ (k * 32)) + r * 16 * SmemKv::kPitch);
+            LdMatrixX4(resident[r][k], (own_rows ^ (k * 32)) + r * 16 * SmemKv::kPitch);
           }
         }
       }
@@ -737,7 +737,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
 #pragma unroll
             for (int f = 0; f < kFragments; ++f) {
               const uint32_t(&x)[4] = probs[f / (kWarpM / 16)][f % (kWarpM / 16)];
-              st_shared(mine + f * 512, make_uint4(x[0], x[1], x[2], x[3]));
+              StoreShared(mine + f * 512, make_uint4(x[0], x[1], x[2], x[3]));
             }
             product_rn<T, SmemQ>(acc, probs, b + part * kWarpM * SmemQ::kPitch);
             pair_barrier<kAlone, 1 + kSiluBarriers, Tile::kPairs / 2, true>(pair / 2);
@@ -745,7 +745,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
                 part == 0 ? mine + Tile::kWarpChunkBytes : mine - Tile::kWarpChunkBytes;
 #pragma unroll
             for (int f = 0; f < kFragments; ++f) {
-              const uint4 x = ld_shared(theirs + f * 512);
+              const uint4 x = LoadShared(theirs + f * 512);
               uint32_t(&to)[4] = probs[f / (kWarpM / 16)][f % (kWarpM / 16)];
               to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
             }
@@ -783,28 +783,28 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
           for (int r = 0; r < kRows16; ++r) {
 #pragma unroll
             for (int j = 0; j < kWarpM / 16; ++j) {
-              const uint4 dsilu = ld_shared(in + (r * (kWarpM / 16) + j) * kStep);
+              const uint4 dsilu = LoadShared(in + (r * (kWarpM / 16) + j) * kStep);
               const uint32_t d[4] = {dsilu.x, dsilu.y, dsilu.z, dsilu.w};
 #pragma unroll
               for (int f = 0; f < 4; ++f) {
-                const float2 v = unpack<T>(d[f]);
+                const float2 v = Unpack<T>(d[f]);
                 const float* at = &dp[r][2 * j + f / 2][f % 2 * 2];
-                grad[r][j][f] = pack<T>(at[0] * kBwdScale<T> * v.x, at[1] * kBwdScale<T> * v.y);
+                grad[r][j][f] = Pack<T>(at[0] * kBwdScale<T> * v.x, at[1] * kBwdScale<T> * v.y);
               }
             }
           }
           if (kSplit == 1) __syncwarp();  // the fragments are read: dS takes their place
           const uint32_t to =
               s_ds + ds + lane % 4 * 4 +
-              (SmemDs::offset(row0 + lane / 4, 0) ^ ((m_chunk + part * kWarpM) * 2));
+              (SmemDs::Offset(row0 + lane / 4, 0) ^ ((m_chunk + part * kWarpM) * 2));
 #pragma unroll
           for (int r = 0; r < kRows16; ++r) {
 #pragma unroll
             for (int j = 0; j < kWarpM / 16; ++j) {
 #pragma unroll
               for (int f = 0; f < 4; ++f) {
-                st_shared((to ^ ((2 * j + f / 2) * 16)) + (r * 16 + f % 2 * 8) * SmemDs::kPitch,
-                          grad[r][j][f]);
+                StoreShared((to ^ ((2 * j + f / 2) * 16)) + (r * 16 + f % 2 * 8) * SmemDs::kPitch,
+                            grad[r][j][f]);
               }
             }
           }
@@ -815,12 +815,12 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
                 pair / 2);
             const uint32_t a =
                 s_ds + ds +
-                (SmemDs::offset(row0 + mk.row, mk.chunk) ^ ((m_chunk + (1 - part) * kWarpM) * 2));
+                (SmemDs::Offset(row0 + mk.row, mk.chunk) ^ ((m_chunk + (1 - part) * kWarpM) * 2));
 #pragma unroll
             for (int r = 0; r < kRows16; ++r) {
 #pragma unroll
               for (int j = 0; j < kWarpM / 16; ++j) {
-                ldmatrix_x4(grad[r][j], (a ^ (j * 32)) + r * 16 * SmemDs::kPitch);
+                LdMatrixX4(grad[r][j], (a ^ (j * 32)) + r * 16 * SmemDs::kPitch);
               }
             }
             product_rn<T, SmemQ>(acc, grad, b + (1 - part) * kWarpM * SmemQ::kPitch);
@@ -850,7 +850,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_kernel(
   const int own = thread / 32 % Tile::kPairs;
   const Rows& rows = keys_sum ? p.dk : p.dv;
   const float scale = (keys_sum ? 0.5f * p.alpha : 1.0f) * p.inv_n / kBwdScale<T>;
-  store_rows<Tile, T>(acc, scale, smem_address(smem) + (keys_sum ? 0 : Tile::kKvBytes),
+  store_rows<Tile, T>(acc, scale, SmemAddress(smem) + (keys_sum ? 0 : Tile::kKvBytes),
                       own / kSplit * Tile::kWarpRows, own % kSplit * (Tile::kWarpD / kChunkElems),
                       static_cast<T*>(rows.data) + (walk.k_begin + walk.n0) * rows.row_stride +
                           walk.head_k * rows.head_stride,
@@ -864,7 +864,7 @@ __global__ __launch_bounds__(Tile::kDqWarps *
   using Smem = SmemTile<Tile::kBlockM, Tile::kHeadDim>;
   constexpr int kTiles8 = Tile::kDqCols / 8, kRows16 = Tile::kDqRows / 16;
   __shared__ __align__(1024) unsigned char smem[Smem::kBytes];
-  const uint32_t tile = smem_address(smem);
+  const uint32_t tile = SmemAddress(smem);
   const BwdParams& p = args.p;
   const int slot = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
   // The last sequence whose blocks start at or before `slot`.
@@ -893,10 +893,10 @@ __global__ __launch_bounds__(Tile::kDqWarps *
         const float* at = in + (pass * Tile::kDqRegs + (r * kTiles8 + i) * 4) * 32;
         const int chunk = (warp_d * Tile::kDqPasses + pass) * kTiles8 + i;
         const int row = warp_m * Tile::kDqRows + r * 16 + lane / 4;
-        st_shared(tile + Smem::offset(row, chunk) + lane % 4 * 4,
-                  pack<T>(at[0] * scale, at[32] * scale));
-        st_shared(tile + Smem::offset(row + 8, chunk) + lane % 4 * 4,
-                  pack<T>(at[64] * scale, at[96] * scale));
+        StoreShared(tile + Smem::Offset(row, chunk) + lane % 4 * 4,
+                    Pack<T>(at[0] * scale, at[32] * scale));
+        StoreShared(tile + Smem::Offset(row + 8, chunk) + lane % 4 * 4,
+                    Pack<T>(at[64] * scale, at[96] * scale));
       }
     }
   }
@@ -906,9 +906,9 @@ __global__ __launch_bounds__(Tile::kDqWarps *
     const int row = i / Smem::kChunks, chunk = i % Smem::kChunks;
     if (m0 + row < q_len) {
       *reinterpret_cast<uint4*>(out + row * p.dq.row_stride + chunk * kChunkElems) =
-          ld_shared(tile + Smem::offset(row, chunk));
+          LoadShared(tile + Smem::Offset(row, chunk));
     }
   }
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -5,13 +5,13 @@
 
 #include <type_traits>
 
+#include "csrc/common/shared_memory.h"
 #include "csrc/hstu_attn/bwd.h"
 #include "csrc/hstu_attn/bwd_kernel.cuh"
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/bwd_whole.cuh"
-#include "csrc/hstu_attn/shared_memory.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 inline BwdArgs bwd_args(const BwdParams& p, void* workspace) {
   const BwdWorkspace at = bwd_workspace(p);
@@ -33,7 +33,7 @@ inline BwdArgs bwd_args(const BwdParams& p, void* workspace) {
 template <class Tile, class T, bool kHasRab, bool kHasDrab>
 cudaError_t launch_bwd(const BwdParams& p, void* workspace, cudaStream_t stream) {
   constexpr auto kKernel = bwd_kernel<Tile, T, kHasRab, kHasDrab>;
-  if (const cudaError_t e = allow_shared_memory<kKernel>(Tile::kSmemBytes)) return e;
+  if (const cudaError_t e = AllowSharedMemory<kKernel>(Tile::kSmemBytes)) return e;
   if (const cudaError_t e = bwd_zero_drab(p, stream)) return e;
   if (const cudaError_t e = bwd_prepare(p, Tile::kBlockM, Tile::kBlockN, workspace, stream)) {
     return e;
@@ -57,7 +57,7 @@ cudaError_t launch_bwd(const BwdParams& p, void* workspace, cudaStream_t stream)
 template <class Tile, class T, bool kHasRab, bool kHasDrab>
 cudaError_t launch_bwd_whole(const BwdParams& p, void* workspace, cudaStream_t stream) {
   constexpr auto kKernel = bwd_whole_kernel<Tile, T, kHasRab, kHasDrab>;
-  if (const cudaError_t e = allow_shared_memory<kKernel>(Tile::kSmemBytes)) return e;
+  if (const cudaError_t e = AllowSharedMemory<kKernel>(Tile::kSmemBytes)) return e;
   if (const cudaError_t e = bwd_zero_drab(p, stream)) return e;
   BwdArgs args = bwd_args(p, workspace);
   if (const cudaError_t e = bwd_prepare_whole(p, workspace, stream, &args.order)) return e;
@@ -71,8 +71,8 @@ int run_bwd(const BwdParams& p, void* workspace, cudaStream_t stream) {
   using Tiles = BwdTiles<kHeadDim>;
   static_assert(Tiles::Large::kBlockN == bwd_keys(kHeadDim), "what the workspace is made for");
   SharedMemory memory;
-  if (const cudaError_t e = shared_memory(p, &memory)) return e;
-  const int limit = memory.block();
+  if (const cudaError_t e = SharedMemoryOfDevice(p.smem_kb, &memory)) return e;
+  const int limit = memory.Block();
   if (p.max_seqlen_k <= kBwdWholeKeys &&
       static_cast<int64_t>(p.batch) * p.heads_k >= kBwdWholeGrid &&
       limit >= Tiles::Whole::kSmemBytes) {
@@ -94,4 +94,4 @@ int run_bwd(const BwdParams& p, void* workspace, cudaStream_t stream) {
   return cudaErrorNotSupported;
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

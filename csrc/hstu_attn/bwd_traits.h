@@ -9,7 +9,7 @@
 
 #include "csrc/hstu_attn/hstu.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 // A CUDA block owns kBlockN keys and walks over blocks of kBlockM queries, kChunkM of them at a
 // time. Its warps come in pairs; one warp of a pair computes S and accumulates dV, the other one
@@ -142,4 +142,4 @@ constexpr int kBwdMinBlockN = 32;
 constexpr int kBwdWholeKeys = 256;
 constexpr int kBwdWholeGrid = 256;
 
-}  // namespace hstu
+}  // namespace accel::hstu

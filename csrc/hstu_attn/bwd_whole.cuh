@@ -14,7 +14,7 @@
 #include "csrc/hstu_attn/bwd_kernel.cuh"
 #include "csrc/hstu_attn/bwd_traits.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 // Which blocks of queries see the keys at hand: a bit each, the same ones for every head. Every
 // warp walks for itself.
@@ -103,7 +103,7 @@ __device__ __forceinline__ void keep_dq(DqPart<Tile>& part, const BwdParams& p,
 #pragma unroll
         for (int t = 0; t < part.kTiles8; ++t) {
           __stcs(reinterpret_cast<uint32_t*>(rows + m * p.dq.row_stride + t * 8),
-                 pack<T>(part.dq[r][t][low * 2] * scale, part.dq[r][t][low * 2 + 1] * scale));
+                 Pack<T>(part.dq[r][t][low * 2] * scale, part.dq[r][t][low * 2 + 1] * scale));
         }
       }
     }
@@ -132,13 +132,13 @@ __device__ __forceinline__ void silu_in_place(float (&s)[1][4][4], uint32_t (&p)
       if constexpr (kPartial) {  // SiLU and its derivative are 0 far below 0
         h = (seen[i % 2] >> (i / 2 * 8)) & 1 ? h : -1e4f;
       }
-      const float tanh = tanh_approx(h), up = 1.0f + tanh;
+      const float tanh = TanhApprox(h), up = 1.0f + tanh;
       silu[i] = h * up;
       s[0][t][i] = fmaf(silu[i], 1.0f - tanh, up);
       silu[i] *= kBwdScale<T>;
     }
-    p[0][t / 2][t % 2 * 2] = pack<T>(silu[0], silu[1]);
-    p[0][t / 2][t % 2 * 2 + 1] = pack<T>(silu[2], silu[3]);
+    p[0][t / 2][t % 2 * 2] = Pack<T>(silu[0], silu[1]);
+    p[0][t / 2][t % 2 * 2 + 1] = Pack<T>(silu[2], silu[3]);
   }
 }
 
@@ -153,7 +153,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
   static_assert(sizeof(BwdSequence) <= Tile::kWalkBytes, "the sequence fits");
 
   extern __shared__ __align__(1024) unsigned char smem[];
-  const uint32_t s_k = smem_address(smem);              // (kN, kD)
+  const uint32_t s_k = SmemAddress(smem);               // (kN, kD)
   const uint32_t s_v = s_k + Tile::kKvBytes;            // (kN, kD)
   const uint32_t s_q = s_v + Tile::kKvBytes;            // 2 x Q, dO, (kM, kD) each
   const uint32_t s_staging = s_q + 2 * Tile::kQBytes;   // dV, then dK: behind the first Q, dO
@@ -171,11 +171,11 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
   const int k_len = p.cu_seqlens_k[seq + 1] - k_begin;
 
   // This lane's addresses.
-  const LanePos mk = lane_mk(lane), nk = lane_nk(lane), kn = lane_kn(lane);
-  const uint32_t own_k = s_k + SmemKv::offset(row0 + mk.row, mk.chunk);
-  const uint32_t at_nk = SmemQ::offset(nk.row, nk.chunk);
-  const uint32_t at_kn = SmemQ::offset(kn.row, kn.chunk) ^ (part * Tile::kWarpD * 2);
-  const uint32_t to_ds = s_ds + SmemDs::offset(row0 + lane / 4, 0) + lane % 4 * 4;
+  const LanePos mk = LaneMk(lane), nk = LaneNk(lane), kn = LaneKn(lane);
+  const uint32_t own_k = s_k + SmemKv::Offset(row0 + mk.row, mk.chunk);
+  const uint32_t at_nk = SmemQ::Offset(nk.row, nk.chunk);
+  const uint32_t at_kn = SmemQ::Offset(kn.row, kn.chunk) ^ (part * Tile::kWarpD * 2);
+  const uint32_t to_ds = s_ds + SmemDs::Offset(row0 + lane / 4, 0) + lane % 4 * 4;
 
   if (threadIdx.x == 0) {
     own.q_begin = p.cu_seqlens_q[seq];
@@ -205,7 +205,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
               block.head * rows.head_stride,
           rows.row_stride, own.q_len - block.m0, threadIdx.x % (Tile::kThreads / 2));
     }
-    cp_async_commit();
+    CpAsyncCommit();
   };
   WholeWalk<Tile> walk;
   QueryBlock block = {}, next;
@@ -231,7 +231,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
     if (threadIdx.x == 0) own.n0 = n0;
     float dv[1][kTiles8][4] = {}, dk[1][kTiles8][4] = {};
     for (int i = 0;; ++i) {
-      cp_async_wait<0>();
+      CpAsyncWait<0>();
       __syncthreads();
       const QueryBlock previous = block;
       block = next;
@@ -285,7 +285,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
             const float* const d = &s[0][t][low * 2];
             const float* const g = &dp[0][t][low * 2];
             grad[0][t / 2][t % 2 * 2 + low] =
-                pack<T>(g[0] * kBwdScale<T> * d[0], g[1] * kBwdScale<T> * d[1]);
+                Pack<T>(g[0] * kBwdScale<T> * d[0], g[1] * kBwdScale<T> * d[1]);
           }
         }
         product_rn<T, SmemQ>(dv, probs, d_o + at_kn);
@@ -295,8 +295,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
         for (int t = 0; t < kM / 8; ++t) {
 #pragma unroll
           for (int low = 0; low < 2; ++low) {
-            st_shared(((to_ds + ds) ^ (t * 16)) + low * 8 * SmemDs::kPitch,
-                      grad[0][t / 2][t % 2 * 2 + low]);
+            StoreShared(((to_ds + ds) ^ (t * 16)) + low * 8 * SmemDs::kPitch,
+                        grad[0][t / 2][t % 2 * 2 + low]);
           }
         }
       }
@@ -317,4 +317,4 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kMinBlocks) void bwd_whole_ke
   }
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

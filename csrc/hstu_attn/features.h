@@ -6,7 +6,7 @@
 
 #include "csrc/hstu_attn/hstu.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 #ifdef HSTU_DISABLE_BACKWARD
 constexpr bool kWithBackward = false;
@@ -112,4 +112,4 @@ inline bool in_build(const MaskParams& m) {
          (kWithContext || m.num_contexts == nullptr) && (kWithTarget || m.num_targets == nullptr);
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -1,13 +1,14 @@
 // File: fwd.cu
 //
 // Chooses the forward instance for a problem, and lays out its scratch memory.
+#include "csrc/common/device.h"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/fwd.h"
 #include "csrc/hstu_attn/fwd_traits.h"
 #include "csrc/hstu_attn/schedule.cuh"
 #include "csrc/hstu_attn/split.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 template <class Element, int kHeadDim>
 int fwd_of_rab(const FwdParams& p, void* workspace, cudaStream_t stream) {
@@ -42,8 +43,8 @@ int fwd_of_head_dim(const FwdParams& p, void* workspace, cudaStream_t stream) {
 FwdWorkspace fwd_workspace(const FwdParams& p) {
   const int64_t blocks = fwd_row_blocks(p) * p.heads;
   FwdWorkspace w;
-  w.split = plan_split(fwd_split_work(p, processor_count()));
-  w.arrived = align_scratch(schedule_bytes(p.total_q, p.batch, kFwdRows));
+  w.split = plan_split(fwd_split_work(p, ProcessorCount()));
+  w.arrived = AlignScratch(schedule_bytes(p.total_q, p.batch, kFwdRows));
   w.sums = w.arrived + split_counter_bytes(w.split, blocks);
   w.bytes = w.sums + split_bytes(w.split, blocks, kFwdRows * p.head_dim);
   return w;
@@ -65,4 +66,4 @@ int fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   return cudaErrorNotSupported;
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -9,7 +9,7 @@
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/split.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 // One instance; Traits: FwdTraits. Defined in fwd_launch.cuh.
 template <class Traits>
@@ -26,4 +26,4 @@ struct FwdWorkspace {
 // For the current device.
 FwdWorkspace fwd_workspace(const FwdParams& p);
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -1,7 +1,7 @@
 // One forward instance: {DTYPE}, head dim {HEAD_DIM}, rab: {HAS_RAB}.
 #include "csrc/hstu_attn/fwd_launch.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 template int run_fwd<FwdTraits<{DTYPE}, {HEAD_DIM}, {HAS_RAB}>>(const FwdParams&, void*,
                                                                 cudaStream_t);
@@ -10,4 +10,4 @@ template int run_fwd<FwdTraits<{DTYPE}, {HEAD_DIM}, {HAS_RAB}>>(const FwdParams&
 // no two builds give the same bytes.
 int unit_{name}() { return 0; }
 
-}  // namespace hstu
+}  // namespace accel::hstu

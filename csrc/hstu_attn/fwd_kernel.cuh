@@ -13,15 +13,15 @@
 
 #include <cstdint>
 
+#include "csrc/common/sm80_tile.cuh"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/fwd_traits.h"
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/mask.h"
 #include "csrc/hstu_attn/schedule.cuh"
 #include "csrc/hstu_attn/split.cuh"
-#include "csrc/hstu_attn/tile.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 struct FwdArgs {
   FwdParams p;
@@ -71,7 +71,7 @@ struct FwdControl {
 
 // Bits 0..x-1, for any x.
 __device__ __forceinline__ uint32_t bits_below(int x) {
-  return x >= 32 ? ~0u : ~(~0u << SeqMask::greater(x, 0));
+  return x >= 32 ? ~0u : ~(~0u << Max(x, 0));
 }
 
 // Bits of the columns lo <= j < hi, bit 0 being column n.
@@ -102,7 +102,7 @@ __device__ __forceinline__ void summarise_func(const MaskParams& p, FwdControl& 
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int warps = blockDim.x / kWarpSize;
   const int intervals = (p.n_func + 1) / 2;
-  for (int i = warp; i < SeqMask::lesser(intervals, kFuncSummaries); i += warps) {
+  for (int i = warp; i < Min(intervals, kFuncSummaries); i += warps) {
     FuncSummary s = {INT32_MAX, INT32_MIN, INT32_MAX, INT32_MIN};
     const bool shared = i == kFuncSummaries - 1 && intervals > kFuncSummaries;
     for (int n = i; n < (shared ? intervals : i + 1); ++n) {
@@ -127,7 +127,7 @@ __device__ __forceinline__ TileKind classify(const MaskParams& p, const FwdContr
                                              int n1) {
   if (kGeneral && kWithArbitrary && p.func != nullptr) {
     bool any = false, all = false;
-    for (int i = 0; i < SeqMask::lesser((p.n_func + 1) / 2, kFuncSummaries); ++i) {
+    for (int i = 0; i < Min((p.n_func + 1) / 2, kFuncSummaries); ++i) {
       const FuncSummary s = c.func[i];
       any |= s.lo_min < n1 && s.hi_max > n0;
       all |= s.lo_max <= n0 && s.hi_min >= n1;
@@ -143,12 +143,11 @@ __device__ __forceinline__ TileKind classify(const MaskParams& p, const FwdContr
 template <int kBlockN, bool kGeneral>
 __device__ __forceinline__ void list_tiles(const MaskParams& p, const FwdControl& c,
                                            TileList& list) {
-  const int lane = thread_index() % kWarpSize;
+  const int lane = ThreadInBlock() % kWarpSize;
   const int k_len = c.mask.k_len;
   const int tile = (list.next + lane) * c.parts + c.part, n0 = tile * kBlockN;
-  const TileKind kind = n0 < k_len
-                            ? classify<kGeneral>(p, c, n0, SeqMask::lesser(n0 + kBlockN, k_len))
-                            : TileKind::kEmpty;
+  const TileKind kind =
+      n0 < k_len ? classify<kGeneral>(p, c, n0, Min(n0 + kBlockN, k_len)) : TileKind::kEmpty;
   const uint32_t some = __ballot_sync(~0u, kind != TileKind::kEmpty);
   if (kind != TileKind::kEmpty) {
     const bool plain = n0 + kBlockN <= k_len && (!kGeneral || n0 >= c.paged_end);
@@ -166,7 +165,7 @@ __device__ __forceinline__ void list_tiles(const MaskParams& p, const FwdControl
 // The code at `*at` of the list, which is then passed by; kLastTile at the end.
 template <int kBlockN, bool kGeneral>
 __device__ __forceinline__ int next_tile(const MaskParams& p, FwdControl& c, int* at) {
-  TileList& list = c.tiles[thread_index() / kWarpSize];
+  TileList& list = c.tiles[ThreadInBlock() / kWarpSize];
   int code = list.codes[*at];
   while (code == kMoreTiles) {
     __syncwarp();
@@ -183,25 +182,25 @@ __device__ __forceinline__ void load_rows(uint32_t dst, const char* src, int row
   constexpr int kRowsPerPass = kThreads / SmemTile::kChunks;
   constexpr int kPasses = SmemTile::kRows / kRowsPerPass;
   static_assert(SmemTile::kRows % kRowsPerPass == 0, "whole passes");
-  const int thread = thread_index();
+  const int thread = ThreadInBlock();
   const int chunk = thread % SmemTile::kChunks, first = thread / SmemTile::kChunks;
   src += static_cast<int64_t>(first) * row_bytes + chunk * kChunkBytes;
   const int step = kRowsPerPass * row_bytes;
   if (valid >= SmemTile::kRows) {
-    const uint32_t to = dst + SmemTile::offset(first, chunk);
+    const uint32_t to = dst + SmemTile::Offset(first, chunk);
 #pragma unroll
     for (int i = 0; i < kPasses; ++i, src += step) {
       // Passes of whole groups of eight rows permute the chunks alike.
-      cp_async(kRowsPerPass % 8 == 0 ? to + i * kRowsPerPass * SmemTile::kPitch
-                                     : dst + SmemTile::offset(first + i * kRowsPerPass, chunk),
-               src, kChunkBytes);
+      CpAsync(kRowsPerPass % 8 == 0 ? to + i * kRowsPerPass * SmemTile::kPitch
+                                    : dst + SmemTile::Offset(first + i * kRowsPerPass, chunk),
+              src, kChunkBytes);
     }
   } else {
     const char* row_0 = src - static_cast<int64_t>(first) * row_bytes;
 #pragma unroll 1
     for (int row = first; row < SmemTile::kRows; row += kRowsPerPass, src += step) {
       const bool in = row < valid;
-      cp_async(dst + SmemTile::offset(row, chunk), in ? src : row_0, in ? kChunkBytes : 0);
+      CpAsync(dst + SmemTile::Offset(row, chunk), in ? src : row_0, in ? kChunkBytes : 0);
     }
   }
 }
@@ -238,7 +237,7 @@ struct FwdBlock {
       if (n0 < c.paged_end) {
         const PagedKv& kv = args.p.kv;
         constexpr int kRowsPerPass = kThreads / KvTile::kChunks;
-        const int thread = thread_index();
+        const int thread = ThreadInBlock();
         const int chunk = thread % KvTile::kChunks;
         const char* pages = static_cast<const char*>(kv.data) + 2 * c.head_k * kv.head_stride;
 #pragma unroll 2
@@ -254,9 +253,9 @@ struct FwdBlock {
             v_src = k_src + 2 * kv.kv_stride;
           }
           const int bytes = row < valid ? kChunkBytes : 0;
-          const uint32_t offset = KvTile::offset(row, chunk);
-          cp_async(k_dst + offset, bytes ? k_src + chunk * kChunkBytes : pages, bytes);
-          cp_async(v_dst + offset, bytes ? v_src + chunk * kChunkBytes : pages, bytes);
+          const uint32_t offset = KvTile::Offset(row, chunk);
+          CpAsync(k_dst + offset, bytes ? k_src + chunk * kChunkBytes : pages, bytes);
+          CpAsync(v_dst + offset, bytes ? v_src + chunk * kChunkBytes : pages, bytes);
         }
         return;
       }
@@ -269,10 +268,10 @@ struct FwdBlock {
   __device__ __forceinline__ static void load_rab(const FwdArgs& args, const FwdControl& c,
                                                   uint32_t dst, int n0) {
     constexpr int kRowsPerPass = kThreads / RabTile::kChunks;
-    const int thread = thread_index();
+    const int thread = ThreadInBlock();
     const int chunk = thread % RabTile::kChunks, first = thread / RabTile::kChunks;
     const int col = n0 + chunk * kChunkElems;
-    const int cols = SeqMask::greater(0, SeqMask::lesser(c.mask.k_len - col, kChunkElems));
+    const int cols = Max(0, Min(c.mask.k_len - col, kChunkElems));
     const uint16_t* rab = c.rab + c.first_row * args.p.rab.row_stride + col;
     if constexpr (kGeneral) {
       if (!args.rab_aligned) {
@@ -287,7 +286,7 @@ struct FwdBlock {
                            hi = in && e + 1 < cols ? src[e + 1] : 0;
             w[e / 2] = lo | hi << 16;
           }
-          st_shared(dst + RabTile::offset(row, chunk), uint4{w[0], w[1], w[2], w[3]});
+          StoreShared(dst + RabTile::Offset(row, chunk), uint4{w[0], w[1], w[2], w[3]});
         }
         return;
       }
@@ -296,8 +295,8 @@ struct FwdBlock {
     for (int i = 0; i < kBlockM / kRowsPerPass; ++i) {
       const int row = first + i * kRowsPerPass;
       const bool in = row < c.rows && c.first_row + row >= 0 && cols > 0;
-      cp_async(dst + RabTile::offset(row, chunk), in ? rab + row * args.p.rab.row_stride : c.rab,
-               in ? 2 * cols : 0);
+      CpAsync(dst + RabTile::Offset(row, chunk), in ? rab + row * args.p.rab.row_stride : c.rab,
+              in ? 2 * cols : 0);
     }
   }
 
@@ -319,7 +318,7 @@ struct FwdBlock {
                                    : context_block_rows(mask, q_len, args.schedule.context_rows);
       of_contexts = work.block == kContextBlock;
       const int m0 = of_contexts ? 0 : work.block * kBlockM;
-      const int rows = of_contexts ? context_rows : SeqMask::lesser(q_len - m0, kBlockM);
+      const int rows = of_contexts ? context_rows : Min(q_len - m0, kBlockM);
       if (rows <= 0) return;
       const int first_row = m0 + k_len - q_len;
       int part = 0, parts = 1;
@@ -375,11 +374,11 @@ struct FwdBlock {
     }
     if constexpr (kWithContext && Traits::kContextRows > 0) {
       if (of_contexts) {
-        walk<true>(args, c, smem_address(smem));
+        walk<true>(args, c, SmemAddress(smem));
         return;
       }
     }
-    walk<false>(args, c, smem_address(smem));
+    walk<false>(args, c, SmemAddress(smem));
   }
 
   // The rest of the block's life. kOfContexts: it is a context block.
@@ -388,12 +387,12 @@ struct FwdBlock {
     const FwdParams& p = args.p;
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const uint32_t q_lane =
-        base + QTile::offset((kOfContexts ? 0 : warp * kWarpRows) + lane_mk(lane).row,
-                             lane_mk(lane).chunk);
+        base +
+        QTile::Offset((kOfContexts ? 0 : warp * kWarpRows) + LaneMk(lane).row, LaneMk(lane).chunk);
     uint32_t q[Traits::kQInRegs ? kMmaK : 1][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
     load_rows<QTile, kThreads>(base, c.q, c.q_row_bytes, c.rows);
     if constexpr (Traits::kShareQ) {
-      cp_async_wait_all();
+      CpAsyncWaitAll();
       __syncthreads();
       load_q(q, q_lane);
       __syncthreads();
@@ -406,11 +405,11 @@ struct FwdBlock {
     int stage = kBothCopied;
     if (code >= 0) {
       load_stage(args, c, base, 0, code);
-      cp_async_commit();
+      CpAsyncCommit();
       next = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
       if (next >= 0) load_stage(args, c, base, 1, next);
-      cp_async_commit();
-      cp_async_wait<1>();
+      CpAsyncCommit();
+      CpAsyncWait<1>();
       __syncthreads();  // Q and the first tile have come
       if constexpr (Traits::kQInRegs && !Traits::kShareQ) load_q(q, q_lane);
     }
@@ -440,11 +439,11 @@ struct FwdBlock {
       stage ^= 1;
       code = next;
       if (code >= 0) next = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
-      cp_async_wait_all();
+      CpAsyncWaitAll();
       __syncthreads();  // tile `code` has come; nobody reads the other stage any more
     }
     if (at == 1) {  // no tile at all: Q may still be on its way to where the output is staged
-      cp_async_wait_all();
+      CpAsyncWaitAll();
       __syncthreads();
     }
     if constexpr (kOfContexts) {
@@ -461,7 +460,7 @@ struct FwdBlock {
     for (int k = 0; k < kMmaK; ++k) {
 #pragma unroll
       for (int m = 0; m < kMmaM; ++m) {
-        ldmatrix_x4(q[k][m], (q_lane ^ (k * 2 * kChunkBytes)) + m * 16 * QTile::kPitch);
+        LdMatrixX4(q[k][m], (q_lane ^ (k * 2 * kChunkBytes)) + m * 16 * QTile::kPitch);
       }
     }
   }
@@ -486,12 +485,12 @@ struct FwdBlock {
                                                          float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
-                      KvTile::offset(lane_nk(lane).row, lane_nk(lane).chunk);
+                      KvTile::Offset(LaneNk(lane).row, LaneNk(lane).chunk);
     uint32_t v_lane = base + Traits::kVOffset + stage * KvTile::kBytes +
-                      KvTile::offset(lane_kn(lane).row, lane_kn(lane).chunk);
+                      KvTile::Offset(LaneKn(lane).row, LaneKn(lane).chunk);
     const uint32_t rab_lane =
         base + Traits::kRabOffset + stage * RabTile::kBytes +
-        RabTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
+        RabTile::Offset(warp * kWarpRows + LaneMk(lane).row, LaneMk(lane).chunk);
 
     const int row = warp * kWarpRows + lane % kWarpRows;  // whose visibility this lane works out
 #pragma unroll 1
@@ -540,15 +539,15 @@ struct FwdBlock {
     const int n = warp * kShareN;
     const uint32_t kv_lane = base + stage * KvTile::kBytes + n * KvTile::kPitch;
     const uint32_t rab_lane = base + Traits::kRabOffset + stage * RabTile::kBytes +
-                              RabTile::offset(lane_mk(lane).row, lane_mk(lane).chunk);
+                              RabTile::Offset(LaneMk(lane).row, LaneMk(lane).chunk);
     float s[kMmaM][kShareN / 8][4];  // C fragments of (kWarpRows, kShareN)
     scores<kShareN>(
         s, q_lane,
-        kv_lane + Traits::kKOffset + KvTile::offset(lane_nk(lane).row, lane_nk(lane).chunk),
+        kv_lane + Traits::kKOffset + KvTile::Offset(LaneNk(lane).row, LaneNk(lane).chunk),
         rab_lane ^ (n * 2), q, [](int) {});
     add_values<kShareN>(
         half_alpha, s,
-        kv_lane + Traits::kVOffset + KvTile::offset(lane_kn(lane).row, lane_kn(lane).chunk), o);
+        kv_lane + Traits::kVOffset + KvTile::Offset(LaneKn(lane).row, LaneKn(lane).chunk), o);
   }
 
   // Adds the o of all warps into that of the first one, by way of shared memory.
@@ -561,9 +560,9 @@ struct FwdBlock {
 #pragma unroll
       for (int i = 0; i < kFragments; ++i) {
         const float(&x)[4] = o[i % kMmaM][i / kMmaM];
-        st_shared(base + ((warp - 1) * kFragments + i) * kFragmentBytes + lane * 16,
-                  uint4{__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
-                        __float_as_uint(x[3])});
+        StoreShared(base + ((warp - 1) * kFragments + i) * kFragmentBytes + lane * 16,
+                    uint4{__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                          __float_as_uint(x[3])});
       }
     }
     __syncthreads();
@@ -572,7 +571,7 @@ struct FwdBlock {
     for (int w = 0; w < kSharers - 1; ++w) {
 #pragma unroll
       for (int i = 0; i < kFragments; ++i) {
-        const uint4 x = ld_shared(base + (w * kFragments + i) * kFragmentBytes + lane * 16);
+        const uint4 x = LoadShared(base + (w * kFragments + i) * kFragmentBytes + lane * 16);
         float(&sum)[4] = o[i % kMmaM][i / kMmaM];
         sum[0] += __uint_as_float(x.x);
         sum[1] += __uint_as_float(x.y);
@@ -605,17 +604,17 @@ struct FwdBlock {
 #pragma unroll
           for (int i = 0; i < 4; ++i) a[m][i] = q[k][m][i];
         } else {
-          ldmatrix_x4(a[m], (q_lane ^ (k * 2 * kChunkBytes)) + m * 16 * QTile::kPitch);
+          LdMatrixX4(a[m], (q_lane ^ (k * 2 * kChunkBytes)) + m * 16 * QTile::kPitch);
         }
       }
 #pragma unroll
       for (int n = 0; n < kN / 8; n += 2) {
         uint32_t b[4];
-        ldmatrix_x4(b, (k_lane ^ (k * 2 * kChunkBytes)) + n * 8 * KvTile::kPitch);
+        LdMatrixX4(b, (k_lane ^ (k * 2 * kChunkBytes)) + n * 8 * KvTile::kPitch);
 #pragma unroll
         for (int m = 0; m < kMmaM; ++m) {
-          mma<Element>(s[m][n], a[m], b[0], b[1]);
-          mma<Element>(s[m][n + 1], a[m], b[2], b[3]);
+          Mma<Element>(s[m][n], a[m], b[0], b[1]);
+          Mma<Element>(s[m][n + 1], a[m], b[2], b[3]);
         }
       }
       beside(k);
@@ -634,7 +633,7 @@ struct FwdBlock {
     const auto silu = [&](int step, int i) {
       const float* x = &s[i / 4][2 * step + i % 4 / 2][i % 2 * 2];
       a[step & 1][i / 4][i % 4] =
-          pack<Element>(silu_of_half(x[0] * half_alpha), silu_of_half(x[1] * half_alpha));
+          Pack<Element>(SiluOfHalf(x[0] * half_alpha), SiluOfHalf(x[1] * half_alpha));
     };
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) silu(0, i);
@@ -643,11 +642,11 @@ struct FwdBlock {
 #pragma unroll
       for (int d = 0; d < kMmaD; ++d) {
         uint32_t b[4];
-        ldmatrix_x4_trans(b, (v_lane ^ (d * 2 * kChunkBytes)) + step * 16 * KvTile::kPitch);
+        LdMatrixX4Trans(b, (v_lane ^ (d * 2 * kChunkBytes)) + step * 16 * KvTile::kPitch);
 #pragma unroll
         for (int m = 0; m < kMmaM; ++m) {
-          mma<Element>(o[m][2 * d], a[step & 1][m], b[0], b[1]);
-          mma<Element>(o[m][2 * d + 1], a[step & 1][m], b[2], b[3]);
+          Mma<Element>(o[m][2 * d], a[step & 1][m], b[0], b[1]);
+          Mma<Element>(o[m][2 * d + 1], a[step & 1][m], b[2], b[3]);
         }
         if (step + 1 < kN / 16) {
 #pragma unroll
@@ -666,12 +665,12 @@ struct FwdBlock {
                                                       float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
-                            KvTile::offset(lane_nk(lane).row, lane_nk(lane).chunk);
+                            KvTile::Offset(LaneNk(lane).row, LaneNk(lane).chunk);
     const uint32_t v_lane = base + Traits::kVOffset + stage * KvTile::kBytes +
-                            KvTile::offset(lane_kn(lane).row, lane_kn(lane).chunk);
+                            KvTile::Offset(LaneKn(lane).row, LaneKn(lane).chunk);
     const uint32_t rab_lane =
         base + Traits::kRabOffset + stage * RabTile::kBytes +
-        RabTile::offset(warp * kWarpRows + lane_mk(lane).row, lane_mk(lane).chunk);
+        RabTile::Offset(warp * kWarpRows + LaneMk(lane).row, LaneMk(lane).chunk);
 
     // This thread's part of the next tile, when that is kBlockN rows in a row.
     constexpr int kRowsPerPass = kThreads / KvTile::kChunks, kPasses = kBlockN / kRowsPerPass;
@@ -687,7 +686,7 @@ struct FwdBlock {
         load_rab(args, c, base + Traits::kRabOffset + (stage ^ 1) * RabTile::kBytes, copy_n0);
       }
     }
-    const int thread = thread_index();
+    const int thread = ThreadInBlock();
     const int copy_row = thread / KvTile::kChunks, copy_chunk = thread % KvTile::kChunks;
     const uint32_t copy_to = base + (stage ^ 1) * KvTile::kBytes;
     const int k_step = kRowsPerPass * c.k_row_bytes, v_step = kRowsPerPass * c.v_row_bytes;
@@ -703,10 +702,10 @@ struct FwdBlock {
         const bool is_k = i < kPasses;
         const int row = (is_k ? i : i - kPasses) * kRowsPerPass;
         const uint32_t offset = kRowsPerPass % 8 == 0
-                                    ? KvTile::offset(copy_row, copy_chunk) + row * KvTile::kPitch
-                                    : KvTile::offset(copy_row + row, copy_chunk);
-        cp_async_if(copy, copy_to + (is_k ? Traits::kKOffset : Traits::kVOffset) + offset,
-                    is_k ? k_from : v_from);
+                                    ? KvTile::Offset(copy_row, copy_chunk) + row * KvTile::kPitch
+                                    : KvTile::Offset(copy_row + row, copy_chunk);
+        CpAsyncIf(copy, copy_to + (is_k ? Traits::kKOffset : Traits::kVOffset) + offset,
+                  is_k ? k_from : v_from);
         if (is_k) {
           k_from += k_step;
         } else {
@@ -729,10 +728,10 @@ struct FwdBlock {
   __device__ __forceinline__ static void init_scores(float (&s0)[4], float (&s1)[4], uint32_t rab) {
     if constexpr (Traits::kHasRab) {
       uint32_t r[4];
-      ldmatrix_x4(r, rab);
+      LdMatrixX4(r, rab);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float2 x = unpack<Element>(r[i]), y = unpack<Element>(r[i + 2]);
+        const float2 x = Unpack<Element>(r[i]), y = Unpack<Element>(r[i + 2]);
         s0[2 * i] = x.x;
         s0[2 * i + 1] = x.y;
         s1[2 * i] = y.x;
@@ -753,11 +752,11 @@ struct FwdBlock {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = first + m * 16 + half * 8 + lane / 4;
-        const uint32_t to = base + QTile::offset(row, 0) + lane % 4 * 4;
+        const uint32_t to = base + QTile::Offset(row, 0) + lane % 4 * 4;
 #pragma unroll
         for (int n = 0; n < kHeadDim / 8; ++n) {
-          st_shared(to ^ (n * kChunkBytes),
-                    pack<Element>(o[m][n][2 * half] * inv_n, o[m][n][2 * half + 1] * inv_n));
+          StoreShared(to ^ (n * kChunkBytes),
+                      Pack<Element>(o[m][n][2 * half] * inv_n, o[m][n][2 * half + 1] * inv_n));
         }
       }
     }
@@ -777,7 +776,7 @@ struct FwdBlock {
                     c.head * p.o.head_stride + chunk * kChunkElems;
 #pragma unroll
     for (int i = 0; i < kWarpRows / kRowsPerPass; ++i, dst += step) {
-      const uint4 v = ld_shared(base + QTile::offset(first + i * kRowsPerPass, chunk));
+      const uint4 v = LoadShared(base + QTile::Offset(first + i * kRowsPerPass, chunk));
       if (i * kRowsPerPass < rows && i * kRowsPerPass >= c.first_own - first) {
         *reinterpret_cast<uint4*>(dst) = v;
       }
@@ -793,4 +792,4 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   FwdBlock<Traits, kGeneral>::run(args, smem);
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

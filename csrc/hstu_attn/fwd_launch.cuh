@@ -7,13 +7,13 @@
 
 #include <cstdint>
 
+#include "csrc/common/shared_memory.h"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/fwd.h"
 #include "csrc/hstu_attn/fwd_kernel.cuh"
 #include "csrc/hstu_attn/fwd_short.cuh"
-#include "csrc/hstu_attn/shared_memory.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 inline bool copies_by_chunk(const Rab& r) {
   return reinterpret_cast<uintptr_t>(r.data) % kChunkBytes == 0 &&
@@ -31,15 +31,15 @@ constexpr int smem_bytes() {
 // Whether more blocks of the narrow tile run at a time than of the other one.
 template <class Traits, class Narrow>
 constexpr bool prefers_narrow(const SharedMemory& memory) {
-  return memory.blocks(smem_bytes<Narrow>(), Narrow::kMinBlocks) >
-         memory.blocks(smem_bytes<Traits>(), Traits::kMinBlocks);
+  return memory.Blocks(smem_bytes<Narrow>(), Narrow::kMinBlocks) >
+         memory.Blocks(smem_bytes<Traits>(), Traits::kMinBlocks);
 }
 
 template <class Traits, bool kGeneral>
 int launch_fwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
   constexpr auto kKernel = fwd_kernel<Traits, kGeneral>;
   constexpr int kBytes = smem_bytes<Traits>();
-  if (const cudaError_t e = allow_shared_memory<kKernel>(kBytes)) return e;
+  if (const cudaError_t e = AllowSharedMemory<kKernel>(kBytes)) return e;
   kKernel<<<static_cast<unsigned>(blocks), Traits::kThreads, kBytes, stream>>>(args);
   return cudaGetLastError();
 }
@@ -73,9 +73,9 @@ template <class Traits>
 int run_short(const FwdParams& p, int rows, cudaStream_t stream) {
   constexpr int kRowBytes = 3 * 2 * Traits::kHeadDim;
   constexpr int kMostBytes = FwdShort<Traits::kHeadDim>::kRows * kRowBytes;
-  static_assert(kMostBytes <= kSm86Memory.block(), "runs everywhere");
+  static_assert(kMostBytes <= kSm86Memory.Block(), "runs everywhere");
   constexpr auto kKernel = fwd_short_kernel<Traits>;
-  if (const cudaError_t e = allow_shared_memory<kKernel>(kMostBytes)) return e;
+  if (const cudaError_t e = AllowSharedMemory<kKernel>(kMostBytes)) return e;
   ShortArgs args;
   args.p = p;
   args.half_alpha = 0.5f * p.alpha;
@@ -109,15 +109,15 @@ int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   }
   using Narrow = FwdTraits<Element, Traits::kHeadDim, Traits::kHasRab,
                            typename FwdNarrowTileFor<Traits::kHeadDim, Traits::kHasRab>::Tile>;
-  static_assert(smem_bytes<Traits>() <= kSm80Memory.block(), "runs on sm_80");
-  static_assert(!kWith86Or89 || smem_bytes<Narrow>() <= kSm86Memory.block(), "runs everywhere");
+  static_assert(smem_bytes<Traits>() <= kSm80Memory.Block(), "runs on sm_80");
+  static_assert(!kWith86Or89 || smem_bytes<Narrow>() <= kSm86Memory.Block(), "runs everywhere");
   if constexpr (prefers_narrow<Traits, Narrow>(kSm80Memory) ||
                 (kWith86Or89 && prefers_narrow<Traits, Narrow>(kSm86Memory))) {
     SharedMemory memory;
-    if (const cudaError_t e = shared_memory(p, &memory); e != cudaSuccess) return e;
+    if (const cudaError_t e = SharedMemoryOfDevice(p.smem_kb, &memory); e != cudaSuccess) return e;
     if (prefers_narrow<Traits, Narrow>(memory)) return run_tile<Narrow>(p, workspace, stream);
   }
   return run_tile<Traits>(p, workspace, stream);
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -9,14 +9,14 @@
 
 #include <cstdint>
 
+#include "csrc/common/sm80_tile.cuh"
 #include "csrc/hstu_attn/fwd_kernel.cuh"
 #include "csrc/hstu_attn/fwd_traits.h"
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/mask.h"
 #include "csrc/hstu_attn/schedule.cuh"
-#include "csrc/hstu_attn/tile.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 struct ShortArgs {
   FwdParams p;
@@ -48,15 +48,15 @@ struct ShortBlock {
     int row = threadIdx.x / Tile::kChunks;
     const char* from = Block::row_of(rows, row_0 + row, head) + chunk * kChunkBytes;
     const int64_t step = 2 * kRowsPerPass * rows.row_stride;
-    uint32_t to = dst + Tile::offset(row, chunk);
+    uint32_t to = dst + Tile::Offset(row, chunk);
 #pragma unroll 4
     for (; row < valid; row += kRowsPerPass, to += kRowsPerPass * Tile::kPitch, from += step) {
-      cp_async(to, from, kChunkBytes);
+      CpAsync(to, from, kChunkBytes);
     }
     const int end = (valid + kPartN - 1) / kPartN * kPartN;
 #pragma unroll 1
     for (; row < end; row += kRowsPerPass, to += kRowsPerPass * Tile::kPitch) {
-      st_shared(to, uint4{0, 0, 0, 0});
+      StoreShared(to, uint4{0, 0, 0, 0});
     }
   }
 
@@ -65,21 +65,21 @@ struct ShortBlock {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const int head = blockIdx.x, seq = blockIdx.y, head_k = head / args.group;
     const int q0 = p.cu_seqlens_q[seq], k0 = p.cu_seqlens_k[seq];
-    const int q_len = SeqMask::lesser(p.cu_seqlens_q[seq + 1] - q0, args.rows);
-    const int k_len = SeqMask::lesser(p.cu_seqlens_k[seq + 1] - k0, args.rows);
+    const int q_len = Min(p.cu_seqlens_q[seq + 1] - q0, args.rows);
+    const int k_len = Min(p.cu_seqlens_k[seq + 1] - k0, args.rows);
     const SeqMask mask = seq_mask(p.mask, seq, k_len);
 
-    const uint32_t k_base = smem_address(smem), v_base = k_base + args.rows * Tile::kPitch;
+    const uint32_t k_base = SmemAddress(smem), v_base = k_base + args.rows * Tile::kPitch;
     const uint32_t q_base = v_base + args.rows * Tile::kPitch;
     request(k_base, p.k, k0, head_k, k_len);
     request(q_base, p.q, q0, head, q_len);
     request(v_base, p.v, k0, head_k, k_len);
-    cp_async_wait_all();
+    CpAsyncWaitAll();
     __syncthreads();
 
-    const uint32_t k_lane = k_base + Tile::offset(lane_nk(lane).row, lane_nk(lane).chunk);
-    const uint32_t v_lane = v_base + Tile::offset(lane_kn(lane).row, lane_kn(lane).chunk);
-    const uint32_t q_lane = q_base + Tile::offset(lane_mk(lane).row, lane_mk(lane).chunk);
+    const uint32_t k_lane = k_base + Tile::Offset(LaneNk(lane).row, LaneNk(lane).chunk);
+    const uint32_t v_lane = v_base + Tile::Offset(LaneKn(lane).row, LaneKn(lane).chunk);
+    const uint32_t q_lane = q_base + Tile::Offset(LaneMk(lane).row, LaneMk(lane).chunk);
     const int strips = (q_len + kWarpRows - 1) / kWarpRows;
 #pragma unroll 1
     for (int pass = 0;; ++pass) {
@@ -105,10 +105,10 @@ struct ShortBlock {
 
     // Some row sees columns from `begin` to `end`, all rows see those from `full_begin` to
     // `full_end`.
-    const int row = SeqMask::lesser(m0 + lane % kWarpRows, q_len - 1);
+    const int row = Min(m0 + lane % kWarpRows, q_len - 1);
     const RowSpan span = mask.row(row + mask.k_len - q_len);
     const int begin = __reduce_min_sync(~0u, span.begin) / kPartN * kPartN;
-    const int end = __reduce_max_sync(~0u, SeqMask::greater(span.hist, span.end));
+    const int end = __reduce_max_sync(~0u, Max(span.hist, span.end));
     const int full_begin = __reduce_max_sync(~0u, span.begin);
     const int full_end = __reduce_min_sync(~0u, span.hist);
 #pragma unroll 1
@@ -137,7 +137,7 @@ struct ShortBlock {
     const int64_t step = 2 * kRowsPerPass * args.p.o.row_stride;
 #pragma unroll
     for (int i = 0; i < kWarpRows; i += kRowsPerPass, dst += step) {
-      const uint4 v = ld_shared(q_base + Tile::offset(first + i, chunk));
+      const uint4 v = LoadShared(q_base + Tile::Offset(first + i, chunk));
       if (first + i < q_len) *reinterpret_cast<uint4*>(dst) = v;
     }
   }
@@ -150,4 +150,4 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   ShortBlock<Traits>::run(args, smem);
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -7,10 +7,10 @@
 
 #include <cstdint>
 
+#include "csrc/common/sm80_tile.cuh"
 #include "csrc/hstu_attn/hstu.h"
-#include "csrc/hstu_attn/tile.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 template <int kWarps_, int kWarpRows_, int kBlockN_, int kChunkN_, bool kQInRegs_, bool kShareQ_,
           int kMinBlocks_>
@@ -126,4 +126,4 @@ struct FwdTraits : Tile_ {
 };
 
 // Defined in fwd_launch.cuh, instantiated one per translation unit.
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace hstu {
+namespace accel::hstu {
 
 enum class DType : int32_t { kBf16 = 0, kFp16 = 1 };
 
@@ -96,4 +96,4 @@ size_t bwd_workspace_bytes(const BwdParams& p);
 int fwd(const FwdParams& p, void* workspace, cudaStream_t stream);
 int bwd(const BwdParams& p, void* workspace, cudaStream_t stream);
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -14,13 +14,9 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define HSTU_HD __host__ __device__ __forceinline__
-#else
-#define HSTU_HD inline
-#endif
+#include "csrc/common/portable.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 enum class TileKind : int32_t { kEmpty = 0, kPartial = 1, kFull = 2 };
 
@@ -28,7 +24,9 @@ enum class TileKind : int32_t { kEmpty = 0, kPartial = 1, kFull = 2 };
 struct RowSpan {
   int32_t begin, hist, group, end;
 
-  HSTU_HD bool sees(int32_t j) const { return (j >= begin && j < hist) || (j >= group && j < end); }
+  ACCEL_HD bool sees(int32_t j) const {
+    return (j >= begin && j < hist) || (j >= group && j < end);
+  }
 };
 
 // The structured masks (all but func) of one sequence.
@@ -39,45 +37,42 @@ struct SeqMask {
   int32_t hist_end;     // k_len - num_targets
   int32_t group_size;
 
-  HSTU_HD static int32_t lesser(int32_t a, int32_t b) { return a < b ? a : b; }
-  HSTU_HD static int32_t greater(int32_t a, int32_t b) { return a > b ? a : b; }
-
   // What absolute row i sees.
-  HSTU_HD RowSpan row(int32_t i) const {
+  ACCEL_HD RowSpan row(int32_t i) const {
     const int32_t begin = left >= i ? 0 : i - left;
-    const int32_t end = right >= k_len - 1 - i ? k_len : greater(i + right + 1, 0);
+    const int32_t end = right >= k_len - 1 - i ? k_len : Max(i + right + 1, 0);
     if (i >= hist_end) {
       const int32_t group = hist_end + (i - hist_end) / group_size * group_size;
       return {begin, hist_end, group, end};
     }
-    if (i < contexts) return {begin, greater(hist_end, end), 0, 0};
+    if (i < contexts) return {begin, Max(hist_end, end), 0, 0};
     return {begin, end, 0, 0};
   }
 
   // How the tile of rows [m0, m1) and columns [n0, n1) stands. Needs 0 <= m0 < m1 <= k_len and
   // 0 <= n0 < n1 <= k_len; the first and the last row of each of the three kinds of row decide.
-  HSTU_HD TileKind tile(int32_t m0, int32_t m1, int32_t n0, int32_t n1) const {
+  ACCEL_HD TileKind tile(int32_t m0, int32_t m1, int32_t n0, int32_t n1) const {
     bool any = false, all = true;
-    const int32_t context_end = lesser(contexts, hist_end);
+    const int32_t context_end = Min(contexts, hist_end);
     if (m0 < context_end) {
-      const int32_t last = lesser(m1, context_end) - 1;
+      const int32_t last = Min(m1, context_end) - 1;
       any |= n0 < row(last).hist;
       all &= n1 <= row(m0).hist;
     }
-    const int32_t h0 = greater(m0, context_end), h1 = lesser(m1, hist_end);
+    const int32_t h0 = Max(m0, context_end), h1 = Min(m1, hist_end);
     if (h0 < h1) {
       const RowSpan first = row(h0), last = row(h1 - 1);
       any |= first.begin < n1 && last.hist > n0;
       all &= last.begin <= n0 && first.hist >= n1;
     }
-    const int32_t t0 = greater(m0, hist_end);
+    const int32_t t0 = Max(m0, hist_end);
     if (t0 < m1) {
       const RowSpan first = row(t0), last = row(m1 - 1);
       any |= n0 < hist_end || (first.group < n1 && last.end > n0);
-      all &= n1 <= hist_end || (last.group <= greater(n0, hist_end) && first.end >= n1);
+      all &= n1 <= hist_end || (last.group <= Max(n0, hist_end) && first.end >= n1);
     }
     return !any ? TileKind::kEmpty : all ? TileKind::kFull : TileKind::kPartial;
   }
 };
 
-}  // namespace hstu
+}  // namespace accel::hstu

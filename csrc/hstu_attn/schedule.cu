@@ -4,7 +4,7 @@
 // columns that they see, in one CUDA block.
 #include "csrc/hstu_attn/schedule.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 constexpr int kScheduleThreads = 1024;
 constexpr int kScheduleBuckets = 1024;
@@ -28,8 +28,8 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
       if (context_rows > 0 && context_block_rows(m, q_len, context_rows) > 0) {
         m.contexts = 0;  // for the row blocks
         // Its tiles take less than half of the time of those of a row block.
-        const int bucket = kScheduleBuckets - 1 -
-                           SeqMask::lesser(m.hist_end / 2 / bucket_columns, kScheduleBuckets - 1);
+        const int bucket =
+            kScheduleBuckets - 1 - Min(m.hist_end / 2 / bucket_columns, kScheduleBuckets - 1);
         const int place = lane == 0 ? atomicAdd(&start[bucket], 1) : capacity;
         if (pass == 1 && place < capacity) items[place] = {b, kContextBlock};
       }
@@ -38,11 +38,11 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
         // The last kNeighbours blocks but `above`, sorted as one by the first of them.
         const int block = blocks - 1 - above;
         const int first = block * block_m + k_len - q_len;
-        const int last = SeqMask::lesser(first + block_m, k_len) - 1;
+        const int last = Min(first + block_m, k_len) - 1;
         const int columns = columns_seen(mask, m, first, last);
         const int bucket =
-            kScheduleBuckets - 1 - SeqMask::lesser(columns / bucket_columns, kScheduleBuckets - 1);
-        const int width = SeqMask::lesser(kNeighbours, block + 1);
+            kScheduleBuckets - 1 - Min(columns / bucket_columns, kScheduleBuckets - 1);
+        const int width = Min(kNeighbours, block + 1);
         const int place = atomicAdd(&start[bucket], width);
         if (pass == 0) continue;
         for (int i = 0; i < width && place + i < capacity; ++i) items[place + i] = {b, block - i};
@@ -63,7 +63,7 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
     int before = 0;
     for (int w = 0; w < warp; ++w) before += warp_sum[w];
     start[threadIdx.x] = before + sum - mine;
-    if (threadIdx.x == kScheduleThreads - 1) out->count = SeqMask::lesser(before + sum, capacity);
+    if (threadIdx.x == kScheduleThreads - 1) out->count = Min(before + sum, capacity);
     __syncthreads();
   }
 }
@@ -93,4 +93,4 @@ int64_t make_schedule(const Problem& p, int block_m, int context_rows, void* wor
   return (at_most < dense ? at_most : dense) * p.heads;
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -23,7 +23,7 @@
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/mask.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 struct RowBlock {
   int32_t seq, block;
@@ -58,7 +58,7 @@ __device__ __forceinline__ ScheduledWork scheduled_work(const Schedule& s, uint3
   const int32_t head = index - item * s.heads;
   if (s.list == nullptr) {
     const int32_t above = item / (s.batch * kNeighbours) * kNeighbours;  // levels already given
-    const int32_t width = SeqMask::lesser(kNeighbours, s.levels - above);
+    const int32_t width = Min(kNeighbours, s.levels - above);
     const int32_t rest = item - above * s.batch;
     const int32_t level = s.levels - 1 - above - rest % width;
     const bool context = s.context_rows > 0 && level == s.levels - 1;
@@ -77,7 +77,7 @@ __device__ __forceinline__ SeqMask seq_mask(const MaskParams& p, int seq, int k_
   m.right = p.window_right < 0 ? INT32_MAX : p.window_right;
   m.contexts = kWithContext && p.num_contexts != nullptr ? p.num_contexts[seq] : 0;
   const int targets = kWithTarget && p.num_targets != nullptr ? p.num_targets[seq] : 0;
-  m.hist_end = SeqMask::greater(k_len - targets, 0);
+  m.hist_end = Max(k_len - targets, 0);
   m.group_size = p.target_group_size;
   return m;
 }
@@ -88,9 +88,9 @@ __device__ __forceinline__ int columns_seen(const MaskParams& p, const SeqMask& 
   if (kWithArbitrary && p.func != nullptr) return m.k_len;
   const auto of = [&](int i) {
     const RowSpan s = m.row(i);
-    return SeqMask::greater(s.hist - s.begin, 0) + SeqMask::greater(s.end - s.group, 0);
+    return Max(s.hist - s.begin, 0) + Max(s.end - s.group, 0);
   };
-  return SeqMask::greater(of(first), of(last));
+  return Max(of(first), of(last));
 }
 
 // The rows that see any of the columns [n0, n1), about; context rows do not count.
@@ -102,17 +102,16 @@ __device__ __forceinline__ RowRange rows_that_see(const MaskParams& p, const Seq
   RowRange r = {0, q_len};
   if (kWithArbitrary && p.func != nullptr) return r;
   const int off = m.k_len - q_len;
-  if (m.right < m.k_len) r.begin = SeqMask::greater(r.begin, n0 - m.right - off);
-  if (m.left < m.k_len) r.end = SeqMask::lesser(r.end, n1 + m.left - off);
-  r.end = SeqMask::greater(r.begin, r.end);
+  if (m.right < m.k_len) r.begin = Max(r.begin, n0 - m.right - off);
+  if (m.left < m.k_len) r.end = Min(r.end, n1 + m.left - off);
+  r.end = Max(r.begin, r.end);
   return r;
 }
 
 // The query rows that form a context block, the first of the sequence; 0: there is none.
 __device__ __forceinline__ int context_block_rows(const SeqMask& m, int q_len, int at_most) {
-  const int rows =
-      SeqMask::lesser(SeqMask::lesser(m.contexts, m.hist_end) - (m.k_len - q_len), q_len);
-  return rows <= at_most ? SeqMask::greater(rows, 0) : 0;
+  const int rows = Min(Min(m.contexts, m.hist_end) - (m.k_len - q_len), q_len);
+  return rows <= at_most ? Max(rows, 0) : 0;
 }
 
 // Decides between the two orders from sizes alone and, for a list, enqueues the sort of the row
@@ -121,4 +120,4 @@ __device__ __forceinline__ int context_block_rows(const SeqMask& m, int q_len, i
 int64_t make_schedule(const Problem& p, int block_m, int context_rows, void* workspace,
                       cudaStream_t stream, Schedule* schedule);
 
-}  // namespace hstu
+}  // namespace accel::hstu

@@ -8,19 +8,16 @@
 
 #include <cstdint>
 
+#include "csrc/common/sm80_tile.cuh"
 #include "csrc/hstu_attn/split.h"
-#include "csrc/hstu_attn/tile.cuh"
 
-namespace hstu {
+namespace accel::hstu {
 
 struct SplitSums {
   Split split;
   uint32_t* arrived = nullptr;  // (blocks): parts that have ended; zero at first
   float* sums = nullptr;        // (blocks, parts, a block's sums)
 };
-
-// Multiprocessors of the current device; 0: it cannot be asked.
-int processor_count();
 
 // Called by all kThreads of part `part` of block `block`; `arrived` is shared memory. The last one
 // gets true, and in `o` the sum over all parts.
@@ -31,7 +28,7 @@ __device__ __forceinline__ bool join_parts(const SplitSums& s, int32_t block, in
   constexpr int kFragments = kM * kN;
   constexpr int64_t kPart = kFragments * kThreads;  // float4s
   float4* const all =
-      reinterpret_cast<float4*>(s.sums) + block * s.split.most * kPart + thread_index();
+      reinterpret_cast<float4*>(s.sums) + block * s.split.most * kPart + ThreadInBlock();
 #pragma unroll
   for (int i = 0; i < kFragments; ++i) {
     float(&x)[4] = o[i % kM][i / kM];
@@ -41,7 +38,7 @@ __device__ __forceinline__ bool join_parts(const SplitSums& s, int32_t block, in
   }
   __threadfence();
   __syncthreads();  // all of this part is written
-  if (thread_index() == 0) *arrived = atomicAdd(s.arrived + block, 1u);
+  if (ThreadInBlock() == 0) *arrived = atomicAdd(s.arrived + block, 1u);
   __syncthreads();
   if (*arrived + 1 < static_cast<uint32_t>(parts)) return false;
   __threadfence();
@@ -57,4 +54,4 @@ __device__ __forceinline__ bool join_parts(const SplitSums& s, int32_t block, in
   return true;
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

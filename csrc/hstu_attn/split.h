@@ -8,19 +8,21 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "csrc/common/portable.h"
+#include "csrc/common/scratch.h"
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/mask.h"
 
-namespace hstu {
+namespace accel::hstu {
 
 struct Split {
   int32_t most = 1;    // parts of a block; 1: none is split
   int32_t length = 0;  // that a part should have
 
   // The parts of a block of that length.
-  HSTU_HD int32_t parts(int32_t of) const {
+  ACCEL_HD int32_t parts(int32_t of) const {
     if (most == 1 || of <= length) return 1;
-    return SeqMask::lesser((of + length - 1) / length, most);
+    return Min(CeilDiv(of, length), most);
   }
 };
 
@@ -66,7 +68,7 @@ inline void set_lengths(const MaskParams& m, int64_t block, int64_t whole, Split
 
 // What a GPU of so many multiprocessors has to do.
 inline SplitWork fwd_split_work(const Problem& p, int processors) {
-  const int64_t dense = (p.max_seqlen_q + kFwdRows - 1) / kFwdRows * int64_t{p.batch};
+  const int64_t dense = CeilDiv(p.max_seqlen_q, kFwdRows) * int64_t{p.batch};
   const int64_t present = fwd_row_blocks(p);
   SplitWork w;
   w.blocks = (dense < present ? dense : present) * p.heads;
@@ -79,7 +81,7 @@ inline SplitWork fwd_split_work(const Problem& p, int processors) {
 
 inline SplitWork bwd_split_work(const Problem& p, int processors) {
   const int keys = bwd_keys(p.head_dim);
-  const int64_t dense = (p.max_seqlen_k + keys - 1) / keys * int64_t{p.batch};
+  const int64_t dense = CeilDiv(p.max_seqlen_k, keys) * int64_t{p.batch};
   const int64_t present = bwd_key_blocks(p);
   const int group = p.heads / p.heads_k;
   SplitWork w;
@@ -93,12 +95,9 @@ inline SplitWork bwd_split_work(const Problem& p, int processors) {
   return w;
 }
 
-// Parts of the scratch memory start at multiples of this.
-inline size_t align_scratch(size_t bytes) { return (bytes + 255) / 256 * 256; }
-
 // Bytes of scratch memory for the counters of ended parts, one a block.
 inline size_t split_counter_bytes(const Split& split, int64_t blocks) {
-  return split.most == 1 ? 0 : align_scratch(blocks * sizeof(uint32_t));
+  return split.most == 1 ? 0 : AlignScratch(blocks * sizeof(uint32_t));
 }
 
 // Bytes of scratch memory for the sums of all parts, `floats` per block.
@@ -106,4 +105,4 @@ inline size_t split_bytes(const Split& split, int64_t blocks, int64_t floats) {
   return split.most == 1 ? 0 : blocks * split.most * floats * sizeof(float);
 }
 
-}  // namespace hstu
+}  // namespace accel::hstu

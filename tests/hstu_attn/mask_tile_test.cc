@@ -11,8 +11,8 @@
 
 namespace {
 
-using hstu::SeqMask;
-using hstu::TileKind;
+using accel::hstu::SeqMask;
+using accel::hstu::TileKind;
 
 constexpr int32_t kMaxLen = 13;
 

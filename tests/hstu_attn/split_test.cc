@@ -9,10 +9,10 @@
 
 namespace {
 
-using hstu::MaskParams;
-using hstu::Problem;
-using hstu::Split;
-using hstu::SplitWork;
+using accel::hstu::MaskParams;
+using accel::hstu::Problem;
+using accel::hstu::Split;
+using accel::hstu::SplitWork;
 
 constexpr int kProcessors[] = {46, 108, 132};
 
@@ -76,8 +76,8 @@ int main() {
                 const Problem p = problem(batch, length, heads, dim, left, right);
                 const SplitWork fwd = fwd_split_work(p, processors);
                 const SplitWork bwd = bwd_split_work(p, processors);
-                check(p, fwd, fwd_row_blocks(p) * heads, hstu::kFwdRows * dim);
-                check(p, bwd, bwd_key_blocks(p) * heads, 2 * hstu::bwd_keys(dim) * dim);
+                check(p, fwd, fwd_row_blocks(p) * heads, accel::hstu::kFwdRows * dim);
+                check(p, bwd, bwd_key_blocks(p) * heads, 2 * accel::hstu::bwd_keys(dim) * dim);
                 plans += 2;
                 splits += (plan_split(fwd).most > 1) + (plan_split(bwd).most > 1);
               }

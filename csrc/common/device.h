@@ -7,13 +7,13 @@
 
 #include <atomic>
 
-namespace hstu {
+namespace accel {
 
 constexpr int kMaxDevices = 64;  // whose answers are kept
 
 // An attribute that is never 0.
 template <cudaDeviceAttr kAttribute>
-cudaError_t device_attribute(int* value) {
+cudaError_t DeviceAttribute(int* value) {
   static std::atomic<int> known[kMaxDevices];
   int device = 0;
   if (const cudaError_t e = cudaGetDevice(&device)) return e;
@@ -24,4 +24,11 @@ cudaError_t device_attribute(int* value) {
   return cudaSuccess;
 }
 
-}  // namespace hstu
+// Multiprocessors of the current device; 0: it cannot be asked.
+inline int ProcessorCount() {
+  int count = 0;
+  const cudaError_t e = DeviceAttribute<cudaDevAttrMultiProcessorCount>(&count);
+  return e == cudaSuccess ? count : 0;
+}
+
+}  // namespace accel

@@ -8,34 +8,40 @@
 
 #include <atomic>
 
-#include "csrc/hstu_attn/device.h"
-#include "csrc/hstu_attn/hstu.h"
+#include "csrc/common/device.h"
+#include "csrc/common/portable.h"
 
-namespace hstu {
-
-constexpr int kReservedSmemBytes = 1024;  // of every block, by the driver
+namespace accel {
 
 struct SharedMemory {
+  static constexpr int kReserved = 1024;  // bytes of every block, by the driver
+
   int processor = 0;  // bytes of a multiprocessor
 
   // The most that one block may ask for.
-  constexpr int block() const { return processor - kReservedSmemBytes; }
+  constexpr int Block() const { return processor - kReserved; }
 
   // How many blocks that ask for `bytes` each fit on a multiprocessor, `at_most` counted.
-  constexpr int blocks(int bytes, int at_most) const {
-    const int fit = processor / (bytes + kReservedSmemBytes);
-    return fit < at_most ? fit : at_most;
+  constexpr int Blocks(int bytes, int at_most) const {
+    return Min(processor / (bytes + kReserved), at_most);
   }
 };
 
 constexpr SharedMemory kSm80Memory{164 * 1024}, kSm86Memory{100 * 1024};
 
-// That of the current device, or less if the problem asks for it.
-cudaError_t shared_memory(const Problem& p, SharedMemory* out);
+// That of the current device, or at most `at_most_kb` kilobytes if that is above 0.
+inline cudaError_t SharedMemoryOfDevice(int at_most_kb, SharedMemory* out) {
+  int bytes = 0;
+  if (const cudaError_t e = DeviceAttribute<cudaDevAttrMaxSharedMemoryPerMultiprocessor>(&bytes)) {
+    return e;
+  }
+  out->processor = at_most_kb > 0 ? Min(at_most_kb * 1024, bytes) : bytes;
+  return cudaSuccess;
+}
 
 // Allows the kernel its dynamic shared memory, once per device; legal during graph capture.
 template <auto kKernel>
-cudaError_t allow_shared_memory(int bytes) {
+cudaError_t AllowSharedMemory(int bytes) {
   static std::atomic<bool> allowed[kMaxDevices];
   int device = 0;
   if (const cudaError_t e = cudaGetDevice(&device)) return e;
@@ -54,4 +60,4 @@ cudaError_t allow_shared_memory(int bytes) {
   return cudaSuccess;
 }
 
-}  // namespace hstu
+}  // namespace accel
