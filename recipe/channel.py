@@ -12,19 +12,16 @@ import tempfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tools.release import conda, distribution
+from tools.release import channel, conda, distribution
 from tools.release.refused import Refused
 
 
-def serve(channel: Path, port: int) -> None:
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(channel))
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        print(f"{address} serves {channel}; Ctrl-C ends it", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
+def server(folder: Path, port: int) -> ThreadingHTTPServer:
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise Refused(f"127.0.0.1:{port}: {error.strerror}: name another --port") from None
 
 
 def main() -> None:
@@ -36,7 +33,9 @@ def main() -> None:
     args = parser.parse_args()
 
     workspace = distribution.workspace()
-    channel = distribution.user_path(args.out)
+    out = distribution.user_path(args.out)
+    distribution.check_outside(workspace, out)
+    http = server(out, args.port) if args.serve else None
     facts = distribution.load_facts(args.facts, workspace)
     src = distribution.source(workspace, args.allow_dirty)
     local = "dirty" if src.dirty else None
@@ -46,12 +45,14 @@ def main() -> None:
         distribution.copy_wheels(args.wheels, wheels, facts["version"], local)
         version = facts["version"] + ("+dirty" if local else "")
         packages = conda.build(args.recipe, wheels, version, facts["release_date"], built)
-        conda.publish(packages, channel)
-        for package in packages:
-            place = f"{package.parent.name}/{package.name}"
-            print(f"{distribution.sha256(package)}  {channel / place}")
-    if args.serve:
-        serve(channel, args.port)
+        for place in channel.publish(packages, out):
+            print(f"{distribution.sha256(place)}  {place}")
+    if http:
+        print(f"http://127.0.0.1:{http.server_port} serves {out}; Ctrl-C ends it", flush=True)
+        try:
+            http.serve_forever()
+        except KeyboardInterrupt:
+            print()
 
 
 if __name__ == "__main__":

@@ -130,19 +130,3 @@ def contents(package: Path) -> dict[str, bytes]:
                         if file := tar.extractfile(member):
                             files[member.name] = file.read()
     return files
-
-
-def publish(packages: list[Path], channel: Path) -> None:
-    """Adds packages to a channel folder and indexes it. A published package never changes."""
-    for subdir in ("linux-64", "noarch"):  # clients ask for both
-        (channel / subdir).mkdir(parents=True, exist_ok=True)
-    places = [(package, channel / package.parent.name / package.name) for package in packages]
-    for package, place in places:
-        if place.exists() and place.read_bytes() != package.read_bytes():
-            raise Refused(f"{place} is published with other contents: raise the version")
-    for package, place in places:
-        if not place.exists():
-            temporary = place.with_suffix(".tmp")
-            temporary.write_bytes(package.read_bytes())
-            temporary.rename(place)
-    step("index", channel)

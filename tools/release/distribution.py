@@ -61,6 +61,16 @@ def source(workspace: Path, allow_dirty: bool) -> Source:
     return Source(commit, bool(changed))
 
 
+def check_outside(workspace: Path, out: Path) -> None:
+    """Refuses a folder in the checkout that git sees: the next release would find a dirty tree."""
+    place, root = out.resolve(), workspace.resolve()
+    if place.is_relative_to(root):
+        # A file below it: git need not find the folder to know that it is one.
+        ignored = ["git", "-C", root, "check-ignore", "-q", place / "file"]
+        if subprocess.run(ignored, stderr=subprocess.DEVNULL).returncode != 0:
+            raise Refused(f"{out} lies in the checkout and git does not ignore it: name another")
+
+
 def check_changelog(changelog: Path, version: str, date: str) -> None:
     """CHANGELOG.md must have an entry with text for this version and this date."""
     text = changelog.read_text() if changelog.is_file() else ""

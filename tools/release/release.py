@@ -44,6 +44,7 @@ def main() -> None:
 
     workspace = distribution.workspace()
     out = distribution.user_path(args.out) if args.out else workspace / "dist"
+    distribution.check_outside(workspace, out)
     facts = distribution.load_facts(args.facts, workspace)
     src = distribution.source(workspace, args.allow_dirty)
     changelog = workspace / "CHANGELOG.md"
