@@ -49,17 +49,21 @@ def _wheels_impl(rctx):
     _unpack_wheels(rctx, _host_python(rctx), rctx.attr.wheels)
     rctx.symlink(rctx.attr.build_file, "BUILD.bazel")
 
-_PYTHON = {"python_version": attr.string(mandatory = True)}
+_PYTHON = {"python_version": attr.string(mandatory = True, doc = "the minor that the pins are for")}
 
 wheels_repository = repository_rule(
     doc = "Some wheels, unpacked over each other, under a BUILD file of ours.",
     implementation = _wheels_impl,
     attrs = _PYTHON | {
-        "build_file": attr.label(mandatory = True),
-        "wheels": attr.string_list_dict(mandatory = True),
+        "build_file": attr.label(mandatory = True, doc = "becomes BUILD.bazel"),
+        "wheels": attr.string_list_dict(mandatory = True, doc = "requirement -> sha256s"),
     },
     environ = ["ACCEL_PYTHON"],
 )
+
+def _install_wheels(rctx, python, wheels, site):
+    for requirement, hashes in wheels.items():
+        _pip(rctx, python, "install", requirement, hashes, ["--no-compile", "--root-user-action=ignore", "--no-warn-script-location", "--target", site, "--upgrade"])
 
 def _python_env_impl(rctx):
     # without-pip: Debian's Python cannot make the other kind until python3-venv is installed.
@@ -68,8 +72,7 @@ def _python_env_impl(rctx):
     if made.return_code != 0:
         fail("%s -m venv failed: %s" % (python, (made.stderr + made.stdout).strip().split("\n")[-1]))
     site = "env/lib/python%s/site-packages" % rctx.attr.python_version
-    for requirement, hashes in rctx.attr.wheels.items():
-        _pip(rctx, python, "install", requirement, hashes, ["--no-compile", "--root-user-action=ignore", "--no-warn-script-location", "--target", site, "--upgrade"])
+    _install_wheels(rctx, python, rctx.attr.wheels, site)
     imported = rctx.execute(["env/bin/python", "-c", "import torch"])
     if imported.return_code != 0:
         fail("the pinned torch does not import: let pip find its CPU build. Python said: %s" % imported.stderr.strip().split("\n")[-1])
@@ -82,8 +85,25 @@ python_env_repository = repository_rule(
     doc = "A Python environment with the pinned packages: runs the build's programs and the tests.",
     implementation = _python_env_impl,
     attrs = _PYTHON | {
-        "build_file": attr.label(mandatory = True),
-        "wheels": attr.string_list_dict(mandatory = True),
+        "build_file": attr.label(mandatory = True, doc = "becomes BUILD.bazel"),
+        "wheels": attr.string_list_dict(mandatory = True, doc = "requirement -> sha256s"),
+    },
+    environ = ["ACCEL_PYTHON"],
+)
+
+def _python_layer_impl(rctx):
+    _install_wheels(rctx, _host_python(rctx), rctx.attr.wheels, "site")
+
+    # The folder is no input of a test, as the environment below it is none: this file stands for
+    # it, whose wheels change when the pins do.
+    rctx.file("layer.txt", "\n".join([str(rctx.path("site"))] + rctx.attr.wheels.keys()) + "\n")
+    rctx.file("BUILD.bazel", 'exports_files(["layer.txt"])\n')
+
+python_layer_repository = repository_rule(
+    doc = "Further packages for some tests, over the environment above: layer.txt names the folder.",
+    implementation = _python_layer_impl,
+    attrs = _PYTHON | {
+        "wheels": attr.string_list_dict(mandatory = True, doc = "requirement -> sha256s"),
     },
     environ = ["ACCEL_PYTHON"],
 )
@@ -131,11 +151,11 @@ cc_repository = repository_rule(
     doc = "The C++ toolchain: zig and libstdc++ 10, or (ACCEL_CC=host) the machine's g++ and zig to link.",
     implementation = _cc_impl,
     attrs = _PYTHON | {
-        "build_file": attr.label(mandatory = True),
-        "debs": attr.string_dict(mandatory = True),
-        "suite": attr.string(mandatory = True),
-        "tools": attr.label_list(mandatory = True),
-        "wheels": attr.string_list_dict(mandatory = True),
+        "build_file": attr.label(mandatory = True, doc = "becomes BUILD.bazel, with {BUILTIN_INCLUDES}"),
+        "debs": attr.string_dict(mandatory = True, doc = "name=version -> sha256"),
+        "suite": attr.string(mandatory = True, doc = "the Debian suite of debs"),
+        "tools": attr.label_list(mandatory = True, doc = "scripts of ours that call the compiler"),
+        "wheels": attr.string_list_dict(mandatory = True, doc = "requirement -> sha256s"),
         "_apt_script": attr.label(default = "//third_party:apt_download.sh"),
     },
     environ = ["ACCEL_CC", "ACCEL_PYTHON", "PATH"],
@@ -161,10 +181,10 @@ npm_repository = repository_rule(
     doc = "One npm package, unpacked.",
     implementation = _npm_impl,
     attrs = {
-        "build_file": attr.label(mandatory = True),
-        "integrity": attr.string(mandatory = True),
+        "build_file": attr.label(mandatory = True, doc = "becomes BUILD.bazel"),
+        "integrity": attr.string(mandatory = True, doc = "as npm writes it: sha512-..."),
         "missing": attr.string(doc = "BUILD text where the machine has no npm"),
-        "package": attr.string(mandatory = True),
+        "package": attr.string(mandatory = True, doc = "name@version"),
     },
 )
 

@@ -75,6 +75,15 @@ PYTHON_WHEELS = {
     "py-rattler-build==0.73.0": ["2a0d8b3fa656b334d16132927d37ef6061d706ee6598e5ccac98d8d8fb03a242"],
 }
 
+# Further environments for tests, each over the one above: name -> wheels. An environment is fetched
+# by those alone who run a test with it: pytest_suite(env = "oldest_numpy").
+PYTHON_ENVS = {
+    # What the wheels' metadata admits at the least.
+    "oldest_numpy": {
+        "numpy==1.24.0": ["ada6c1e9608ceadaf7020e1deea508b73ace85560a16f51bef26aecb93626a72"],
+    },
+}
+
 BUILDIFIER_NPM = "@bazel/buildifier@8.2.1"
 BUILDIFIER_INTEGRITY = "sha512-eZ/Aq+2r4PcJa6LbPCT6ffgIJfTU/gYilqIzoX2OLM4nNkbQC6tTMPZNn7aHHjhGPxbNLv41zm4Xqt1olCLgXw=="
 

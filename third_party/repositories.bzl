@@ -1,8 +1,8 @@
 """The one list of external repositories, made from pins.bzl for both module and WORKSPACE mode."""
 
 load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
-load("//third_party:fetch.bzl", "cc_repository", "cpythons_repository", "npm_repository", "python_env_repository", "wheels_repository")
-load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_VERSION", "PYTHON_WHEELS", "ZIG_WHEELS")
+load("//third_party:fetch.bzl", "cc_repository", "cpythons_repository", "npm_repository", "python_env_repository", "python_layer_repository", "wheels_repository")
+load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_ENVS", "PYTHON_VERSION", "PYTHON_WHEELS", "ZIG_WHEELS")
 load("//tools/lint:tree.bzl", "tree_repository")
 
 def _wheels(name, wheels):
@@ -33,6 +33,12 @@ def repositories():
         python_version = PYTHON_VERSION,
         wheels = PYTHON_WHEELS,
     )
+    for name, wheels in PYTHON_ENVS.items():
+        python_layer_repository(
+            name = "python_env_" + name,
+            python_version = PYTHON_VERSION,
+            wheels = wheels,
+        )
     cpythons_repository(
         name = "cpythons",
         python_version = PYTHON_VERSION,

@@ -1,6 +1,6 @@
 """nested_pytest_test: a test that runs Bazel on copies of the checkout."""
 
-load("//tools/py:pytest_test.bzl", "pytest_test")
+load("//tools:defs.bzl", "pytest_test")
 
 def nested_pytest_test(name, more_data = [], tags = [], **kwargs):
     """A pytest_test with tests.build.nested.
@@ -20,7 +20,7 @@ def nested_pytest_test(name, more_data = [], tags = [], **kwargs):
             "@cc//:cxx.sh",
             "@cuda//:nvidia/cu13/bin/nvcc",
         ],
-        env = {"TREE": "$(rootpath //tests/build:small_tree/files.sha256)"},
+        variables = {"TREE": "$(rootpath //tests/build:small_tree/files.sha256)"},
         env_inherit = ["BAZEL_REAL", "HOME", "PATH", "XDG_CACHE_HOME"],
         tags = tags + ["cpu:2", "local", "requires-network"],
         deps = [

@@ -43,15 +43,23 @@ def constants(path: str) -> dict[str, object]:
 PINS = constants("third_party/pins.bzl")
 
 
+def check_wheels(wheels: object) -> None:
+    assert isinstance(wheels, dict) and wheels
+    for requirement, hashes in wheels.items():
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", requirement), requirement
+        assert hashes and all(SHA256.fullmatch(h) for h in hashes), requirement
+
+
 @pytest.mark.parametrize("name", PINS)
 def test_every_pin_has_a_hash(name: str) -> None:
     pin = PINS[name]
     kind = name.rpartition("_")[2]
     if kind == "WHEELS":
+        check_wheels(pin)
+    elif kind == "ENVS":
         assert isinstance(pin, dict) and pin
-        for requirement, hashes in pin.items():
-            assert re.fullmatch(r"[\w.-]+==[\w.]+", requirement), requirement
-            assert hashes and all(SHA256.fullmatch(h) for h in hashes), requirement
+        for wheels in pin.values():
+            check_wheels(wheels)
     elif kind == "DEBS":
         assert isinstance(pin, dict) and pin
         for package, digest in pin.items():
@@ -126,7 +134,9 @@ def test_the_bazel_installer_pins_its_wheels() -> None:
 
 def repositories() -> set[str]:
     """The names of the repositories that the one list declares."""
-    found = set()
+    envs = PINS["PYTHON_ENVS"]
+    assert isinstance(envs, dict)
+    found = {f"python_env_{name}" for name in envs}
     for name, keywords, call in calls(parsed("third_party/repositories.bzl")):
         named = keywords.get("name") or (call.args[0] if name.startswith("_") else None)
         if isinstance(named, ast.Constant):

@@ -73,6 +73,12 @@ def test_the_first_build_compiles_each_kernel_once(first: Built) -> None:
     assert cuda(first.actions) == [SCALE, SHIFT]
 
 
+def test_an_environment_that_no_built_target_needs_is_not_fetched(first: Built) -> None:
+    package = first.checkout.source / "tests/build/small/BUILD.bazel"
+    assert 'env = "oldest_numpy"' in package.read_text()  # a neighbour of what was built needs it
+    assert not list((first.checkout.folder / "base/external").glob("*oldest_numpy*"))
+
+
 def test_without_a_change_nothing_runs(first: Built) -> None:
     assert first.checkout.build() == []
 

@@ -1,6 +1,6 @@
 """wheel_policy_test: wheels against the rules that every wheel of ours keeps to."""
 
-load("//tools/py:pytest_test.bzl", "pytest_test")
+load("//tools:defs.bzl", "pytest_test")
 
 def wheel_policy_test(name, wheel, max_kib):
     """Checks tag, symbols, libraries, GPU targets, metadata, RECORD and size of wheels.
@@ -15,7 +15,7 @@ def wheel_policy_test(name, wheel, max_kib):
         size = "small",
         srcs = ["wheel_policy_test.py"],
         data = [wheel, "@tree//:root.txt"],
-        env = {
+        variables = {
             "CHECKOUT": "$(rootpath @tree//:root.txt)",
             "MAX_KIB": str(max_kib),
             "WHEELS": "$(rootpaths %s)" % wheel,

@@ -2,6 +2,7 @@
 
 load("@bazel_skylib//rules:common_settings.bzl", "BuildSettingInfo")
 load("@rules_cc//cc:find_cc_toolchain.bzl", "find_cc_toolchain", "use_cc_toolchain")
+load("//tools/cuda:copts.bzl", "NVCC_FLAGS", "NVCC_HOST_FLAGS", "NVCC_STABLE_NAMES")
 
 _HEADERS = ["h", "hpp", "cuh", "inl"]
 
@@ -46,14 +47,15 @@ def _cuda_library_impl(ctx):
         wrapped = ctx.actions.args()
         wrapped.add_all([ctx.executable._measure, cost, ctx.executable._nvcc, header_list, depfile, unused, report])
         args = ctx.actions.args()
-        args.add_all(["-c", "-x", "cu", "-std=c++17", "-O3", "-DNDEBUG", "-Xptxas", "-v", "--expt-relaxed-constexpr", "-ccbin", cc.compiler_executable])
-        args.add("-Xcompiler", "-fPIC,-fvisibility=hidden,-g0,-ffile-prefix-map=external/_main~third_party~=external/")
+        args.add_all(NVCC_FLAGS)
+        args.add("-ccbin", cc.compiler_executable)
+        args.add_joined("-Xcompiler", NVCC_HOST_FLAGS, join_with = ",")
         args.add_all(_gencode(ctx.attr.archs or ctx.attr._archs[BuildSettingInfo].value))
 
-        # Bit-identical objects: no process ids in temporary names, no absolute path in module ids.
-        # The name is cut to what no output base or configuration changes.
+        # No absolute path in module ids: the name is cut to what no output base or configuration
+        # changes.
         stable = src.short_path
-        args.add("-objtemp")
+        args.add_all(NVCC_STABLE_NAMES)
         args.add_all(["-Xcudafe", "--orig_src_path_name," + stable, "-Xcicc", "--orig_src_path_name," + stable])
         args.add_all(depset(transitive = [compilation.defines, compilation.local_defines]), before_each = "-D")
         args.add_all(ctx.attr.local_defines, before_each = "-D")
@@ -101,11 +103,11 @@ cuda_library = rule(
     attrs = {
         "alwayslink": attr.bool(doc = "keep objects that nothing refers to"),
         "archs": attr.string_list(doc = "overrides //tools/cuda:archs for this target"),
-        "copts": attr.string_list(),
-        "deps": attr.label_list(providers = [CcInfo]),
-        "hdrs": attr.label_list(allow_files = ["." + e for e in _HEADERS]),
+        "copts": attr.string_list(doc = "further flags of nvcc"),
+        "deps": attr.label_list(providers = [CcInfo], doc = "C++ and CUDA libraries: headers, defines, what to link"),
+        "hdrs": attr.label_list(allow_files = ["." + e for e in _HEADERS], doc = "headers for these sources and for what depends on them"),
         "local_defines": attr.string_list(doc = "-D for these sources alone"),
-        "srcs": attr.label_list(allow_files = [".cu"]),
+        "srcs": attr.label_list(allow_files = [".cu"], doc = "each is compiled by an action of its own"),
         "_archs": attr.label(default = "//tools/cuda:archs"),
         "_measure": attr.label(default = "//tools/cuda:measure", executable = True, cfg = "exec"),
         "_nvcc": attr.label(default = "@cuda//:nvidia/cu13/bin/nvcc", executable = True, allow_single_file = True, cfg = "exec"),

@@ -13,21 +13,21 @@ TREE_DATA = [
     "@tree//:root.txt",
 ]
 
-def tree_pytest_test(name, data = [], deps = [], env = {}, tags = [], **kwargs):
+def tree_pytest_test(name, data = [], deps = [], variables = {}, tags = [], **kwargs):
     """A pytest_test that may read every file named by tools.lint.tree.
 
     Args:
       name: target name.
       data: of the test.
       deps: of the test.
-      env: variables of the test.
+      variables: environment variables of the test.
       tags: of the test.
       **kwargs: passed on to pytest_test.
     """
     pytest_test(
         name = name,
         data = data + TREE_DATA,
-        env = TREE_ENV | env,
+        variables = TREE_ENV | variables,
         tags = tags + ["local"],
         deps = deps + ["//tools/lint:linters"],
         **kwargs
