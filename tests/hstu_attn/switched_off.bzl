@@ -22,7 +22,7 @@ switched_off = rule(
     doc = "The site that a build with only causal bf16 forward, head dim 64, gives.",
     implementation = _switched_off_impl,
     attrs = {
-        "site": attr.label(mandatory = True, cfg = _off, providers = [PyInfo]),
+        "site": attr.label(mandatory = True, cfg = _off, providers = [PyInfo], doc = "a wheel_site"),
         "_allowlist_function_transition": attr.label(default = "@bazel_tools//tools/allowlists/function_transition_allowlist"),
     },
 )

@@ -12,7 +12,7 @@ on_upstream = rule(
     doc = "What `target` is with HierarchicalKV as the engine of the hash tables.",
     implementation = lambda ctx: [DefaultInfo(files = ctx.attr.target[0][DefaultInfo].files)],
     attrs = {
-        "target": attr.label(mandatory = True, cfg = _upstream),
+        "target": attr.label(mandatory = True, cfg = _upstream, doc = "what is built"),
         "_allowlist_function_transition": attr.label(default = "@bazel_tools//tools/allowlists/function_transition_allowlist"),
     },
 )

@@ -29,7 +29,7 @@ def python_modules(name, srcs, deps = [], copts = [], **kwargs):
             name = module,
             srcs = srcs,
             additional_linker_inputs = [exports],
-            copts = copts + ["-fvisibility=hidden"],
+            copts = copts,
             # CPython's own symbols come from the interpreter that loads the module.
             linkopts = [
                 "-Wl,-z,undefs",

@@ -25,6 +25,7 @@ def _costs_aspect_impl(target, ctx):
     return [_CostInfo(compiles = depset(own, transitive = below))]
 
 _costs_aspect = aspect(
+    doc = "Finds the compiles below a target.",
     implementation = _costs_aspect_impl,
     attr_aspects = _EDGES,
 )
@@ -52,7 +53,7 @@ compile_costs = rule(
     doc = "Writes NAME.json, NAME.svg (bar chart) and NAME.txt (table).",
     implementation = _compile_costs_impl,
     attrs = {
-        "targets": attr.label_list(aspects = [_costs_aspect]),
+        "targets": attr.label_list(aspects = [_costs_aspect], doc = "what the sources are compiled for"),
         "_report": attr.label(default = "//tools/compile_report:report", executable = True, cfg = "exec"),
     },
 )

@@ -11,7 +11,7 @@ archs_define = rule(
     doc = "Defines a macro as the string of //tools/cuda:archs' targets, e.g. sm_80,sm_90,compute_80.",
     implementation = _archs_define_impl,
     attrs = {
-        "define": attr.string(mandatory = True),
+        "define": attr.string(mandatory = True, doc = "the macro"),
         "_archs": attr.label(default = "//tools/cuda:archs"),
     },
     provides = [CcInfo],

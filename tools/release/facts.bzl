@@ -51,6 +51,7 @@ def _facts_impl(ctx):
     return [DefaultInfo(files = depset([out]))]
 
 facts = rule(
+    doc = "Writes NAME.json.",
     implementation = _facts_impl,
     attrs = {
         "settings": attr.label_list(doc = "build settings that change the wheels; recorded where set"),

@@ -89,12 +89,13 @@ def _sbom_impl(ctx):
     return [DefaultInfo(files = depset([out]))]
 
 sbom = rule(
+    doc = "Writes NAME/DISTRIBUTION.spdx.json.",
     implementation = _sbom_impl,
     attrs = {
         "contains": attr.string_list(doc = "names in third_party/components.bzl"),
-        "distribution": attr.string(mandatory = True),
-        "license": attr.string(mandatory = True),
+        "distribution": attr.string(mandatory = True, doc = "the wheel's name as pip knows it"),
+        "license": attr.string(mandatory = True, doc = "of the project's own part, in SPDX"),
         "native": attr.bool(doc = "the wheel has machine code: the compilers are listed"),
-        "version": attr.string(mandatory = True),
+        "version": attr.string(mandatory = True, doc = "of the wheel"),
     },
 )
