@@ -4,6 +4,7 @@
 |---|---|
 | `cuda_library` | objects of CUDA sources, each source one cached action |
 | `instantiate` | a cuda_library for each row of a list, from one template |
+| `build_switches` | flags that leave parts out, and a header that says which |
 | `archs_define` | the build's GPU targets as a macro |
 | `op_library` | the shared object of a package's torch ops |
 | `python_modules` | a pybind11 module for each CPython |
@@ -16,11 +17,13 @@ load("//tools/cc:python_module.bzl", _python_modules = "python_modules")
 load("//tools/cuda:archs_define.bzl", _archs_define = "archs_define")
 load("//tools/cuda:cuda_library.bzl", _cuda_library = "cuda_library")
 load("//tools/cuda:instantiate.bzl", _instantiate = "instantiate")
+load("//tools/cuda:switches.bzl", _build_switches = "build_switches")
 load("//tools/py:pytest_suite.bzl", _pytest_suite = "pytest_suite")
 load("//tools/py:pytest_test.bzl", _pytest_test = "pytest_test")
 load("//tools/wheel:wheel.bzl", _wheel = "wheel", _wheel_site = "wheel_site")
 
 archs_define = _archs_define
+build_switches = _build_switches
 cuda_library = _cuda_library
 instantiate = _instantiate
 op_library = _op_library

@@ -7,18 +7,15 @@
 #include <string>
 
 #include "csrc/common/errors.h"
+#include "csrc/common/feature.h"
 
 namespace accel {
 
-// A part that a build may leave out.
-struct Feature {
-  const char* macro;  // the switch that leaves it out, e.g. "HSTU_DISABLE_RAB"
-  const char* name;   // without the prefix, e.g. "RAB"
-  bool enabled;
-};
-
-inline void Require(const Feature& feature, const char* what) {
-  Check(feature.enabled, what, " is not in this build (", feature.macro, ")");
+// Fails where this build lacks what the parts name: "head dim 32 is not in this build
+// (HSTU_DISABLE_HDIM32)".
+template <class... Parts>
+void Require(const Feature& feature, const Parts&... what) {
+  Check(feature.enabled, what..., " is not in this build (", feature.flag, ")");
 }
 
 // {"version": "1.2.3", "archs": "sm_80,compute_80", "cuda": "13.0", "enabled": ["BACKWARD", ...],

@@ -6,8 +6,4 @@ namespace accel::hstu {
 template int run_bwd<{HEAD_DIM}, {DTYPE}, {HAS_RAB}, {HAS_DRAB}>(const BwdParams&, void*,
                                                                  cudaStream_t);
 
-// A plain definition, after which nvcc names the unit; else the name holds path and process id, and
-// no two builds give the same bytes.
-int unit_{name}() { return 0; }
-
 }  // namespace accel::hstu

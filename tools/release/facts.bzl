@@ -4,6 +4,32 @@ load("@bazel_skylib//rules:common_settings.bzl", "BuildSettingInfo")
 load("//:version.bzl", "RELEASE_DATE", "VERSION")
 load("//third_party:components.bzl", "PINS")
 
+_SettingsInfo = provider(
+    doc = "The build settings that the code below a target reads as attributes.",
+    fields = {"settings": "depset of structs: label, value"},
+)
+
+_EDGES = ["_archs", "actual", "deps", "hdrs", "libs", "srcs", "switches"]
+
+def _setting(target):
+    return struct(label = target.label, value = target[BuildSettingInfo].value)
+
+def _settings_aspect_impl(target, ctx):
+    below = []
+    for edge in _EDGES:
+        value = getattr(ctx.rule.attr, edge, None)
+        for dep in value.keys() if type(value) == "dict" else value if type(value) == "list" else [value]:
+            if type(dep) == "Target" and _SettingsInfo in dep:
+                below.append(dep[_SettingsInfo].settings)
+    own = [_setting(target)] if BuildSettingInfo in target else []
+    return [_SettingsInfo(settings = depset(own, transitive = below))]
+
+_settings_aspect = aspect(
+    doc = "Finds the switches of the packages (//tools/cuda:switches.bzl) and the GPU targets.",
+    implementation = _settings_aspect_impl,
+    attr_aspects = _EDGES,
+)
+
 def _flags(ctx):
     """The options that differ from a bare command line, as they are written on it."""
     flags = ["--compilation_mode=" + ctx.var["COMPILATION_MODE"]]
@@ -13,8 +39,9 @@ def _flags(ctx):
         ("linkopt", ctx.fragments.cpp.linkopts),
     ]:
         flags += ["--%s=%s" % (option, value) for value in values]
-    for setting in ctx.attr.settings:
-        value = setting[BuildSettingInfo].value
+    found = depset([_setting(s) for s in ctx.attr.settings], transitive = [w[_SettingsInfo].settings for w in ctx.attr.wheels])
+    for setting in sorted(found.to_list(), key = lambda s: str(s.label)):
+        value = setting.value
         if value:
             value = ",".join(value) if type(value) == "list" else str(value).lower()
             flags.append("--//%s:%s=%s" % (setting.label.package, setting.label.name, value))
@@ -54,7 +81,8 @@ facts = rule(
     doc = "Writes NAME.json.",
     implementation = _facts_impl,
     attrs = {
-        "settings": attr.label_list(doc = "build settings that change the wheels; recorded where set"),
+        "settings": attr.label_list(doc = "build settings that change the wheels by select(); recorded where set"),
+        "wheels": attr.label_list(aspects = [_settings_aspect], doc = "whose other settings are recorded where set"),
         "_cc": attr.label(default = "@cc//:files"),
     },
     fragments = ["cpp"],
