@@ -9,8 +9,7 @@ import hstu_attn
 import pytest
 import torch
 from hstu_attn.ops import LIBRARY, build_info
-
-from tests.hstu_attn.cases import assert_right, make_case, run
+from hstu_cases import assert_right, make_case, run
 
 pytestmark = pytest.mark.skipif(
     not build_info()["disabled"], reason="this build of hstu_attn has everything switched on"
