@@ -9,6 +9,8 @@ import sys
 from importlib import metadata
 from typing import TextIO
 
+from accelerated_modules._core.report import line, torch_lines
+
 NAME = "accelerated-modules"
 
 
@@ -60,22 +62,6 @@ def problems() -> list[str]:
     return found
 
 
-def _torch_lines() -> list[str]:
-    try:
-        import torch
-    except Exception as error:  # noqa: BLE001 - a broken torch is what the report is for
-        return [f"torch        does not import: {type(error).__name__}: {error}"]
-    lines = [f"torch        {torch.__version__}, CUDA {torch.version.cuda or 'none'}"]
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            major, minor = torch.cuda.get_device_capability(index)
-            name = torch.cuda.get_device_name(index)
-            lines.append(f"GPU {index}        {name}, compute capability {major}.{minor}")
-    else:
-        lines.append("GPU          none is visible to PyTorch")
-    return lines
-
-
 def _own_report(module: str) -> tuple[bool, str]:
     """What ``python -m module`` prints; in a process of its own, as a broken library may crash."""
     done = subprocess.run(
@@ -102,10 +88,10 @@ def show_versions(file: TextIO | None = None) -> bool:
     wrong = problems()
     libc, libc_version = platform.libc_ver()
     print(f"{NAME} {metadata.version(NAME)}", file=out)
-    print(f"Python       {platform.python_version()} ({sys.executable})", file=out)
-    print(f"system       {platform.platform()}, {libc} {libc_version}", file=out)
-    for line in _torch_lines():
-        print(line, file=out)
+    print(line("Python", f"{platform.python_version()} ({sys.executable})"), file=out)
+    print(line("system", f"{platform.platform()}, {libc} {libc_version}"), file=out)
+    for text in torch_lines(lambda name, c: f"{name}, compute capability {c[0]}.{c[1]}"):
+        print(text, file=out)
     for name in _requirements():
         if name == "torch" or _installed(name) is None:
             continue

@@ -44,13 +44,21 @@ import torch
 from torch import Tensor
 
 from hstu_attn import checks, ops
+from hstu_attn.problem import Mask, Pages, Problem
 
 
-def _scaling(scaling_seqlen: int, max_seqlen_q: int) -> int:
-    """N: the launch-wide divisor; an empty batch may have max_seqlen_q = 0."""
-    if scaling_seqlen != -1:
-        return scaling_seqlen
-    return max_seqlen_q if max_seqlen_q > 0 else 1
+def _checked(p: Problem, cu_seqlens_t: Tensor | None = None) -> Problem:
+    """``p``, its number of targets filled in, once all is well with it."""
+    checks.check_arguments(p, cu_seqlens_t)
+    eager_values = checks.values_wanted(p.q)
+    if cu_seqlens_t is not None:
+        if p.mask.num_targets is None:
+            p = p._replace(mask=p.mask._replace(num_targets=torch.diff(cu_seqlens_t)))
+        elif eager_values or (p.q.device.type == "cpu" and not torch.compiler.is_compiling()):
+            checks.check_targets_agree(cu_seqlens_t, p.mask.num_targets)
+    if eager_values:
+        checks.check_values(p)
+    return p
 
 
 def hstu_attn_varlen_func(
@@ -148,7 +156,7 @@ def hstu_attn_varlen_func(
         >>> hstu_attn_varlen_func(q, k, v, cu, cu, 3, 3, window_size=(-1, 0)).shape
         torch.Size([5, 2, 32])
     """
-    checks.check_arguments(
+    p = Problem(
         q,
         k,
         v,
@@ -156,66 +164,17 @@ def hstu_attn_varlen_func(
         cu_seqlens_k,
         max_seqlen_q,
         max_seqlen_k,
-        num_contexts,
-        num_targets,
-        target_group_size,
-        window_size,
-        rab,
-        has_drab,
-        kv_cache,
-        page_offsets,
-        page_ids,
-        last_page_lens,
-        cu_seqlens_t,
-        func,
         scaling_seqlen,
-    )
-    if cu_seqlens_t is not None:
-        checked = q.device.type == "cpu" and not torch.compiler.is_compiling()
-        if num_targets is None:
-            num_targets = torch.diff(cu_seqlens_t)
-        elif checked or checks.values_wanted(q):
-            checks.check_targets_agree(cu_seqlens_t, num_targets)
-    if checks.values_wanted(q):
-        checks.check_values(
-            q,
-            k,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            max_seqlen_q,
-            max_seqlen_k,
-            num_contexts,
-            num_targets,
-            func,
-            kv_cache,
-            page_offsets,
-            page_ids,
-            last_page_lens,
-        )
-    return ops.varlen(
-        q,
-        k,
-        v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        _scaling(scaling_seqlen, max_seqlen_q),
-        num_contexts,
-        num_targets,
-        target_group_size,
-        window_size[0],
-        window_size[1],
-        float(alpha),
+        Mask(num_contexts, num_targets, target_group_size, window_size, func),
+        alpha,
         rab,
         has_drab,
-        func,
         deterministic or torch.are_deterministic_algorithms_enabled(),
-        kv_cache,
-        page_offsets,
-        page_ids,
-        last_page_lens,
+        Pages(kv_cache, page_offsets, page_ids, last_page_lens),
     )
+    p = _checked(p, cu_seqlens_t)
+    out: Tensor = ops.varlen(*p.schema(), *p.pages)
+    return out
 
 
 def hstu_attn_qkvpacked_func(
@@ -255,7 +214,7 @@ def hstu_attn_qkvpacked_func(
     """
     checks.check_packed(qkv)
     q, k, v = qkv.unbind(1)
-    checks.check_arguments(
+    p = Problem(
         q,
         k,
         v,
@@ -263,47 +222,13 @@ def hstu_attn_qkvpacked_func(
         cu_seqlens_k,
         max_seqlen_q,
         max_seqlen_k,
-        num_contexts,
-        num_targets,
-        target_group_size,
-        window_size,
-        rab,
-        has_drab,
-        None,
-        None,
-        None,
-        None,
-        None,
-        func,
         scaling_seqlen,
-    )
-    if checks.values_wanted(qkv):
-        checks.check_values(
-            q,
-            k,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            max_seqlen_q,
-            max_seqlen_k,
-            num_contexts,
-            num_targets,
-            func,
-        )
-    return ops.qkvpacked(
-        qkv,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        _scaling(scaling_seqlen, max_seqlen_q),
-        num_contexts,
-        num_targets,
-        target_group_size,
-        window_size[0],
-        window_size[1],
-        float(alpha),
+        Mask(num_contexts, num_targets, target_group_size, window_size, func),
+        alpha,
         rab,
         has_drab,
-        func,
         deterministic or torch.are_deterministic_algorithms_enabled(),
     )
+    p = _checked(p)
+    out: Tensor = ops.qkvpacked(qkv, *p.schema()[3:])
+    return out

@@ -23,9 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from hstu_attn.problem import Mask, Pages, Problem
 
 
 def visible(
@@ -93,23 +96,14 @@ class Sequence:
     mask: Tensor  # (q_len, k_len) bool
 
 
-def sequences(
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    num_contexts: Tensor | None,
-    num_targets: Tensor | None,
-    target_group_size: int,
-    window: tuple[int, int],
-    func: Tensor | None,
-    page_offsets: Tensor | None = None,
-    page_ids: Tensor | None = None,
-) -> Iterator[Sequence]:
+def sequences(p: Problem) -> Iterator[Sequence]:
     """The sequences of a batch that have rows and columns."""
-    starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    starts_q, starts_k = p.cu_seqlens_q.tolist(), p.cu_seqlens_k.tolist()
     batch = len(starts_q) - 1
-    contexts = num_contexts.tolist() if num_contexts is not None else [0] * batch
-    targets = num_targets.tolist() if num_targets is not None else [0] * batch
-    pages = page_offsets.tolist() if page_offsets is not None else None
+    m, pages = p.mask, p.pages
+    contexts = m.num_contexts.tolist() if m.num_contexts is not None else [0] * batch
+    targets = m.num_targets.tolist() if m.num_targets is not None else [0] * batch
+    first_page = pages.page_offsets.tolist() if pages.page_offsets is not None else None
     for b in range(batch):
         q_rows = slice(starts_q[b], starts_q[b + 1])
         k_rows = slice(starts_k[b], starts_k[b + 1])
@@ -117,18 +111,18 @@ def sequences(
         if q_len == 0 or k_len == 0:
             continue
         ids = None
-        if pages is not None and page_ids is not None:
-            ids = page_ids[pages[b] : pages[b + 1]].long()
+        if first_page is not None and pages.page_ids is not None:
+            ids = pages.page_ids[first_page[b] : first_page[b + 1]].long()
             k_rows = slice(q_rows.stop - targets[b], q_rows.stop)
         mask = visible(
             q_len,
             k_len,
-            window=window,
+            window=m.window_size,
             contexts=contexts[b],
             targets=targets[b],
-            group_size=target_group_size,
-            func=None if func is None else func[0, :, q_rows],
-            device=cu_seqlens_q.device,
+            group_size=m.target_group_size,
+            func=None if m.func is None else m.func[0, :, q_rows],
+            device=p.q.device,
         )
         yield Sequence(b, q_rows, k_rows, k_len - q_len, k_len, ids, mask)
 
@@ -144,7 +138,9 @@ def _columns(x: Tensor, s: Sequence, kv_cache: Tensor | None, which: int) -> Ten
 
 def _per_q_head(x: Tensor, heads: int) -> Tensor:
     """(L, H_k, D) -> (H, L, D): each head of k or v serves H / H_k heads of q."""
-    return x.repeat_interleave(heads // x.shape[1], dim=1).transpose(0, 1)
+    if x.shape[1] != heads:
+        x = x.repeat_interleave(heads // x.shape[1], dim=1)
+    return x.transpose(0, 1)
 
 
 def _scores(q: Tensor, k: Tensor, rab: Tensor | None, s: Sequence, alpha: float) -> Tensor:
@@ -161,99 +157,54 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def varlen_fwd(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    scaling_seqlen: int,
-    *,
-    num_contexts: Tensor | None = None,
-    num_targets: Tensor | None = None,
-    target_group_size: int = 1,
-    window: tuple[int, int] = (-1, -1),
-    alpha: float = 1.0,
-    rab: Tensor | None = None,
-    func: Tensor | None = None,
-    kv_cache: Tensor | None = None,
-    page_offsets: Tensor | None = None,
-    page_ids: Tensor | None = None,
-    upcast: bool = True,
-) -> Tensor:
+def forward(p: Problem, *, upcast: bool = True) -> Tensor:
     """The output (total_q, H, D), in q's dtype; differentiable by autograd.
 
-    The arguments are those of ``hstu_attn.hstu_attn_varlen_func``. ``upcast=False`` computes in
-    q's own dtype throughout, which is what a straightforward half-precision program would do.
-    Rows that belong to no sequence are zero.
+    ``upcast=False`` computes in q's own dtype throughout, which is what a straightforward
+    half-precision program would do. Rows that belong to no sequence are zero.
     """
+    q, cache = p.q, p.pages.kv_cache
     dtype = compute_dtype(q.dtype) if upcast else q.dtype
     heads = q.shape[1]
     out = torch.zeros(q.shape, dtype=dtype, device=q.device)
-    for s in sequences(
-        cu_seqlens_q,
-        cu_seqlens_k,
-        num_contexts,
-        num_targets,
-        target_group_size,
-        window,
-        func,
-        page_offsets,
-        page_ids,
-    ):
+    for s in sequences(p):
         q_b = q[s.q_rows].to(dtype).transpose(0, 1)
-        k_b = _per_q_head(_columns(k, s, kv_cache, 0).to(dtype), heads)
-        v_b = _per_q_head(_columns(v, s, kv_cache, 1).to(dtype), heads)
-        scores = _scores(q_b, k_b, rab, s, alpha)
-        p = torch.where(s.mask, torch.nn.functional.silu(scores) / scaling_seqlen, 0)
-        out[s.q_rows] = (p @ v_b).transpose(0, 1)
+        k_b = _per_q_head(_columns(p.k, s, cache, 0).to(dtype), heads)
+        v_b = _per_q_head(_columns(p.v, s, cache, 1).to(dtype), heads)
+        scores = _scores(q_b, k_b, p.rab, s, p.alpha)
+        weights = torch.where(s.mask, torch.nn.functional.silu(scores) / p.scaling_seqlen, 0)
+        out[s.q_rows] = (weights @ v_b).transpose(0, 1)
     return out.to(q.dtype)
 
 
-def varlen_bwd(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    scaling_seqlen: int,
-    *,
-    num_contexts: Tensor | None = None,
-    num_targets: Tensor | None = None,
-    target_group_size: int = 1,
-    window: tuple[int, int] = (-1, -1),
-    alpha: float = 1.0,
-    rab: Tensor | None = None,
-    func: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(p: Problem, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """dq, dk, dv and drab (None without rab), each in the dtype and shape of its tensor."""
+    q, k, v, rab, n = p.q, p.k, p.v, p.rab, p.scaling_seqlen
     dtype = compute_dtype(q.dtype)
     heads, heads_k = q.shape[1], k.shape[1]
     dq, dk, dv = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (q, k, v))
     drab = None if rab is None else torch.zeros(rab.shape, dtype=dtype, device=rab.device)
 
     def per_k_head(x: Tensor) -> Tensor:  # (H, L, D) -> (L, H_k, D)
-        grouped = x.reshape(heads_k, heads // heads_k, *x.shape[1:])
-        return grouped.sum(1).transpose(0, 1)
+        if heads != heads_k:
+            x = x.reshape(heads_k, heads // heads_k, *x.shape[1:]).sum(1)
+        return x.transpose(0, 1)
 
-    for s in sequences(
-        cu_seqlens_q, cu_seqlens_k, num_contexts, num_targets, target_group_size, window, func
-    ):
+    for s in sequences(p):
         q_b = q[s.q_rows].to(dtype).transpose(0, 1)
         do_b = dout[s.q_rows].to(dtype).transpose(0, 1)
         k_b = _per_q_head(k[s.k_rows].to(dtype), heads)
         v_b = _per_q_head(v[s.k_rows].to(dtype), heads)
-        scores = _scores(q_b, k_b, rab, s, alpha)
+        scores = _scores(q_b, k_b, rab, s, p.alpha)
         sigma = torch.sigmoid(scores)
-        p = torch.where(s.mask, scores * sigma / scaling_seqlen, 0)
-        dp = do_b @ v_b.transpose(1, 2) / scaling_seqlen
+        weights = torch.where(s.mask, scores * sigma / n, 0)
+        dp = do_b @ v_b.transpose(1, 2) / n
         ds = torch.where(s.mask, dp * sigma * (1 + scores * (1 - sigma)), 0)
-        dq[s.q_rows] = alpha * (ds @ k_b).transpose(0, 1)
-        dk[s.k_rows] = alpha * per_k_head(ds.transpose(1, 2) @ q_b)
-        dv[s.k_rows] = per_k_head(p.transpose(1, 2) @ do_b)
+        dq[s.q_rows] = p.alpha * (ds @ k_b).transpose(0, 1)
+        dk[s.k_rows] = p.alpha * per_k_head(ds.transpose(1, 2) @ q_b)
+        dv[s.k_rows] = per_k_head(weights.transpose(1, 2) @ do_b)
         if drab is not None:
-            dbias = alpha * (ds if drab.shape[1] == heads else ds.sum(0, keepdim=True))
+            dbias = p.alpha * (ds if drab.shape[1] == heads else ds.sum(0, keepdim=True))
             drab[s.index, :, s.offset : s.k_len, : s.k_len] = dbias
     return (
         dq.to(q.dtype),
@@ -261,3 +212,28 @@ def varlen_bwd(
         dv.to(v.dtype),
         None if drab is None or rab is None else drab.to(rab.dtype),
     )
+
+
+def _problem(*required: Any, window: tuple[int, int] = (-1, -1), **named: Any) -> Problem:
+    """From q, k, v, cu_seqlens_q, cu_seqlens_k, scaling_seqlen and what the mask and pages need."""
+
+    def part(kind: Any) -> Any:
+        return kind(**{name: named.pop(name) for name in kind._fields if name in named})
+
+    mask, pages = part(Mask)._replace(window_size=window), part(Pages)
+    every = dict(zip(Problem._fields, required[:5], strict=False))
+    lengths = {"max_seqlen_q": 0, "max_seqlen_k": 0, "scaling_seqlen": required[5]}
+    return Problem(**every, **lengths, mask=mask, pages=pages, **named)
+
+
+def varlen_fwd(*required: Any, upcast: bool = True, **named: Any) -> Tensor:
+    """``forward`` of single arguments: q, k, v, cu_seqlens_q, cu_seqlens_k, scaling_seqlen, and by
+    name ``window`` and the others of ``hstu_attn.hstu_attn_varlen_func``, with its defaults."""
+    return forward(_problem(*required, **named), upcast=upcast)
+
+
+def varlen_bwd(
+    dout: Tensor, *required: Any, **named: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """``backward`` of single arguments, as ``varlen_fwd``."""
+    return backward(_problem(*required, **named), dout)

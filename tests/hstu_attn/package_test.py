@@ -35,11 +35,8 @@ def python(code: str, path: Path) -> subprocess.CompletedProcess[str]:
 
 
 def copy_of_the_package(tmp_path: Path, library: bytes | None) -> Path:
-    source = LIBRARY.parent
     target = tmp_path / "hstu_attn"
-    target.mkdir()
-    for file in source.glob("*.py"):
-        shutil.copyfile(file, target / file.name)
+    shutil.copytree(LIBRARY.parent, target, ignore=shutil.ignore_patterns("*.so"))
     if library is not None:
         (target / LIBRARY.name).write_bytes(library)
     return tmp_path

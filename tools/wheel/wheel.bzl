@@ -38,6 +38,7 @@ def _wheel_impl(ctx):
     escaped = ctx.attr.distribution.replace("-", "_")
     out = ctx.actions.declare_file("%s-%s-%s.whl" % (escaped, version, ctx.attr.tag))
     files = {_place(f, ctx.attr.roots): f.path for f in ctx.files.srcs}
+    files |= {"%s/_core/%s" % (escaped, f.basename): f.path for f in ctx.files.core}
     for target, folder in ctx.attr.libs.items():
         for f in target.files.to_list():
             files[folder + "/" + f.basename] = f.path
@@ -72,7 +73,7 @@ def _wheel_impl(ctx):
     ctx.actions.run(
         executable = ctx.executable._make_wheel,
         arguments = ["--spec", spec.path, "--out", out.path],
-        inputs = ctx.files.srcs + ctx.files.libs + ctx.files.licenses + extra + [spec],
+        inputs = ctx.files.srcs + ctx.files.core + ctx.files.libs + ctx.files.licenses + extra + [spec],
         outputs = [out],
         mnemonic = "Wheel",
         progress_message = "Writing " + out.basename,
@@ -87,6 +88,10 @@ _wheel = rule(
     implementation = _wheel_impl,
     attrs = {
         "classifiers": attr.string_list(default = CLASSIFIERS, doc = "trove classifiers"),
+        "core": attr.label(
+            default = "//python/accel_core:files",
+            doc = "what the packages share: copied into the wheel as <package>/_core",
+        ),
         "description": attr.label(allow_single_file = [".md"], doc = "the long description"),
         "distribution": attr.string(mandatory = True, doc = "the name as pip knows it"),
         "extras": attr.string_list(doc = "Provides-Extra"),

@@ -1,0 +1,133 @@
+"""What completes a torch op that a C++ library defines for CUDA: CPU, fake kernel, autograd.
+
+The functions of an op take one value whose fields are the arguments of its schema, by name; no
+position is written down anywhere.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Rule: TypeAlias = Callable[..., Mapping[str, Tensor | None]]
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd  # what torch.library's own kernels use
+
+
+def _transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode AD must see the call."""
+    return (
+        torch.autograd.forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+class Op:
+    """One op with autograd: call it with the arguments of its schema, in their order.
+
+    Args:
+        op: the overload.
+        rule: its gradient, see ``op`` below.
+        gradients: the arguments that it may give a gradient to.
+    """
+
+    def __init__(self, op: Any, rule: Rule, gradients: tuple[str, ...]) -> None:
+        schema = op._schema
+        self.op, self.rule = op, rule
+        self.arguments = _arguments(op)
+        names = self.arguments._fields
+        self.gradients = {name: names.index(name) for name in gradients}
+        self.tensors = [i for i, a in enumerate(schema.arguments) if "Tensor" in str(a.type)]
+
+    def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        rest = list(inputs)
+        ctx.save_for_backward(*(rest[i] for i in self.tensors))
+        for i in self.tensors:
+            rest[i] = None
+        ctx.rest = rest
+
+    def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = list(ctx.rest)
+        for i, tensor in zip(self.tensors, ctx.saved_tensors, strict=True):
+            inputs[i] = tensor
+        wanted = {name for name, i in self.gradients.items() if ctx.needs_input_grad[i]}
+        result: list[Tensor | None] = [None] * len(inputs)
+        for name, grad in self.rule(self.arguments(*inputs), wanted, *grads).items():
+            result[self.gradients[name]] = grad
+        return tuple(result)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Calls the op; in eager mode by way of _Eager where something requires a gradient, else
+        past the autograd that register_autograd wrote in Python."""
+        if torch.compiler.is_compiling() or _transformed():
+            return self.op(*inputs)
+        if torch.is_grad_enabled():
+            for i in self.gradients.values():
+                if inputs[i] is not None and inputs[i].requires_grad:
+                    return _Eager.apply(*inputs, self)  # type: ignore[no-untyped-call]
+        with _BelowAutograd():
+            return self.op(*inputs)
+
+
+class _Eager(torch.autograd.Function):
+    """What register_autograd makes of setup_context and backward, for a third of the host time:
+    that fills in defaults of the schema at every call, quadratic in the number of arguments."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        *arguments, op = inputs
+        with _BelowAutograd():
+            output = op.op(*arguments)
+        op.setup_context(ctx, arguments, output)
+        ctx.op = op
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return (*ctx.op.backward(ctx, *grads), None)
+
+
+def _arguments(op: Any) -> Any:
+    """The type of an op's arguments as one value."""
+    return namedtuple(op._schema.name.split("::")[1], [a.name for a in op._schema.arguments])
+
+
+def op(
+    package: str,
+    name: str,
+    *,
+    cpu: Callable[[Any], Any],
+    fake: Callable[[Any], Any],
+    backward: Rule,
+    gradients: tuple[str, ...],
+) -> Op:
+    """Completes ``torch.ops.<package>.<name>``, which a library has defined.
+
+    Args:
+        package: its namespace.
+        name: of the op.
+        cpu: the result on CPU tensors, from the arguments as one value.
+        fake: the result's shapes, dtypes and strides, for torch.compile and torch.export.
+        backward: ``(arguments, wanted, *gradients of the results) -> {argument: gradient}``;
+            ``wanted`` are the names in ``gradients`` that need one.
+        gradients: the arguments that may have one.
+    """
+    overload = getattr(getattr(torch.ops, package), name).default
+    made = Op(overload, backward, gradients)
+    qualified = f"{package}::{name}"
+    torch.library.impl(qualified, "cpu", lambda *inputs: cpu(made.arguments(*inputs)))
+    torch.library.register_fake(qualified, lambda *inputs: fake(made.arguments(*inputs)))
+    torch.library.register_autograd(qualified, made.backward, setup_context=made.setup_context)
+    return made
+
+
+def no_gradient(message: str) -> Rule:
+    """The ``backward`` of an op that has none."""
+
+    def refuse(arguments: Any, wanted: set[str], *grads: Tensor) -> Mapping[str, Tensor | None]:
+        raise NotImplementedError(message)
+
+    return refuse
