@@ -1,6 +1,7 @@
 """How fast HSTU attention is, beside the ceilings of the GPU that it runs on.
 
     python benchmarks/hstu_attention.py [--case SUBSTRING] [--forward-only] [--markdown FILE]
+                                        [--json FILE]
 
 Uses the installed package alone: ``hstu_attn_varlen_func`` and autograd. Per case: the median time
 of CUDA-graph replays, each over several input sets in turn (inputs uniform in (-1, 1), so that
@@ -14,17 +15,18 @@ backward counts 2.5 times that. Bytes count q, k, v and the output once.
 
 from __future__ import annotations
 
-import argparse
-import random
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import harness
 import torch
+from harness import jagged, median_ms
 from hstu_attn import hstu_attn_varlen_func
 
 HEADS = 4
 DTYPE = torch.bfloat16
+COLUMNS = {"case": "<51", "fwd ms": ">8.4f", "fwd TF/s": ">8.0f", "fwd share": ">9.3f"}
+COLUMNS |= {"fwd TB/s": ">8.2f", "bwd ms": ">8.4f", "bwd TF/s": ">8.0f", "bwd share": ">9.3f"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,6 @@ class Case:
         return 4.0 * sum(self.lengths) * HEADS * self.head_dim * DTYPE.itemsize
 
 
-def jagged(batch: int, shortest: int, longest: int) -> tuple[int, ...]:
-    """Lengths drawn uniformly, the same ones in every run."""
-    draw = random.Random(1)
-    return tuple(draw.randint(shortest, longest) for _ in range(batch))
-
-
 CASES = (
     Case("B16 L2048 D64", (2048,) * 16, 64),
     Case("B16 L2048 D128", (2048,) * 16, 128),
@@ -73,48 +69,6 @@ CASES = (
     Case("B16 L2048 D128 rab", (2048,) * 16, 128, rab=True),
     Case("B16 L2048 D256 rab", (2048,) * 16, 256, rab=True),
 )
-
-
-def median_ms(calls: Sequence[Callable[[], object]], budget_ms: float = 100.0) -> float:
-    """The median time of one of ``calls``, which run in turn as one CUDA graph.
-
-    The current stream must not be the default one, which cannot be captured.
-    """
-    stream = torch.cuda.current_stream()
-    for call in calls:
-        call()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for call in calls:
-            call()
-
-    def replay() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end)
-
-    replay()
-    repeats = max(7, min(50, int(budget_ms / replay())))
-    return statistics.median(replay() for _ in range(repeats)) / len(calls)
-
-
-def matmul_tflops(n: int = 8192) -> float:
-    """The rate of a bf16 n^3 matrix product on random data."""
-    x = [torch.randn(n, n, device="cuda", dtype=DTYPE) for _ in range(3)]
-    ms = median_ms([lambda i=i: torch.matmul(x[i], x[(i + 1) % 3]) for i in range(3)])
-    return 2.0 * n**3 / ms / 1e9
-
-
-def stream_tbps(gib: int = 4) -> float:
-    """The rate of a kernel that reads a tensor and writes one, bytes of both."""
-    source = torch.empty(gib << 28, device="cuda", dtype=torch.int32).random_()
-    target = torch.empty_like(source)
-    ms = median_ms([lambda: torch.bitwise_not(source, out=target)])
-    return 2.0 * source.numel() * source.element_size() / ms / 1e9
 
 
 class Inputs:
@@ -168,54 +122,28 @@ def measure(case: Case, forward_only: bool) -> tuple[float, float | None]:
     sets = [Inputs(case) for _ in range(1 if case.rab else 3)]
     with torch.no_grad():
         forward = median_ms([s.forward for s in sets])
-    if forward_only:
-        return forward, None
-    return forward, median_ms([s.make_backward() for s in sets])
-
-
-def table(cases: Sequence[Case], forward_only: bool) -> list[str]:
-    """Measures the ceilings, then the cases; prints the lines as they come."""
-    matmul, stream = matmul_tflops(), stream_tbps()
-    ceilings = f"matmul 8192^3 {matmul:.0f} TFLOP/s, read and write {stream:.2f} TB/s"
-    gpu = torch.cuda.get_device_name()
-    lines = [
-        f"{gpu}, H={HEADS}, bf16, causal; ceilings of this run: {ceilings}",
-        "",
-        "| case | fwd ms | fwd TF/s | of matmul | fwd TB/s | bwd ms | bwd TF/s | of matmul |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines))
-    for case in cases:
-        forward, backward = measure(case, forward_only)
-        rate = case.flops / forward / 1e9
-        row = (
-            f"| {case.name} | {forward:.4f} | {rate:.0f} | {rate / matmul:.3f} "
-            f"| {case.bytes / forward / 1e9:.2f} "
-        )
-        if backward is None:
-            row += "| | | |"
-        else:
-            rate = 2.5 * case.flops / backward / 1e9
-            row += f"| {backward:.4f} | {rate:.0f} | {rate / matmul:.3f} |"
-        lines.append(row)
-        print(row, flush=True)
-    return lines
+    return forward, None if forward_only else median_ms([s.make_backward() for s in sets])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("--case", default="", help="only the cases whose name has this in it")
     parser.add_argument("--forward-only", action="store_true")
-    parser.add_argument("--markdown", help="also write the table to this file")
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("hstu_attention.py: no CUDA device, nothing can be measured")
-
+    arguments = parser.parse_args()
+    harness.need_gpu(__file__)
+    ceilings = harness.Ceilings.measure()
+    title = f"H={HEADS}, bf16, causal; shares are of matmul"
+    table = harness.Table(ceilings, title, COLUMNS, harness.files(arguments))
     with torch.cuda.stream(torch.cuda.Stream()):
-        lines = table([c for c in CASES if args.case in c.name], args.forward_only)
-    if args.markdown:
-        with open(args.markdown, "w", encoding="utf-8") as f:
-            f.write("\n".join(lines) + "\n")
+        for case in (c for c in CASES if arguments.case in c.name):
+            forward, backward = measure(case, arguments.forward_only)
+            rate = case.flops / forward / 1e9
+            cells = [forward, rate, rate / ceilings.matmul_tflops, case.bytes / forward / 1e9]
+            cells += [None] * 3
+            if backward is not None:
+                rate = 2.5 * case.flops / backward / 1e9
+                cells[4:] = [backward, rate, rate / ceilings.matmul_tflops]
+            table.row(case.name, *cells)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.build.nested import Nested, nested, scratch
+from tests.common.processes import python
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +42,5 @@ def test_hostcc_gives_a_wheel_that_keeps_the_policy(folder: Path) -> None:
 def assert_policy(checkout: Nested) -> None:
     (wheel,) = (checkout.source / "bazel-bin/tests/build/small").glob("*.whl")
     test = Path(__file__).with_name("wheel_policy_test.py")
-    checked = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)],
-        env=os.environ | {"WHEELS": str(wheel), "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
+    checked = python("-m", "pytest", "-q", "-p", "no:cacheprovider", test, WHEELS=str(wheel))
     assert checked.returncode == 0, checked.stdout

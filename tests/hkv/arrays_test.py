@@ -8,7 +8,6 @@ import hkv
 import numpy as np
 import pytest
 
-needs_gpu = pytest.mark.skipif(hkv.device_count() == 0, reason="needs a CUDA device")
 KEYS = np.arange(10, dtype=np.int64)
 
 
@@ -24,7 +23,7 @@ def test_host_tensors_come_by_dlpack() -> None:
         table.insert_or_assign(torch.from_numpy(KEYS), torch.ones(4, 10, dtype=torch.bfloat16).T)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_results_go_to_other_libraries_by_both_interfaces() -> None:
     torch = pytest.importorskip("torch")
     array = hkv.DeviceArray.of(np.arange(12, dtype=np.float32).reshape(3, 4))
@@ -36,7 +35,7 @@ def test_results_go_to_other_libraries_by_both_interfaces() -> None:
     assert torch.equal(kept, want)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("library", ["torch", "cupy", "jax"])
 def test_gpu_arrays_of_a_library_go_in_and_out(library: str) -> None:
     module = pytest.importorskip(library)
@@ -58,7 +57,7 @@ def test_gpu_arrays_of_a_library_go_in_and_out(library: str) -> None:
     np.testing.assert_array_equal(out.numpy(), values[::-1])
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_streams_are_taken_by_address_or_as_objects() -> None:
     torch = pytest.importorskip("torch")
     stream = torch.cuda.Stream()

@@ -3,16 +3,12 @@ with batches that take one kernel, once with batches that are written in passes.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hkv
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # hkv_model, in every import mode of pytest
 
 
 class Engine:
@@ -36,14 +32,11 @@ class Engine:
         return array if isinstance(array, np.ndarray) else array.numpy()
 
 
-_NEEDS_GPU = pytest.mark.skipif(hkv.device_count() == 0, reason="needs a CUDA device")
-
-
 @pytest.fixture(
     params=[
         pytest.param(("cpu", 1), id="cpu"),
-        pytest.param(("cuda", 1 << 40), id="cuda", marks=_NEEDS_GPU),
-        pytest.param(("cuda", 1), id="cuda-passes", marks=_NEEDS_GPU),
+        pytest.param(("cuda", 1 << 40), id="cuda", marks=pytest.mark.gpu),
+        pytest.param(("cuda", 1), id="cuda-passes", marks=pytest.mark.gpu),
     ]
 )
 def engine(request: pytest.FixtureRequest) -> Engine:

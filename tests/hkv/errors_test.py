@@ -96,7 +96,7 @@ def test_reserve_beyond_the_maximum_is_refused(engine: Any) -> None:
     assert table.capacity == 10
 
 
-@pytest.mark.skipif(hkv.device_count() == 0, reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_arrays_of_the_wrong_device_and_too_little_memory_are_named() -> None:
     table = hkv.HashTable(10, 4, device="cuda")
     with pytest.raises(ValueError, match="keys is on the host; the table is on cuda:0"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hkv import DeviceArray, Status
 
-pytestmark = pytest.mark.skipif(hkv.device_count() == 0, reason="needs a CUDA device")
+pytestmark = pytest.mark.gpu
 
 # 10^8 keys; a smaller number for a run under a memory checker.
 KEYS = int(os.environ.get("HKV_STRESS_KEYS", 100_000_000))

@@ -9,9 +9,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hkv import Status
-from hkv_model import Model
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.hkv.model import Model
 
 DIM = 3
 # The extremes are ordinary keys; the rest collide often.

@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 import torch
 from hstu_attn import hstu_attn_qkvpacked_func, hstu_attn_varlen_func, ref
-from hstu_cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.common.poison import poison
+from tests.hstu_attn.cases import (
     MASKS,
     Case,
     assert_right,
     draw_case,
     make_case,
     make_paged,
-    poison,
     reference,
     run,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def check(case: Case, **extra: Any) -> None:

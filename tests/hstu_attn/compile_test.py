@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from hstu_attn import hstu_attn_qkvpacked_func, hstu_attn_varlen_func, ops
-from hstu_cases import Case, assert_right, make_case, make_paged, run
 from torch import Tensor
 from torch.library import opcheck
+
+from tests.hstu_attn.cases import Case, assert_right, make_case, make_paged, run
 
 OPS = torch.ops.hstu_attn
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from hstu_attn import hstu_attn_qkvpacked_func, hstu_attn_varlen_func
-from hstu_cases import make_case, make_paged, run
+
+from tests.hstu_attn.cases import make_case, make_paged, run
 
 Arguments = dict[str, Any]
 Change = Callable[[Arguments], Arguments]

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 from hstu_attn import hstu_attn_varlen_func
-from hstu_cases import MASKS, assert_accurate, draw_case, make_case, make_paged, poison, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.common.poison import poison
+from tests.hstu_attn.cases import MASKS, assert_right, draw_case, make_case, make_paged, run
 
 LENGTHS = [
     (32, 32),
@@ -94,7 +96,7 @@ def test_grid(gpu: str, point: tuple[Any, ...]) -> None:
         **mask,
     )
     poison(gpu)
-    assert_accurate(run(case, has_drab=drab), case)
+    assert_right(run(case, has_drab=drab), case)
 
 
 @pytest.mark.parametrize("smem_kb", [164, 100], ids=["as_on_sm80", "as_on_sm86"])
@@ -122,7 +124,7 @@ def test_kernels_of_gpus_with_less_shared_memory(
     monkeypatch.setenv("HSTU_SMEM_KB", str(smem_kb))
     case = make_case(device=gpu, dtype=dtype, dim=dim, max_k=700, empties=True, **options)
     poison(gpu)
-    assert_accurate(run(case), case)
+    assert_right(run(case), case)
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -134,7 +136,7 @@ def test_paged_keys_in_kernels_of_gpus_with_less_shared_memory(
         monkeypatch.setenv("HSTU_SMEM_KB", str(smem_kb))
         poison(gpu)
         out = hstu_attn_varlen_func(**paged.fresh.arguments(), **paged.arguments)
-        assert_accurate({"out": out}, paged.dense)
+        assert_right({"out": out}, paged.dense)
 
 
 @pytest.mark.parametrize("value", ["99", "1025", "-164", "164 KB", "much"])
@@ -162,7 +164,7 @@ def test_large_inputs(gpu: str, dtype: torch.dtype, dim: int, scale: float) -> N
         empties=True,
     )
     poison(gpu)
-    assert_accurate(run(case), case)
+    assert_right(run(case), case)
 
 
 @pytest.mark.parametrize("value", [0.0, 30.0, -30.0])
@@ -185,17 +187,15 @@ def test_lengths_round_the_tile_sizes(gpu: str, base: int, delta: int) -> None:
             device=gpu, full=True, dim=dim, max_k=base + delta, window=(-1, 0), rab_heads=1
         )
         poison(gpu)
-        assert_accurate(run(case), case)
+        assert_right(run(case), case)
 
 
 @settings(max_examples=120)
-@given(st.data())
-def test_random_problems(data: st.DataObject) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU of compute capability 8.0 or newer")
-    case = draw_case("cuda", data)
-    poison("cuda")
-    assert_accurate(run(case), case)
+@given(data=st.data())
+def test_random_problems(gpu: str, data: st.DataObject) -> None:
+    case = draw_case(gpu, data)
+    poison(gpu)
+    assert_right(run(case), case)
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -205,7 +205,7 @@ def test_deterministic_backward(gpu: str, dim: int, options: dict[str, Any]) -> 
         device=gpu, batch=8, heads=4, heads_k=2, dim=dim, max_k=700, window=(-1, 0), **options
     )
     first = run(case, deterministic=True)
-    assert_accurate(first, case)
+    assert_right(first, case)
     for _ in range(4):
         poison(gpu)
         for name, value in run(case, deterministic=True).items():
@@ -236,10 +236,10 @@ def test_blocks_that_share_a_long_sequence_of_a_small_batch(
     case = make_case(device=gpu, **{"batch": 1, "full": True, "dim": dim, "max_k": 2900, **options})
     poison(gpu)
     loose = run(case)
-    assert_accurate(loose, case)
+    assert_right(loose, case)
     poison(gpu)
     first = run(case, deterministic=True)
-    assert_accurate(first, case)
+    assert_right(first, case)
     assert torch.equal(first["out"], loose["out"])
     for _ in range(3):
         poison(gpu)
@@ -254,13 +254,13 @@ def test_blocks_that_share_a_long_paged_sequence(gpu: str, dim: int) -> None:
     )
     poison(gpu)
     out = hstu_attn_varlen_func(**paged.fresh.arguments(), **paged.arguments)
-    assert_accurate({"out": out}, paged.dense)
+    assert_right({"out": out}, paged.dense)
 
 
 def test_many_short_sequences(gpu: str) -> None:
     case = make_case(device=gpu, batch=600, max_k=40, window=(-1, 0), empties=True, dim=64)
     poison(gpu)
-    assert_accurate(run(case), case)
+    assert_right(run(case), case)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -283,7 +283,7 @@ def test_sequences_that_one_block_takes_whole(
             **MASKS[mask],
         )
         poison(gpu)
-        assert_accurate(run(case), case)
+        assert_right(run(case), case)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 33, 300])
@@ -293,7 +293,7 @@ def test_short_batches(gpu: str, batch: int, length: int) -> None:
         device=gpu, batch=batch, dim=64, max_k=length, full=True, window=(-1, 0), alpha=0.1
     )
     poison(gpu)
-    assert_accurate(run(case), case)
+    assert_right(run(case), case)
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -316,7 +316,7 @@ def test_context_rows_that_have_a_block_of_their_own_and_that_have_none(
     """Up to 32 of them have one (16 at head dim 256)."""
     case = make_case(device=gpu, batch=12, dim=dim, max_k=900, window=(-1, 0), **options)
     poison(gpu)
-    assert_accurate(run(case), case)
+    assert_right(run(case), case)
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -336,7 +336,7 @@ def test_many_sequences_of_a_few_blocks(gpu: str, dim: int, options: dict[str, A
     case = make_case(device=gpu, dim=dim, **({"batch": 260, "max_k": 200} | options))
     poison(gpu)
     first = run(case)
-    assert_accurate(first, case)
+    assert_right(first, case)
     if dim < 256:  # there only where a multiprocessor has room; the result is the same in every run
         poison(gpu)
         for name, value in run(case, deterministic=True).items():
@@ -348,7 +348,7 @@ def test_one_long_sequence(gpu: str) -> None:
         device=gpu, batch=1, heads=1, dim=128, max_k=9000, full=True, window=(-1, 0), targets=100
     )
     poison(gpu)
-    assert_accurate(run(case), case)
+    assert_right(run(case), case)
 
 
 def test_one_long_sequence_among_short_ones(gpu: str) -> None:
@@ -368,4 +368,4 @@ def test_one_long_sequence_among_short_ones(gpu: str) -> None:
         max_seqlen_k=long,
     )
     poison(gpu)
-    assert_accurate(run(case), case)
+    assert_right(run(case), case)

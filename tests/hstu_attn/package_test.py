@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,15 @@ import pytest
 import torch
 from hstu_attn.__main__ import gpu_line, served_by
 from hstu_attn.ops import LIBRARY, build_info
-from hstu_cases import make_case, run
+
+from tests.common.processes import python
+from tests.hstu_attn.cases import make_case, run
 
 ARCHS = ["sm_80", "sm_90", "compute_80"]
 SWITCHES = (
     "BACKWARD DETERMINISTIC LOCAL CAUSAL CONTEXT TARGET ARBITRARY RAB DRAB BF16 FP16 HDIM32 HDIM64 "
     "HDIM128 HDIM256 86OR89"
 ).split()
-
-
-def python(code: str, path: Path) -> subprocess.CompletedProcess[str]:
-    """Runs code with this interpreter and ``path`` in front of everything."""
-    prelude = f"import sys; sys.path.insert(0, {str(path)!r}); "
-    return subprocess.run(
-        [sys.executable, "-c", prelude + code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": ":".join(sys.path), "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"},
-    )
 
 
 def copy_of_the_package(tmp_path: Path, library: bytes | None) -> Path:
@@ -58,14 +46,14 @@ def test_the_public_names() -> None:
 
 
 def test_the_report_says_what_there_is() -> None:
-    done = python("import runpy; runpy.run_module('hstu_attn', run_name='__main__')", Path("/"))
+    done = python("-m", "hstu_attn")
     assert done.returncode == 0, done.stderr
     for word in (hstu_attn.__version__, torch.__version__, "BF16", "GPU", build_info()["archs"]):
         assert word in done.stdout, done.stdout
 
 
 def test_a_missing_library_is_one_sentence(tmp_path: Path) -> None:
-    done = python("import hstu_attn", copy_of_the_package(tmp_path, None))
+    done = python("-c", "import hstu_attn", first=copy_of_the_package(tmp_path, None))
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert "ImportError: hstu_attn: the op library libhstu_attn.so is missing from" in last
@@ -73,7 +61,9 @@ def test_a_missing_library_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_broken_library_is_one_sentence(tmp_path: Path) -> None:
-    done = python("import hstu_attn", copy_of_the_package(tmp_path, b"not a shared object"))
+    done = python(
+        "-c", "import hstu_attn", first=copy_of_the_package(tmp_path, b"not a shared object")
+    )
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert "ImportError: hstu_attn: the op library" in last and "cannot be loaded" in last
@@ -81,7 +71,7 @@ def test_a_broken_library_is_one_sentence(tmp_path: Path) -> None:
 
 def test_an_old_torch_is_one_sentence(tmp_path: Path) -> None:
     old = "import torch; torch.__version__ = '2.9.1+cu128'; import hstu_attn"
-    done = python(old, copy_of_the_package(tmp_path, None))
+    done = python("-c", old, first=copy_of_the_package(tmp_path, None))
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert "ImportError: hstu_attn needs PyTorch >= 2.10, but this is 2.9.1+cu128" in last

@@ -8,22 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from hstu_attn import ref
-from hstu_cases import Case, make_case, make_paged, reference
 from torch import Tensor
 
-MASKS: dict[str, dict[str, object]] = {
-    "none": {},
-    "causal": {"window": (-1, 0)},
-    "local": {"window": (2, 1)},
-    "local_left": {"window": (3, -1)},
-    "local_right": {"window": (-1, 2)},
-    "local_zero": {"window": (0, 0)},
-    "context": {"window": (-1, 0), "contexts": 3},
-    "target": {"window": (-1, 0), "targets": 4},
-    "target_groups": {"window": (-1, 0), "targets": 5, "group": 2},
-    "context_target": {"window": (-1, 0), "contexts": 3, "targets": 4, "group": 3},
-    "func": {"n_func": 3},
-}
+from tests.hstu_attn.cases import SMALL_MASKS as MASKS
+from tests.hstu_attn.cases import Case, make_case, make_paged, reference
 
 
 def silu(x: float) -> float:
@@ -74,7 +62,13 @@ def forward(case: Case) -> Tensor:
 @pytest.mark.parametrize("max_q", [None, 4], ids=["all_rows", "last_rows"])
 def test_forward_is_the_formula(mask: str, max_q: int | None) -> None:
     case = make_case(
-        dtype=torch.float64, dim=4, max_k=6, max_q=max_q, alpha=0.7, empties=True, **MASKS[mask]
+        dtype=torch.float64,
+        dim=4,
+        max_k=6,
+        max_q=max_q,
+        alpha=0.7,
+        empties=True,
+        **MASKS[mask],
     )
     torch.testing.assert_close(forward(case), loops(case))
 
@@ -111,7 +105,14 @@ def test_one_number_computed_by_hand() -> None:
 @pytest.mark.parametrize("mask", MASKS)
 def test_gradients_are_those_of_finite_differences(mask: str) -> None:
     case = make_case(
-        dtype=torch.float64, dim=3, heads=2, batch=2, max_k=3, max_q=2, rab_heads=1, **MASKS[mask]
+        dtype=torch.float64,
+        dim=3,
+        heads=2,
+        batch=2,
+        max_k=3,
+        max_q=2,
+        rab_heads=1,
+        **MASKS[mask],
     )
 
     def f(q: Tensor, k: Tensor, v: Tensor, rab: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import hstu_attn
 import pytest
 import torch
 from hstu_attn.ops import LIBRARY, build_info
-from hstu_cases import assert_right, make_case, run
+
+from tests.hstu_attn.cases import assert_right, make_case, run
 
 pytestmark = pytest.mark.skipif(
     not build_info()["disabled"], reason="this build of hstu_attn has everything switched on"

@@ -61,6 +61,14 @@ def test_build_files_are_short() -> None:
     assert not long
 
 
+def test_benchmarks_are_short_and_have_no_package_s_name() -> None:
+    # A script's own folder comes first where Python looks: its name would shadow the package's.
+    packages = {p.split("/")[1] for p in TEXTS if p.startswith("python/")}
+    files = [p for p in TEXTS if p.startswith("benchmarks/") and not p.endswith("/harness.py")]
+    assert not [p for p in files if p.split("/")[1].removesuffix(".py") in packages]
+    assert not [p for p in files if TEXTS[p].count("\n") > 150]
+
+
 def test_headers_are_included_once_and_bring_no_names() -> None:
     headers = ("*.h", "*.cuh", "*.hpp")
     assert not offences(r"^\s*using namespace", headers)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.metadata import Metadata
 
+from tests.common.processes import python
+
 if "FACTS" not in os.environ:
     pytest.skip(
         "tools/bazel test //tests/release/... builds what it looks at", allow_module_level=True
@@ -61,13 +63,11 @@ def checkout(tmp_path: Path) -> Path:
 def call(program: str, checkout: Path, *args: object) -> subprocess.CompletedProcess[str]:
     """Calls release or verify as `bazel run` does."""
     wheels = " ".join(map(str, WHEELS))
-    command = [sys.executable, "-m", f"tools.release.{program}", f"--facts={FACTS}"]
-    command += [f"--wheels={wheels}", *map(str, args)]
+    arguments = ["-m", f"tools.release.{program}", f"--facts={FACTS}", f"--wheels={wheels}"]
     if program == "release":
-        command += ["--example=none"]
-    env = {**os.environ, **GIT_ENV, "BUILD_WORKSPACE_DIRECTORY": str(checkout)}
-    env["PYTHONPATH"] = os.pathsep.join([os.getcwd(), *sys.path])
-    return subprocess.run(command, env=env, capture_output=True, text=True)
+        arguments += ["--example=none"]
+    environment = {**GIT_ENV, "BUILD_WORKSPACE_DIRECTORY": str(checkout)}
+    return python(*arguments, *map(str, args), first=Path.cwd(), **environment)
 
 
 def release(checkout: Path, out: Path, *args: object) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from tests.common.processes import environment, python
 
 accelerated_modules = pytest.importorskip("accelerated_modules")
 report = accelerated_modules.report
@@ -38,7 +37,7 @@ def everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in OTHERS:
         installed(tmp_path, name, VERSION)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setenv("PYTHONPATH", environment(tmp_path)["PYTHONPATH"])
     return tmp_path
 
 
@@ -80,17 +79,13 @@ def test_a_newer_torch_with_a_local_version_fits() -> None:
 
 def test_importing_imports_no_other_package() -> None:
     program = "import sys, accelerated_modules; print('torch' in sys.modules)"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-W", "ignore", "-c", program]
-    assert subprocess.check_output(command, env=env, text=True).strip() == "False"
+    assert python("-W", "ignore", "-c", program).stdout.strip() == "False"
 
 
 @broken
 def test_importing_beside_a_broken_install_warns() -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", "import accelerated_modules"]
-    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stderr
-    assert "which is not installed" in said
+    done = python("-c", "import accelerated_modules")
+    assert done.returncode == 0 and "which is not installed" in done.stderr
 
 
 def test_the_report_holds_the_report_of_every_package(everything: Path) -> None:
@@ -104,8 +99,6 @@ def test_the_report_holds_the_report_of_every_package(everything: Path) -> None:
 def test_a_package_that_crashes_is_reported(everything: Path) -> None:
     module = OTHERS[0].replace("-", "_")
     (everything / module / "__main__.py").write_text("import os; print('dying'); os.abort()")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(everything), *sys.path])}
-    command = [sys.executable, "-m", "accelerated_modules"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    done = python("-m", "accelerated_modules", first=everything)
     assert done.returncode == 1
     assert f"PROBLEM: python -m {module} fails" in done.stdout

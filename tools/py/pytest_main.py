@@ -21,6 +21,7 @@ def main() -> int:
     import pytest  # it may be the layer's
 
     args = ["-p", "no:cacheprovider", "-q", "-rs", "--import-mode=importlib"]
+    args += ["-p", "tests.common.plugin"]
     if out := os.environ.get("XML_OUTPUT_FILE"):
         args.append("--junitxml=" + out)
     if only := os.environ.get("TESTBRIDGE_TEST_ONLY"):

@@ -3,7 +3,7 @@
 load("@rules_python//python:defs.bzl", "py_test")
 load("//third_party:pins.bzl", "PYTHON_ENVS")
 
-def pytest_test(name, srcs, args = [], data = [], env = None, variables = {}, **kwargs):
+def pytest_test(name, srcs, args = [], data = [], deps = [], env = None, variables = {}, **kwargs):
     """Runs pytest on srcs; --test_filter becomes pytest's -k.
 
     Args:
@@ -11,6 +11,7 @@ def pytest_test(name, srcs, args = [], data = [], env = None, variables = {}, **
       srcs: test files.
       args: further arguments of pytest.
       data: files that the test reads.
+      deps: of the test, beside tests.common.
       env: an environment of third_party/pins.bzl's PYTHON_ENVS, whose packages come before those
         of the environment that every test has; it is fetched when such a test is first built.
       variables: environment variables of the test.
@@ -31,5 +32,6 @@ def pytest_test(name, srcs, args = [], data = [], env = None, variables = {}, **
         data = data,
         env = variables,
         main = "//tools/py:pytest_main.py",
+        deps = deps + ["//tests/common"],
         **kwargs
     )

@@ -10,20 +10,34 @@ from hstu_attn import hstu_attn_varlen_func, ref
 from hypothesis import strategies as st
 from torch import Tensor
 
-MASKS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "causal": {"window": (-1, 0)},
-    "local": {"window": (20, 9)},
-    "local_left": {"window": (30, -1)},
-    "local_right": {"window": (-1, 20)},
-    "local_zero": {"window": (0, 0)},
-    "context": {"window": (-1, 0), "contexts": 9},
-    "target": {"window": (-1, 0), "targets": 33},
-    "target_groups": {"window": (-1, 0), "targets": 33, "group": 5},
-    "context_target": {"window": (-1, 0), "contexts": 9, "targets": 33, "group": 3},
-    "func1": {"n_func": 1},
-    "func5": {"n_func": 5},
-}
+from tests.common.accuracy import assert_accurate
+from tests.common.jagged import draw_lengths, prefix_sums
+
+Options = dict[str, Any]
+
+
+def masks(
+    left: int, right: int, contexts: int, targets: int, group: int, funcs: tuple[int, ...]
+) -> dict[str, Options]:
+    """Every kind of mask in one size, as options of make_case."""
+    causal: Options = {"window": (-1, 0)}
+    return {
+        "none": {},
+        "causal": causal,
+        "local": {"window": (left, right)},
+        "local_left": {"window": (left, -1)},
+        "local_right": {"window": (-1, right)},
+        "local_zero": {"window": (0, 0)},
+        "context": {**causal, "contexts": contexts},
+        "target": {**causal, "targets": targets},
+        "target_groups": {**causal, "targets": targets, "group": group},
+        "context_target": {**causal, "contexts": contexts, "targets": targets, "group": 3},
+        **{f"func{n}": {"n_func": n} for n in funcs},
+    }
+
+
+MASKS = masks(left=20, right=9, contexts=9, targets=33, group=5, funcs=(1, 5))
+SMALL_MASKS = masks(left=2, right=1, contexts=3, targets=4, group=2, funcs=(3,))
 
 
 @dataclass(frozen=True)
@@ -65,11 +79,6 @@ class Case:
         return dict(self.__dict__)
 
 
-def prefix_sums(lengths: list[int], device: str = "cpu") -> Tensor:
-    sums = torch.tensor([0, *lengths]).cumsum(0)
-    return sums.to(device=device, dtype=torch.int32)
-
-
 def make_case(
     *,
     device: str = "cpu",
@@ -106,20 +115,13 @@ def make_case(
     g = torch.Generator().manual_seed(seed)  # lengths are the same on every device
     values = torch.Generator(device).manual_seed(seed)
 
-    def integer(low: int, high: int) -> int:
-        return high if full else int(torch.randint(low, high + 1, (1,), generator=g))
-
-    k_lens, q_lens, context_lens, target_lens = [], [], [], []
-    for b in range(batch):
-        c, t, h = integer(0, contexts), integer(0, targets), integer(1, max_k)
-        if empties and b % 3 == 1:
-            c = t = h = 0
-        k_len = c + h + t
-        q_len = k_len if max_q is None else min(k_len, t + integer(1, max_q))
-        k_lens.append(k_len)
-        q_lens.append(q_len)
-        context_lens.append(c)
-        target_lens.append(t)
+    bounds = [(0, contexts), (0, targets), (1, max_k)] + ([] if max_q is None else [(1, max_q)])
+    lengths = draw_lengths(g, batch, bounds, full=full, empties=empties)
+    context_lens, target_lens = ([row[i] for row in lengths] for i in (0, 1))
+    k_lens = [sum(row[:3]) for row in lengths]
+    q_lens = k_lens
+    if max_q is not None:
+        q_lens = [min(k, t + q) for k, (_, t, _, q) in zip(k_lens, lengths, strict=True)]
 
     def uniform(*shape: int) -> Tensor:
         noise = torch.rand(*shape, generator=values, device=device) * 2 - 1
@@ -198,45 +200,20 @@ def _with_gradients(out: Tensor, leaves: dict[str, Tensor], dout: Tensor) -> dic
     return result
 
 
-def assert_accurate(got: dict[str, Tensor], case: Case) -> None:
-    """The published criterion: against the float32 reference, the output errs at most twice as
-    much as the same reference computed in the input's dtype, gradients at most five times as much.
-
-    Where that program happens to be (nearly) exact, one rounding of the largest value counts.
-    """
-    exact = reference(case.cast(torch.float32))
-    plain = reference(case, upcast=False)
-    rounding = torch.finfo(case.q.dtype).eps / 2
-    for name, value in got.items():
-        assert value.shape == exact[name].shape, name
-        assert value.dtype == case.q.dtype, name
-        assert torch.isfinite(value).all(), f"{name} is not finite"
-        if value.numel() == 0:
-            continue
-        error = (value.float() - exact[name]).abs().max().item()
-        allowed = max(
-            (plain[name].float() - exact[name]).abs().max().item(),
-            rounding * exact[name].abs().max().item(),
-        )
-        factor = 2 if name == "out" else 5
-        assert error <= factor * allowed, f"{name}: error {error}, allowed {factor} x {allowed}"
-
-
 def assert_right(got: dict[str, Tensor], case: Case) -> None:
-    """Accurate by the criterion in half precisions, to 1e-4 in float32."""
+    """To 1e-4 in float32. In half precisions by the published criterion: against the float32
+    reference, the output errs at most twice as much as the same reference computed in the input's
+    dtype, gradients at most five times as much.
+    """
     if case.q.dtype in (torch.bfloat16, torch.float16):
-        assert_accurate(got, case)
+        exact, plain = reference(case.cast(torch.float32)), reference(case, upcast=False)
+        for name, value in got.items():
+            factor = 2 if name == "out" else 5
+            assert_accurate(name, value, exact[name], plain[name], factor=factor)
         return
     expected = reference(case)
     for name, value in got.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
-
-
-def poison(device: str) -> None:
-    """Fills the allocator's free blocks with NaN, so that unwritten results do not look right."""
-    if device == "cuda":
-        blocks = [torch.full((size,), float("nan"), device=device) for size in (1 << 24, 1 << 20)]
-        del blocks
 
 
 @dataclass(frozen=True)
