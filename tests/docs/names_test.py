@@ -21,7 +21,10 @@ def text(page: str) -> str:
 
 def spans(page: str) -> Iterator[str]:
     """What stands between backticks, word by word."""
-    for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text(page)):
+    ours = text(page)
+    if page == "docs/migration.md":  # the first column is what others have
+        ours = re.sub(r"^\|[^|\n]*\|", "|", ours, flags=re.MULTILINE)
+    for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", ours):
         yield from span.split()
 
 
