@@ -71,7 +71,9 @@ def test_what_is_not_needed_says_why() -> None:
 def test_every_switch_of_the_build_is_named() -> None:
     text = (tree.root() / "csrc/hstu_attn/instances.bzl").read_text()
     switches = set(re.findall(r'"(\w+)"', text.partition("SWITCHES = [")[2].partition("]")[0]))
-    named = set(re.findall(r"--//csrc/hstu_attn:HSTU_DISABLE_(\w+)", " ".join(r.here for r in ROWS)))
+    named = set(
+        re.findall(r"--//csrc/hstu_attn:HSTU_DISABLE_(\w+)", " ".join(r.here for r in ROWS))
+    )
     assert named == switches
 
 

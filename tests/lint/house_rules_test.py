@@ -110,6 +110,51 @@ def test_nothing_vendored_lies_in_third_party() -> None:
             assert text.startswith(f"// File: {name}\n"), f"{path} is not of this project"
 
 
+def includes(path: str) -> set[str]:
+    return set(re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', TEXTS[path], re.MULTILINE))
+
+
+def readers_of(headers: set[str]) -> set[str]:
+    """The files of csrc that include one of the headers, through other headers too."""
+    found = set(headers)
+    csrc = [path for path in TEXTS if path.startswith("csrc/") and not path.endswith(".bazel")]
+    while more := {path for path in csrc if path not in found and includes(path) & found}:
+        found |= more
+    return found - headers
+
+
+def test_only_ops_cc_knows_torch() -> None:
+    outside = {i for path in TEXTS if path.startswith("csrc/") for i in includes(path)}
+    torch = {i for i in outside if i.startswith(("torch/", "ATen/", "c10/"))}
+    readers = readers_of(torch)
+    assert "csrc/hstu_attn/ops.cc" in readers
+    shared = {path for path in readers if path.startswith("csrc/common/") and path.endswith(".h")}
+    assert not [path for path in readers - shared if not re.fullmatch(r"csrc/\w+/ops\.cc", path)]
+
+
+def test_only_module_cc_knows_python() -> None:
+    readers = readers_of({"pybind11/pybind11.h", "pybind11/stl.h", "Python.h"})
+    assert not [path for path in readers if not re.fullmatch(r"csrc/\w+/module\.cc", path)]
+
+
+def test_packages_of_csrc_share_nothing_but_common() -> None:
+    for path in TEXTS:
+        if path.startswith("csrc/"):
+            room = path.split("/")[1]
+            rooms = {i.split("/")[1] for i in includes(path) if i.startswith("csrc/")}
+            assert rooms <= {room, "common"}, path
+
+
+def test_nothing_else_names_the_version() -> None:
+    version = re.search(r'^VERSION = "(.+)"$', TEXTS["version.bzl"], re.MULTILINE)
+    assert version
+    said = ("CHANGELOG.md", "version.bzl", "docs/measurements/")  # what was, and what is
+    pins = ("MODULE.bazel", "third_party/", "tools/bootstrap/", "tests/")  # others' versions
+    named = rf"(?<![\w.]){re.escape(version[1])}(?![\w.])"
+    found = [line for line in offences(named) if not line.startswith(said + pins)]
+    assert not found
+
+
 @pytest.mark.parametrize("name", [n for n, c in counts.CEILINGS.items() if c is not None])
 def test_nothing_is_said_more_often_than_before(name: str) -> None:
     places, ceiling = counts.all_counts(TEXTS)[name], counts.CEILINGS[name]

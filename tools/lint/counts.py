@@ -20,13 +20,13 @@ Texts = Mapping[str, str]  # path -> contents
 
 # The most that is allowed. It follows the figures down, never up; None: shown only.
 CEILINGS: dict[str, int | None] = {
-    "attention_lists": 33,
+    "attention_lists": 8,
     "insert_and_evict_files": 8,
     "long_functions": 4,
     "switch_conditions": 10,
-    "sys_path_lines": 12,
+    "sys_path_lines": 0,
     "product_lines": None,
-    "stray_definitions": 17,
+    "stray_definitions": 4,
 }
 
 ATTENTION = frozenset(
@@ -42,7 +42,10 @@ COMMON = (
     "HSTU_HD HKV_HD ACCEL_HD kWarpSize kFull kFullMask CheckCuda DeviceGuard Buffer StreamOrder "
     "SmemTile silu align_scratch AlignScratch device_attribute DeviceAttribute processor_count "
     "ProcessorCount ceil_div CeilDiv FailArgument to_int32 ToInt32 check_int32 CheckInt32 "
-    "int32_or_null Int32OrNull shape_text ShapeText"
+    "int32_or_null Int32OrNull shape_text ShapeText check_like_q CheckLike readable Readable "
+    "check_launch CheckLaunch build_info BuildInfo SharedMemoryOfDevice AllowSharedMemory "
+    "CurrentStream EnvironmentNumber ErrorText FloatOfBits BFloat16ToFloat FloatToBFloat16 "
+    "Float16ToFloat FloatToFloat16"
 ).split()
 
 
