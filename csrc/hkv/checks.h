@@ -1,13 +1,13 @@
 // File: checks.h
 //
-// Argument checks that both engines share. Every message names the call, the argument, its value
-// and what is allowed.
+// Argument checks that all engines share. Every message names the call, the argument, its value and
+// what is allowed.
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "csrc/common/errors.h"
+#include "csrc/hkv/calls.h"
 #include "csrc/hkv/layout.h"
 #include "csrc/hkv/types.h"
 
@@ -15,60 +15,92 @@ namespace hkv {
 
 using accel::FailArgument;
 
-// Arrays that a call with n > 0 keys cannot do without.
-inline void CheckArray(const char* call, const char* name, size_t n, const void* array) {
+// An array that a call with n > 0 keys cannot do without.
+inline void CheckArray(const char* call, const char* name, uint64_t n, const void* array) {
   if (n > 0 && array == nullptr) {
-    FailArgument(std::string(call) + ": " + name +
-                 " is null; an array of n = " + std::to_string(n) + " entries is needed");
+    FailArgument(call, ": ", name, " is null; an array of n = ", n, " entries is needed");
   }
 }
 
-inline void CheckScores(const char* call, EvictStrategy strategy, bool verbatim, size_t n,
-                        const uint64_t* scores) {
-  if (n == 0) return;
+inline void CheckScores(const Write& call, EvictStrategy strategy) {
   const bool clock = strategy == EvictStrategy::kLru || strategy == EvictStrategy::kEpochLru;
-  if (verbatim && scores == nullptr) {
-    FailArgument(std::string(call) + ": scores is null; ignore_evict_strategy needs scores");
+  if (call.n == 0 || !call.touch_scores || call.mode >= WriteMode::kErase) return;
+  if (call.verbatim) {
+    if (call.scores != nullptr) return;
+    FailArgument(call.name, ": scores is null; ignore_evict_strategy needs scores");
   }
-  if (verbatim) return;
-  if (clock && scores != nullptr) {
-    FailArgument(std::string(call) + ": scores must be null with evict strategy " + Name(strategy) +
+  if (clock && call.scores != nullptr) {
+    FailArgument(call.name, ": scores must be null with evict strategy ", Name(strategy),
                  ", whose scores come from the clock");
   }
-  if (strategy == EvictStrategy::kCustomized && scores == nullptr) {
-    FailArgument(std::string(call) +
+  if (strategy == EvictStrategy::kCustomized && call.scores == nullptr) {
+    FailArgument(call.name,
                  ": scores is null; evict strategy customized needs the caller's scores");
   }
 }
 
+inline void Check(const Read& call) {
+  const auto needs = [&](const char* name, uint64_t n, const void* array) {
+    CheckArray(call.name, name, n, array);
+  };
+  needs("keys", call.n, call.keys);
+  if (call.missed_keys == nullptr && call.missed_indices == nullptr &&
+      call.missed_size == nullptr) {
+    return;
+  }
+  needs("missed_keys", call.n, call.missed_keys);
+  needs("missed_indices", call.n, call.missed_indices);
+  needs("missed_size", 1, call.missed_size);
+}
+
+inline void Check(const Write& call, EvictStrategy strategy) {
+  const auto needs = [&](const char* name, uint64_t n, const void* array) {
+    CheckArray(call.name, name, n, array);
+  };
+  needs("keys", call.n, call.keys);
+  if (Inserts(call.mode) && call.rows == nullptr) needs("values", call.n, call.values);
+  if (call.mode == WriteMode::kAccumOrAssign) needs("accums", call.n, call.accums);
+  if (call.mode == WriteMode::kInsertAndEvict) {
+    needs("evicted_keys", call.n, call.evicted_keys);
+    needs("evicted_values", call.n, call.evicted_values);
+    needs("evicted_count", 1, call.evicted_count);
+  }
+  CheckScores(call, strategy);
+}
+
+inline void CheckRange(const Export& call, uint64_t capacity) {
+  CheckArray("export_batch", "count", 1, call.count);
+  if (call.begin > call.end || call.end > capacity) {
+    FailArgument("export_batch: slots offset = ", call.begin, " ... offset + n = ", call.end,
+                 " are not inside the capacity, ", capacity);
+  }
+}
+
+inline void CheckReserve(uint64_t capacity, uint64_t max_capacity) {
+  if (capacity > max_capacity) {
+    FailArgument("reserve: capacity is ", capacity, "; it must not exceed max_capacity, ",
+                 max_capacity);
+  }
+}
+
 inline HashTableOptions CheckedOptions(HashTableOptions options) {
-  const auto number = [](uint64_t x) { return std::to_string(x); };
   if (options.max_capacity == 0 || options.max_capacity > kMaxCapacity) {
-    FailArgument("max_capacity is " + number(options.max_capacity) + "; it must be 1 ... " +
-                 number(kMaxCapacity) + " rows");
+    FailArgument("max_capacity is ", options.max_capacity, "; it must be 1 ... ", kMaxCapacity,
+                 " rows");
   }
   if (options.init_capacity == 0) options.init_capacity = options.max_capacity;
   if (options.init_capacity > options.max_capacity) {
-    FailArgument("init_capacity is " + number(options.init_capacity) +
-                 "; it must not exceed max_capacity, " + number(options.max_capacity));
+    FailArgument("init_capacity is ", options.init_capacity, "; it must not exceed max_capacity, ",
+                 options.max_capacity);
   }
   constexpr uint32_t kMaxDim = 1 << 16;
   if (options.dim == 0 || options.dim > kMaxDim) {
-    FailArgument("dim is " + number(options.dim) + "; it must be 1 ... " + number(kMaxDim));
+    FailArgument("dim is ", options.dim, "; it must be 1 ... ", kMaxDim);
   }
   if (!(options.max_load_factor > 0.0 && options.max_load_factor <= 1.0)) {
-    FailArgument("max_load_factor is " + std::to_string(options.max_load_factor) +
-                 "; it must be in (0, 1]");
+    FailArgument("max_load_factor is ", options.max_load_factor, "; it must be in (0, 1]");
   }
   return options;
-}
-
-inline void CheckRange(const char* call, size_t n, size_t offset, uint64_t capacity) {
-  if (offset > capacity || n > capacity - offset) {
-    FailArgument(std::string(call) + ": slots offset = " + std::to_string(offset) + " ... offset" +
-                 " + n = " + std::to_string(offset + n) + " are not inside the capacity, " +
-                 std::to_string(capacity));
-  }
 }
 
 }  // namespace hkv

@@ -65,7 +65,7 @@ __device__ __forceinline__ void CopyNarrow(const WarpScratch& scratch, uint32_t 
 template <int kUnroll, bool kReadOnly>
 __device__ __forceinline__ void CopyRows(WarpScratch& scratch, const char* from, char* to,
                                          uint32_t row_bytes, uint32_t word_bytes) {
-  const unsigned mask = __ballot_sync(kFull, from != nullptr);
+  const unsigned mask = __ballot_sync(kFullMask, from != nullptr);
   if (mask == 0) return;
   const uint32_t rank = __popc(mask & ((1u << (threadIdx.x & 31)) - 1));
   __syncwarp();

@@ -8,14 +8,17 @@
 
 #include <cstdint>
 
+#include "csrc/common/warp.cuh"
 #include "csrc/hkv/layout.h"
 #include "csrc/hkv/types.h"
 
 namespace hkv {
 namespace device {
 
+using accel::Append;
+using accel::kFullMask;
+
 constexpr uint32_t kNone = 0xffffffff;  // no position
-constexpr unsigned kFull = 0xffffffff;  // all lanes of a warp
 constexpr int kThreads = 128;           // per block, in every kernel; a warp works on 32 keys
 
 // The insertions of equal keys exclude each other by a lock of their home bucket; several locks
@@ -147,13 +150,9 @@ __device__ __forceinline__ uint64_t ThreadIndex() {
   return static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-// One slot of an output list for every thread with `wanted`; one atomic per warp. Whole warps only.
-__device__ __forceinline__ uint64_t Append(unsigned long long* counter, bool wanted) {
-  const unsigned lane = threadIdx.x & 31;
-  const unsigned mask = __ballot_sync(kFull, wanted);
-  unsigned long long base = 0;
-  if (lane == 0 && mask != 0) base = atomicAdd(counter, __popc(mask));
-  return __shfl_sync(kFull, base, 0) + __popc(mask & ((1u << lane) - 1));
+// The counts of calls.h as atomics want them.
+__device__ __forceinline__ unsigned long long* Counter(uint64_t* count) {
+  return reinterpret_cast<unsigned long long*>(count);
 }
 
 }  // namespace device

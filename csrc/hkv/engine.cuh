@@ -15,11 +15,10 @@
 
 namespace hkv {
 
+template <class Key, class Value, EvictStrategy kStrategy>
 #if defined(HKV_ENGINE_UPSTREAM)
-template <class Key, class Value, EvictStrategy kStrategy>
-using DeviceEngine = UpstreamTable<Key, Value, kStrategy>;
+using DeviceEngine = UpstreamTable<Key, Value, uint64_t, kStrategy>;
 #else
-template <class Key, class Value, EvictStrategy kStrategy>
 using DeviceEngine = HashTable<Key, Value, uint64_t, kStrategy>;
 #endif
 

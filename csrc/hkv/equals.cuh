@@ -71,14 +71,14 @@ template <EvictStrategy kStrategy>
 __device__ __forceinline__ void AddScores(const View& t, const UpsertArgs& a, uint32_t position,
                                           uint64_t given, bool adds) {
   const uint32_t lane = threadIdx.x & 31;
-  const unsigned adders = __ballot_sync(kFull, adds);
+  const unsigned adders = __ballot_sync(kFullMask, adds);
   const unsigned equal = adds ? __match_any_sync(adders, position) : 0;
   __syncwarp();
   uint64_t sum = 0;
 #pragma unroll 1
   for (unsigned left = adders; left != 0; left &= left - 1) {
     const uint32_t other = __ffs(left) - 1;
-    const uint64_t more = __shfl_sync(kFull, given, other);
+    const uint64_t more = __shfl_sync(kFullMask, given, other);
     if (equal >> other & 1) sum = SaturatingAdd(sum, more);
   }
   if (!adds || __ffs(equal) - 1 != lane) return;
@@ -99,16 +99,16 @@ template <class Value>
 __device__ __forceinline__ void AddDeltas(const char* delta, char* row, uint32_t row_bytes) {
   const uint32_t lane = threadIdx.x & 31;
   const uint32_t dim = row_bytes / sizeof(Value);
-  unsigned left = __ballot_sync(kFull, row != nullptr);
+  unsigned left = __ballot_sync(kFullMask, row != nullptr);
   const unsigned equal =
       row != nullptr ? __match_any_sync(left, reinterpret_cast<unsigned long long>(row)) : 0;
   __syncwarp();
 #pragma unroll 1
   while (left != 0) {
     const uint32_t owner = __ffs(left) - 1;
-    const unsigned members = __shfl_sync(kFull, equal, owner);
+    const unsigned members = __shfl_sync(kFullMask, equal, owner);
     auto* const to = reinterpret_cast<Value*>(
-        __shfl_sync(kFull, reinterpret_cast<unsigned long long>(row), owner));
+        __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(row), owner));
 #pragma unroll 1
     for (uint32_t first = 0; first < dim; first += 32) {
       const uint32_t column = first + lane;
@@ -116,7 +116,7 @@ __device__ __forceinline__ void AddDeltas(const char* delta, char* row, uint32_t
 #pragma unroll 1
       for (unsigned m = members; m != 0; m &= m - 1) {
         const auto from = reinterpret_cast<const Value*>(
-            __shfl_sync(kFull, reinterpret_cast<unsigned long long>(delta), __ffs(m) - 1));
+            __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(delta), __ffs(m) - 1));
         if (column < dim) sum += static_cast<float>(from[column]);
       }
       if (column < dim) atomicAdd(to + column, static_cast<Value>(sum));
@@ -125,11 +125,11 @@ __device__ __forceinline__ void AddDeltas(const char* delta, char* row, uint32_t
   }
 }
 
-template <EvictStrategy kStrategy, UpsertMode kMode, class Value>
+template <EvictStrategy kStrategy, WriteMode kMode, class Value>
 __device__ __forceinline__ void Follow(const View& t, const UpsertArgs& a, const Equals& e,
                                        WarpScratch& scratch) {
   constexpr bool kReads = ReadsValues(kMode);
-  constexpr bool kAccum = kMode == UpsertMode::kAccumOrAssign;
+  constexpr bool kAccum = kMode == WriteMode::kAccumOrAssign;
   const uint64_t size = Load(e.counters + kFollowers), keys = size + Load(e.counters + kLeaders);
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
   for (uint64_t slot = ThreadIndex(); slot < MapSize(keys); slot += step) e.map[slot] = kNone;

@@ -4,8 +4,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <string>
-
 #include "csrc/hkv/checks.h"
 #include "csrc/hkv/instance.h"
 
@@ -22,9 +20,9 @@ std::unique_ptr<Table> PickStrategy(const HashTableOptions& options, EvictStrate
     case EvictStrategy::kCustomized:
       return MakeDeviceTable<Key, Value, EvictStrategy::kCustomized>(options);
     default:
-      FailArgument(std::string("evict strategy ") + Name(strategy) +
-                   " is not among the compiled GPU tables (lru, lfu, customized); "
-                   "the host table has it");
+      FailArgument("evict strategy ", Name(strategy),
+                   " is not among the compiled GPU tables (lru, lfu, customized); the host table "
+                   "has it");
   }
 }
 

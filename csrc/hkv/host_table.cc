@@ -23,6 +23,7 @@
 
 #include "csrc/common/half.h"
 #include "csrc/hkv/checks.h"
+#include "csrc/hkv/host_storage.h"
 #include "csrc/hkv/layout.h"
 #include "csrc/hkv/score.h"
 #include "csrc/hkv/table.h"
@@ -31,114 +32,16 @@
 namespace hkv {
 namespace {
 
-constexpr uint64_t kNoPosition = UINT64_MAX;
 constexpr size_t kKeysPerThread = 8192;  // smaller batches are not worth a thread
-
-// One set of arrays; reserve() makes another.
-struct Storage {
-  Storage(uint64_t capacity, size_t row_bytes)
-      : layout(Layout::Of(capacity)), row_bytes(row_bytes) {
-    const uint64_t slots = static_cast<uint64_t>(layout.num_buckets) * kBucketSlots;
-    digests.reset(new uint8_t[slots]);
-    keys.reset(new uint64_t[slots]);
-    scores.reset(new uint64_t[slots]);
-    rows.reset(new char[capacity * row_bytes]);
-    pinned.resize(slots);
-    locks.reset(new std::atomic<bool>[layout.num_buckets]);
-    for (uint32_t b = 0; b < layout.num_buckets; ++b) locks[b].store(false);
-    Clear();
-  }
-
-  void Clear() {
-    for (uint32_t b = 0; b < layout.num_buckets; ++b) {
-      uint8_t* line = &digests[static_cast<uint64_t>(b) * kBucketSlots];
-      std::memset(line, kDisabled, kBucketSlots);
-      std::memset(line, kEmpty, layout.SlotsOf(b));
-    }
-    std::fill(pinned.begin(), pinned.end(), 0);
-    size = 0;
-  }
-
-  char* Row(uint64_t position) const {
-    return &rows[layout.Row(static_cast<uint32_t>(position / kBucketSlots),
-                            static_cast<uint32_t>(position % kBucketSlots)) *
-                 row_bytes];
-  }
-
-  // The key's position in one bucket, and the bucket's room.
-  uint64_t Probe(uint32_t bucket, uint32_t tag, uint64_t key, uint32_t* num_free,
-                 uint64_t* free_position) const {
-    const uint64_t base = static_cast<uint64_t>(bucket) * kBucketSlots;
-    const uint32_t slots = layout.SlotsOf(bucket);
-    *num_free = 0;
-    for (uint32_t s = 0; s < slots; ++s) {
-      const uint8_t digest = digests[base + s];
-      if (digest == tag && keys[base + s] == key) return base + s;
-      if (digest <= kReclaimed && (*num_free)++ == 0) *free_position = base + s;
-    }
-    return kNoPosition;
-  }
-
-  bool Spills(uint32_t home) const {
-    return layout.num_buckets > 1 &&
-           digests[static_cast<uint64_t>(home) * kBucketSlots + layout.spill_slot] != kEmpty;
-  }
-
-  uint64_t Find(uint64_t key, uint64_t* free_position) const {
-    const Place place = layout.PlaceOf(key);
-    uint32_t home_free = 0, other_free = 0;
-    uint64_t other_position = kNoPosition;
-    *free_position = kNoPosition;
-    uint64_t found = Probe(place.home, place.tag, key, &home_free, free_position);
-    if (found == kNoPosition && Spills(place.home)) {
-      found = Probe(place.other, place.tag, key, &other_free, &other_position);
-      if (other_free > home_free) *free_position = other_position;
-    }
-    return found;
-  }
-
-  Layout layout;
-  size_t row_bytes;
-  std::unique_ptr<uint8_t[]> digests;
-  std::unique_ptr<uint64_t[]> keys, scores;
-  std::unique_ptr<char[]> rows;
-  std::vector<uint8_t> pinned;
-  std::unique_ptr<std::atomic<bool>[]> locks;
-  std::atomic<uint64_t> size{0};
-};
-
-// Holds the two buckets of a key.
-class PlaceLock {
- public:
-  PlaceLock(Storage* storage, const Place& place)
-      : first_(&storage->locks[std::min(place.home, place.other)]),
-        second_(&storage->locks[std::max(place.home, place.other)]) {
-    Take(first_);
-    if (second_ != first_) Take(second_);
-  }
-  ~PlaceLock() {
-    first_->store(false, std::memory_order_release);
-    if (second_ != first_) second_->store(false, std::memory_order_release);
-  }
-
- private:
-  static void Take(std::atomic<bool>* lock) {
-    while (lock->exchange(true, std::memory_order_acquire)) std::this_thread::yield();
-  }
-  std::atomic<bool>*first_, *second_;
-};
 
 class HostTable final : public Table {
  public:
   HostTable(const HashTableOptions& options, KeyType key, ValueType value, EvictStrategy strategy,
             int num_threads)
-      : options_(CheckedOptions(options)),
-        key_type_(key),
-        value_type_(value),
-        strategy_(strategy),
+      : Table(OnHost(options), key, value, strategy, "host"),
         row_bytes_(options.dim * SizeOf(value)) {
     if (num_threads < 0) {
-      FailArgument("num_threads is " + std::to_string(num_threads) + "; it must not be negative");
+      FailArgument("num_threads is ", num_threads, "; it must not be negative");
     }
     num_threads_ = num_threads > 0
                        ? num_threads
@@ -146,146 +49,12 @@ class HostTable final : public Table {
     storage_ = Allocate(options_.init_capacity);
   }
 
-  void find(size_t n, const uint64_t* keys, void* values, bool* founds, uint64_t* scores,
-            Stream) override {
-    Read("find", n, keys, values, nullptr, founds, scores);
-  }
-  void find_pointers(size_t n, const uint64_t* keys, void** rows, bool* founds, uint64_t* scores,
-                     Stream) override {
-    CheckArray("find_pointers", "rows", n, rows);
-    Read("find_pointers", n, keys, nullptr, rows, founds, scores);
-  }
-  void contains(size_t n, const uint64_t* keys, bool* founds, Stream) override {
-    CheckArray("contains", "founds", n, founds);
-    Read("contains", n, keys, nullptr, nullptr, founds, nullptr);
-  }
-  void find_missed(size_t n, const uint64_t* keys, void* values, uint64_t* missed_keys,
-                   int32_t* missed_indices, uint64_t* missed_size, uint64_t* scores,
-                   Stream) override {
-    CheckArray("find_missed", "missed_keys", n, missed_keys);
-    CheckArray("find_missed", "missed_indices", n, missed_indices);
-    CheckArray("find_missed", "missed_size", 1, missed_size);
-    std::unique_ptr<bool[]> founds(new bool[n]);
-    Read("find_missed", n, keys, values, nullptr, founds.get(), scores);
-    *missed_size = 0;
-    for (size_t i = 0; i < n; ++i) {
-      if (founds[i]) continue;
-      missed_keys[*missed_size] = keys[i];
-      missed_indices[(*missed_size)++] = static_cast<int32_t>(i);
-    }
-  }
-
-  void find_and_update(size_t n, const uint64_t* keys, void* values, bool* founds,
-                       const uint64_t* scores, uint8_t* status, Stream) override {
-    Call call{"find_and_update", n, keys, scores, status};
-    call.reads = true;
-    call.out = values;
-    call.founds = founds;
-    Write(call);
-  }
-  void find_or_insert(size_t n, const uint64_t* keys, void* values, bool* founds,
-                      const uint64_t* scores, uint8_t* status, Stream) override {
-    CheckArray("find_or_insert", "values", n, values);
-    Call call{"find_or_insert", n, keys, scores, status};
-    call.inserts = call.reads = true;
-    call.in = call.out = values;
-    call.founds = founds;
-    Write(call);
-  }
-  void find_or_insert_pointers(size_t n, const uint64_t* keys, void** rows, bool* founds,
-                               const uint64_t* scores, bool lock, uint8_t* status,
-                               Stream) override {
-    CheckArray("find_or_insert_pointers", "rows", n, rows);
-    Call call{"find_or_insert_pointers", n, keys, scores, status};
-    call.inserts = call.reads = true;
-    call.rows = rows;
-    call.founds = founds;
-    call.pin = lock;
-    Write(call);
-  }
-  void insert_or_assign(size_t n, const uint64_t* keys, const void* values, const uint64_t* scores,
-                        bool ignore_evict_strategy, uint8_t* status, Stream) override {
-    CheckArray("insert_or_assign", "values", n, values);
-    Call call{"insert_or_assign", n, keys, scores, status};
-    call.inserts = true;
-    call.in = values;
-    call.verbatim = ignore_evict_strategy;
-    Write(call);
-  }
-  void insert_and_evict(size_t n, const uint64_t* keys, const void* values, const uint64_t* scores,
-                        uint64_t* evicted_keys, void* evicted_values, uint64_t* evicted_scores,
-                        uint64_t* evicted_count, bool ignore_evict_strategy, uint8_t* status,
-                        Stream) override {
-    CheckArray("insert_and_evict", "values", n, values);
-    CheckArray("insert_and_evict", "evicted_keys", n, evicted_keys);
-    CheckArray("insert_and_evict", "evicted_values", n, evicted_values);
-    CheckArray("insert_and_evict", "evicted_count", 1, evicted_count);
-    Call call{"insert_and_evict", n, keys, scores, status};
-    call.inserts = true;
-    call.in = values;
-    call.verbatim = ignore_evict_strategy;
-    call.evicted_keys = evicted_keys;
-    call.evicted_values = static_cast<char*>(evicted_values);
-    call.evicted_scores = evicted_scores;
-    Write(call);
-    *evicted_count = call.evicted.load();
-  }
-  void accum_or_assign(size_t n, const uint64_t* keys, const void* values_or_deltas,
-                       const bool* accums, const uint64_t* scores, uint8_t* status,
-                       Stream) override {
-    CheckArray("accum_or_assign", "values_or_deltas", n, values_or_deltas);
-    CheckArray("accum_or_assign", "accums", n, accums);
-    Call call{"accum_or_assign", n, keys, scores, status};
-    call.inserts = true;
-    call.in = values_or_deltas;
-    call.accums = accums;
-    Write(call);
-  }
-  void assign(size_t n, const uint64_t* keys, const void* values, const uint64_t* scores,
-              uint8_t* status, Stream) override {
-    CheckArray("assign", "values", n, values);
-    Call call{"assign", n, keys, scores, status};
-    call.in = values;
-    Write(call);
-  }
-  void assign_values(size_t n, const uint64_t* keys, const void* values, uint8_t* status,
-                     Stream) override {
-    CheckArray("assign_values", "values", n, values);
-    Call call{"assign_values", n, keys, nullptr, status};
-    call.in = values;
-    call.touch_scores = false;
-    Write(call);
-  }
-  void assign_scores(size_t n, const uint64_t* keys, const uint64_t* scores, uint8_t* status,
-                     Stream) override {
-    Call call{"assign_scores", n, keys, scores, status};
-    Write(call);
-  }
-
-  void erase(size_t n, const uint64_t* keys, uint8_t* status, Stream) override {
-    CheckArray("erase", "keys", n, keys);
-    std::unique_lock<std::shared_mutex> guard(mutex_);
-    for (size_t i = 0; i < n; ++i) {
-      uint64_t room;
-      const uint64_t position = storage_->Find(keys[i], &room);
-      uint8_t done = kSkipped;
-      if (position != kNoPosition) {
-        done = storage_->pinned[position] ? kLocked : kUpdated;
-        if (done == kUpdated) {
-          storage_->digests[position] = kReclaimed;
-          --storage_->size;
-        }
-      }
-      if (status != nullptr) status[i] = done;
-    }
-  }
   uint64_t erase_if(const Predicate& predicate, Stream) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
     uint64_t erased = 0;
     Scan(predicate, 0, storage_->layout.capacity, [&](uint64_t position) {
       if (storage_->pinned[position]) return;
-      storage_->digests[position] = kReclaimed;
-      --storage_->size;
+      storage_->Erase(position);
       ++erased;
     });
     return erased;
@@ -293,34 +62,6 @@ class HostTable final : public Table {
   void clear(Stream) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
     storage_->Clear();
-  }
-
-  void lock_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream) override {
-    Pin("lock_keys", n, keys, 1, succeeded);
-  }
-  void unlock_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream) override {
-    Pin("unlock_keys", n, keys, 0, succeeded);
-  }
-
-  void export_batch(size_t n, size_t offset, uint64_t* count, uint64_t* keys, void* values,
-                    uint64_t* scores, Stream stream) override {
-    export_batch_if(Predicate(), n, offset, count, keys, values, scores, stream);
-  }
-  void export_batch_if(const Predicate& predicate, size_t n, size_t offset, uint64_t* count,
-                       uint64_t* keys, void* values, uint64_t* scores, Stream) override {
-    std::shared_lock<std::shared_mutex> guard(mutex_);
-    CheckRange("export_batch", n, offset, storage_->layout.capacity);
-    CheckArray("export_batch", "count", 1, count);
-    *count = 0;
-    Scan(predicate, offset, offset + n, [&](uint64_t position) {
-      const uint64_t at = (*count)++;
-      if (keys != nullptr) keys[at] = storage_->keys[position];
-      if (scores != nullptr) scores[at] = storage_->scores[position];
-      if (values != nullptr) {
-        std::memcpy(static_cast<char*>(values) + at * row_bytes_, storage_->Row(position),
-                    row_bytes_);
-      }
-    });
   }
 
   uint64_t size(Stream) const override { return storage_->size.load(); }
@@ -331,13 +72,9 @@ class HostTable final : public Table {
     return matching;
   }
   uint64_t capacity() const override { return storage_->layout.capacity; }
-  uint64_t max_capacity() const override { return options_.max_capacity; }
   void reserve(uint64_t capacity, Stream) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
-    if (capacity > options_.max_capacity) {
-      FailArgument("reserve: capacity is " + std::to_string(capacity) +
-                   "; it must not exceed max_capacity, " + std::to_string(options_.max_capacity));
-    }
+    CheckReserve(capacity, options_.max_capacity);
     if (capacity > storage_->layout.capacity) Grow(capacity);
   }
   void set_global_epoch(uint64_t epoch) override {
@@ -347,7 +84,7 @@ class HostTable final : public Table {
 
   uint64_t save(const std::string& path, Stream) const override {
     std::shared_lock<std::shared_mutex> guard(mutex_);
-    TableFileWriter writer(path, key_type_, value_type_, strategy_, options_.dim);
+    TableFileWriter writer(path, key_type(), value_type(), evict_strategy(), options_.dim);
     Scan(Predicate(), 0, storage_->layout.capacity, [&](uint64_t position) {
       writer.Append(1, &storage_->keys[position], &storage_->scores[position],
                     storage_->Row(position));
@@ -355,10 +92,10 @@ class HostTable final : public Table {
     return writer.Commit();
   }
   uint64_t load(const std::string& path, Stream) override {
-    TableFileReader reader(path, key_type_, value_type_, strategy_, options_.dim);
+    TableFileReader reader(path, key_type(), value_type(), evict_strategy(), options_.dim);
     if (reader.rows() > options_.max_capacity) {
-      FailArgument("load: '" + path + "' holds " + std::to_string(reader.rows()) +
-                   " rows, max_capacity is " + std::to_string(options_.max_capacity));
+      FailArgument("load: '", path, "' holds ", reader.rows(), " rows, max_capacity is ",
+                   options_.max_capacity);
     }
     std::vector<uint64_t> keys, scores;
     std::vector<char> values;
@@ -373,35 +110,12 @@ class HostTable final : public Table {
   }
   void synchronize(Stream) const override {}
 
-  uint32_t dim() const override { return options_.dim; }
-  int32_t device() const override { return -1; }
-  KeyType key_type() const override { return key_type_; }
-  ValueType value_type() const override { return value_type_; }
-  EvictStrategy evict_strategy() const override { return strategy_; }
-  const char* engine() const override { return "host"; }
-
  private:
-  // One writing call; the flags say what it does with present and absent keys.
-  struct Call {
-    Call(const char* name, size_t n, const uint64_t* keys, const uint64_t* scores, uint8_t* status)
-        : name(name), n(n), keys(keys), scores(scores), status(status) {}
-    const char* name;
-    size_t n;
-    const uint64_t* keys;
-    const uint64_t* scores;
-    uint8_t* status;
-    const void* in = nullptr;
-    void* out = nullptr;
-    void** rows = nullptr;
-    bool* founds = nullptr;
-    const bool* accums = nullptr;
-    bool inserts = false, reads = false, verbatim = false, touch_scores = true, pin = false;
-    uint64_t* evicted_keys = nullptr;
-    char* evicted_values = nullptr;
-    uint64_t* evicted_scores = nullptr;
-    std::atomic<uint64_t> evicted{0};
-    uint64_t time = 0;
-  };
+  static HashTableOptions OnHost(const HashTableOptions& options) {
+    HashTableOptions checked = CheckedOptions(options);
+    checked.device_id = -1;
+    return checked;
+  }
 
   std::unique_ptr<Storage> Allocate(uint64_t capacity) const {
     try {
@@ -422,37 +136,45 @@ class HostTable final : public Table {
     for (std::thread& thread : others) thread.join();
   }
 
-  void Read(const char* name, size_t n, const uint64_t* keys, void* values, void** rows,
-            bool* founds, uint64_t* scores) const {
-    CheckArray(name, "keys", n, keys);
+  void Do(const Read& call, Stream) override {
+    std::unique_ptr<bool[]> own;
+    bool* founds = call.founds;
+    if (call.missed_size != nullptr && founds == nullptr) {
+      own.reset(new bool[call.n]);
+      founds = own.get();
+    }
     std::shared_lock<std::shared_mutex> guard(mutex_);
-    Parallel(n, [&](uint32_t thread, uint32_t threads) {
-      for (size_t i = n * thread / threads; i < n * (thread + 1) / threads; ++i) {
-        uint64_t room;
-        const uint64_t position = storage_->Find(keys[i], &room);
+    Parallel(call.n, [&](uint32_t thread, uint32_t threads) {
+      for (size_t i = call.n * thread / threads; i < call.n * (thread + 1) / threads; ++i) {
+        const uint64_t position = storage_->Find(call.keys[i]);
         const bool found = position != kNoPosition;
         if (founds != nullptr) founds[i] = found;
-        if (rows != nullptr) rows[i] = found ? storage_->Row(position) : nullptr;
-        if (found && scores != nullptr) scores[i] = storage_->scores[position];
-        if (found && values != nullptr) {
-          std::memcpy(static_cast<char*>(values) + i * row_bytes_, storage_->Row(position),
-                      row_bytes_);
-        }
+        if (call.rows != nullptr) call.rows[i] = found ? storage_->Row(position) : nullptr;
+        if (found && call.scores != nullptr) call.scores[i] = storage_->scores[position];
+        if (found) Copy(storage_->Row(position), Offset(call.values, i));
       }
     });
+    if (call.missed_size == nullptr) return;
+    *call.missed_size = 0;
+    for (size_t i = 0; i < call.n; ++i) {
+      if (founds[i]) continue;
+      call.missed_keys[*call.missed_size] = call.keys[i];
+      call.missed_indices[(*call.missed_size)++] = static_cast<int32_t>(i);
+    }
   }
 
-  void Write(Call& call) {
-    CheckArray(call.name, "keys", call.n, call.keys);
-    if (call.touch_scores) {
-      CheckScores(call.name, strategy_, call.verbatim, call.n, call.scores);
-    }
+  void Do(const Write& call, Stream) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
-    if (call.inserts) GrowFor(call.n);
+    if (call.mode >= WriteMode::kErase) {
+      for (size_t i = 0; i < call.n; ++i) ChangeState(call, i);
+      return;
+    }
+    if (Inserts(call.mode)) GrowFor(call.n);
     const auto steady = std::chrono::steady_clock::now().time_since_epoch();
     const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(steady).count();
-    call.time = std::max(last_time_, static_cast<uint64_t>(ns));
-    last_time_ = call.time + call.n;
+    time_ = std::max(last_time_, static_cast<uint64_t>(ns));
+    last_time_ = time_ + call.n;
+    evicted_ = 0;
     Parallel(call.n, [&](uint32_t thread, uint32_t threads) {
       for (size_t i = 0; i < call.n; ++i) {
         const Place place = storage_->layout.PlaceOf(call.keys[i]);
@@ -462,76 +184,102 @@ class HostTable final : public Table {
         if (call.status != nullptr) call.status[i] = status;
       }
     });
+    if (call.evicted_count != nullptr) *call.evicted_count = evicted_;
   }
 
-  uint8_t WriteOne(Call& call, size_t i, const Place& place) {
+  // Erases, locks or unlocks a key.
+  void ChangeState(const Write& call, size_t i) {
+    const uint64_t position = storage_->Find(call.keys[i]);
+    const bool found = position != kNoPosition;
+    if (call.mode == WriteMode::kErase) {
+      const bool erases = found && !storage_->pinned[position];
+      if (erases) storage_->Erase(position);
+      if (call.status != nullptr) call.status[i] = !found ? kSkipped : erases ? kUpdated : kLocked;
+      return;
+    }
+    const uint8_t wanted = call.mode == WriteMode::kLock;
+    const bool changes = found && storage_->pinned[position] != wanted;
+    if (changes) storage_->pinned[position] = wanted;
+    if (call.founds != nullptr) call.founds[i] = changes;
+  }
+
+  uint8_t WriteOne(const Write& call, size_t i, const Place& place) {
     Storage& s = *storage_;
+    const bool reads = ReadsValues(call.mode);
     const uint64_t key = call.keys[i];
     const uint64_t given = call.scores != nullptr ? call.scores[i] : kMaxScore;
     const bool accum = call.accums != nullptr && call.accums[i];
+    char* const mine = Offset(call.values, i);
     uint64_t target;
     const uint64_t position = s.Find(key, &target);
     if (call.founds != nullptr) call.founds[i] = position != kNoPosition;
     if (call.rows != nullptr) call.rows[i] = nullptr;
     if (position != kNoPosition) {
       if (call.accums != nullptr && !accum) return kSkipped;
-      if (!call.reads && s.pinned[position]) return kLocked;
+      if (!reads && s.pinned[position]) return kLocked;
       if (call.touch_scores) {
         uint64_t* score = &s.scores[position];
-        *score =
-            call.verbatim ? given : HitScore(strategy_, *score, given, call.time + i + 1, epoch_);
+        *score = call.verbatim ? given
+                               : HitScore(evict_strategy(), *score, given, time_ + i + 1, epoch_);
       }
-      if (call.reads) {
-        Copy(s.Row(position), Offset(call.out, i));
+      if (reads) {
+        Copy(s.Row(position), mine);
       } else if (accum) {
-        Add(Offset(call.in, i), s.Row(position));
+        Add(mine, s.Row(position));
       } else {
-        Copy(Offset(call.in, i), s.Row(position));
+        Copy(mine, s.Row(position));
       }
-      if (call.rows != nullptr) call.rows[i] = s.Row(position);
-      if (call.pin) s.pinned[position] = 1;
+      Report(call, i, position);
       return kUpdated;
     }
-    if (!call.inserts || accum) return kSkipped;
+    if (!Inserts(call.mode) || accum) return kSkipped;
 
     const uint64_t score =
-        call.verbatim ? given : InsertScore(strategy_, given, call.time + i + 1, epoch_);
-    uint8_t status = kInserted;
-    if (target == kNoPosition) {
-      const uint64_t base = static_cast<uint64_t>(place.home) * kBucketSlots;
-      for (uint64_t p = base; p < base + s.layout.SlotsOf(place.home); ++p) {
-        if (!s.pinned[p] && (target == kNoPosition || s.scores[p] < s.scores[target])) target = p;
-      }
+        call.verbatim ? given : InsertScore(evict_strategy(), given, time_ + i + 1, epoch_);
+    const uint8_t status = target != kNoPosition ? kInserted : kEvicted;
+    if (status == kEvicted) {
+      target = s.SmallestScore(place.home);
       if (target == kNoPosition || score < s.scores[target]) {
-        if (call.evicted_keys != nullptr) Evict(call, key, score, Offset(call.in, i));
+        if (call.evicted_keys != nullptr) ListEvicted(call, key, score, mine);
         return kRefused;
       }
       if (call.evicted_keys != nullptr) {
-        Evict(call, s.keys[target], s.scores[target], s.Row(target));
+        ListEvicted(call, s.keys[target], s.scores[target], s.Row(target));
       }
-      status = kEvicted;
-    } else {
-      ++s.size;
     }
-    s.keys[target] = key;
-    s.scores[target] = score;
-    s.digests[target] = static_cast<uint8_t>(place.tag);
-    Copy(Offset(call.in, i), s.Row(target));
-    if (call.rows != nullptr) call.rows[i] = s.Row(target);
-    if (call.pin) s.pinned[target] = 1;
+    s.Put(target, status == kInserted, key, score, place.tag);
+    Copy(mine, s.Row(target));
+    Report(call, i, target);
     return status;
   }
 
-  void Evict(Call& call, uint64_t key, uint64_t score, const char* row) const {
-    const uint64_t at = call.evicted++;
+  void Report(const Write& call, size_t i, uint64_t position) {
+    if (call.rows != nullptr) call.rows[i] = storage_->Row(position);
+    if (call.out_scores != nullptr) call.out_scores[i] = storage_->scores[position];
+    if (call.pin) storage_->pinned[position] = 1;
+  }
+
+  void ListEvicted(const Write& call, uint64_t key, uint64_t score, const char* row) {
+    const uint64_t at = evicted_++;
     call.evicted_keys[at] = key;
     if (call.evicted_scores != nullptr) call.evicted_scores[at] = score;
     Copy(row, call.evicted_values + at * row_bytes_);
   }
 
-  char* Offset(const void* rows, size_t i) const {
-    return rows == nullptr ? nullptr
-                           : const_cast<char*>(static_cast<const char*>(rows)) + i * row_bytes_;
+  void Do(const Export& call, Stream) const override {
+    std::shared_lock<std::shared_mutex> guard(mutex_);
+    CheckRange(call, storage_->layout.capacity);
+    *call.count = 0;
+    Scan(call.predicate, call.begin, call.end, [&](uint64_t position) {
+      const uint64_t at = (*call.count)++;
+      if (call.keys != nullptr) call.keys[at] = storage_->keys[position];
+      if (call.scores != nullptr) call.scores[at] = storage_->scores[position];
+      Copy(storage_->Row(position), Offset(call.values, at));
+    });
+  }
+
+  char* Offset(char* rows, size_t i) const {
+    return rows == nullptr ? nullptr : rows + i * row_bytes_;
   }
 
   void Copy(const char* from, char* to) const {
@@ -540,7 +288,7 @@ class HostTable final : public Table {
 
   void Add(const char* delta, char* row) const {
     for (uint32_t d = 0; d < options_.dim; ++d) {
-      if (value_type_ == ValueType::kFloat32) {
+      if (value_type() == ValueType::kFloat32) {
         float a, b;
         std::memcpy(&a, row + 4 * d, 4);
         std::memcpy(&b, delta + 4 * d, 4);
@@ -550,23 +298,11 @@ class HostTable final : public Table {
         uint16_t a, b;
         std::memcpy(&a, row + 2 * d, 2);
         std::memcpy(&b, delta + 2 * d, 2);
-        a = value_type_ == ValueType::kFloat16
+        a = value_type() == ValueType::kFloat16
                 ? accel::FloatToFloat16(accel::Float16ToFloat(a) + accel::Float16ToFloat(b))
                 : accel::FloatToBFloat16(accel::BFloat16ToFloat(a) + accel::BFloat16ToFloat(b));
         std::memcpy(row + 2 * d, &a, 2);
       }
-    }
-  }
-
-  void Pin(const char* name, size_t n, const uint64_t* keys, uint8_t value, bool* succeeded) {
-    CheckArray(name, "keys", n, keys);
-    std::unique_lock<std::shared_mutex> guard(mutex_);
-    for (size_t i = 0; i < n; ++i) {
-      uint64_t room;
-      const uint64_t position = storage_->Find(keys[i], &room);
-      const bool done = position != kNoPosition && storage_->pinned[position] != value;
-      if (done) storage_->pinned[position] = value;
-      if (succeeded != nullptr) succeeded[i] = done;
     }
   }
 
@@ -605,24 +341,19 @@ class HostTable final : public Table {
         accel::Fail("reserve: the live keys do not fit into ", capacity,
                     " rows without an eviction");
       }
-      bigger->keys[target] = key;
-      bigger->scores[target] = storage_->scores[position];
-      bigger->digests[target] = static_cast<uint8_t>(bigger->layout.PlaceOf(key).tag);
+      bigger->Put(target, true, key, storage_->scores[position], bigger->layout.PlaceOf(key).tag);
       bigger->pinned[target] = storage_->pinned[position];
       std::memcpy(bigger->Row(target), storage_->Row(position), row_bytes_);
-      ++bigger->size;
     });
     storage_ = std::move(bigger);
   }
 
-  HashTableOptions options_;
-  KeyType key_type_;
-  ValueType value_type_;
-  EvictStrategy strategy_;
-  size_t row_bytes_;
+  const size_t row_bytes_;
   int num_threads_ = 1;
   uint64_t epoch_ = 0;
+  uint64_t time_ = 0;  // of the call that is being done; key i of it has time_ + i + 1
   uint64_t last_time_ = 0;
+  std::atomic<uint64_t> evicted_{0};  // by the call that is being done
   std::unique_ptr<Storage> storage_;
   mutable std::shared_mutex mutex_;
 };

@@ -4,15 +4,13 @@
 #include "csrc/hkv/instance.h"
 
 #include "csrc/hkv/engine.cuh"
-#include "csrc/hkv/engine_table.h"
 
 namespace hkv {
 
 template <>
 std::unique_ptr<Table> MakeDeviceTable<{KEY}, {VALUE}, EvictStrategy::{STRATEGY}>(
     const HashTableOptions& options) {
-  using Engine = DeviceEngine<{KEY}, {VALUE}, EvictStrategy::{STRATEGY}>;
-  return std::make_unique<EngineTable<Engine>>(options);
+  return std::make_unique<DeviceEngine<{KEY}, {VALUE}, EvictStrategy::{STRATEGY}>>(options);
 }
 
 }  // namespace hkv

@@ -13,11 +13,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define HKV_HD __host__ __device__ __forceinline__
-#else
-#define HKV_HD inline
-#endif
+#include "csrc/common/portable.h"
 
 namespace hkv {
 
@@ -61,15 +57,15 @@ struct Layout {
     return layout;
   }
 
-  HKV_HD uint32_t SlotsOf(uint32_t bucket) const { return bucket < wide ? slots : slots - 1; }
+  ACCEL_HD uint32_t SlotsOf(uint32_t bucket) const { return bucket < wide ? slots : slots - 1; }
 
-  HKV_HD uint64_t Row(uint32_t bucket, uint32_t slot) const {
+  ACCEL_HD uint64_t Row(uint32_t bucket, uint32_t slot) const {
     const uint32_t narrow = bucket > wide ? bucket - wide : 0;
     return static_cast<uint64_t>(bucket) * slots - narrow + slot;
   }
 
   // The inverse of Row().
-  HKV_HD void Locate(uint64_t row, uint32_t* bucket, uint32_t* slot) const {
+  ACCEL_HD void Locate(uint64_t row, uint32_t* bucket, uint32_t* slot) const {
     const uint32_t r = static_cast<uint32_t>(row);
     const uint32_t wide_rows = wide * slots;  // < 2^32, see kMaxCapacity
     if (r < wide_rows) {
@@ -82,7 +78,7 @@ struct Layout {
     }
   }
 
-  HKV_HD Place PlaceOf(uint64_t key) const {
+  ACCEL_HD Place PlaceOf(uint64_t key) const {
     // MurmurHash3's 64-bit finalizer (Appleby).
     uint64_t h = key;
     h ^= h >> 33;
@@ -101,7 +97,7 @@ struct Layout {
   }
 
   // Maps 32 random bits to 0 ... num_buckets - 1 without a division.
-  HKV_HD uint32_t Scale(uint32_t bits) const {
+  ACCEL_HD uint32_t Scale(uint32_t bits) const {
     return static_cast<uint32_t>((static_cast<uint64_t>(bits) * num_buckets) >> 32);
   }
 };

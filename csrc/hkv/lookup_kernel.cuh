@@ -4,6 +4,7 @@
 // need a key's position: erase, lock_keys, unlock_keys.
 #pragma once
 
+#include "csrc/hkv/calls.h"
 #include "csrc/hkv/copy.cuh"
 #include "csrc/hkv/host_rows.cuh"
 #include "csrc/hkv/probe.cuh"
@@ -11,17 +12,8 @@
 namespace hkv {
 namespace device {
 
-struct LookupArgs {
+struct LookupArgs : Read {
   uint64_t first = 0;  // the keys first ... n - 1 are looked up
-  uint64_t n = 0;
-  const uint64_t* keys = nullptr;   // (n)
-  char* values = nullptr;           // (n, dim) or null; rows of absent keys stay as they are
-  void** rows = nullptr;            // (n) or null; null pointers for absent keys
-  bool* founds = nullptr;           // (n) or null
-  uint64_t* scores = nullptr;       // (n) or null; scores of absent keys stay as they are
-  uint64_t* missed_keys = nullptr;  // (n) or null, with the two below
-  int32_t* missed_indices = nullptr;
-  unsigned long long* missed_size = nullptr;
   uint32_t word_bytes = 16;
   HostMoves host;  // rows for a HostRowsKernel
 };
@@ -49,7 +41,7 @@ __global__ void __launch_bounds__(kThreads, kLookupBlocks)
   }
   if (a.missed_keys != nullptr) {
     const bool missed = active && !found;
-    const uint64_t at = Append(a.missed_size, missed);
+    const uint64_t at = Append(Counter(a.missed_size), missed);
     if (missed) {
       a.missed_keys[at] = key;
       a.missed_indices[at] = static_cast<int32_t>(i);

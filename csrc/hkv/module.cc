@@ -10,7 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
-#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -145,18 +145,34 @@ int DeviceCount() {
   return 0;
 }
 
-std::tuple<uint64_t, uint64_t, uint64_t, uint64_t> Fields(const Predicate& p) {
-  return {p.key_mask, p.key_pattern, p.score_min, p.score_max};
+// What Python gives for a parameter: an address where C++ has a pointer.
+template <class T>
+using Given = std::conditional_t<std::is_pointer<T>::value, Address, T>;
+
+template <class T>
+T Taken(Given<T> given) {
+  if constexpr (std::is_pointer<T>::value) {
+    return reinterpret_cast<T>(given);
+  } else {
+    return static_cast<T>(given);
+  }
 }
 
-}  // namespace
-}  // namespace hkv
+// A method of Table as Python calls it.
+template <class Result, class... Parameters>
+auto Bound(Result (Table::*method)(Parameters...)) {
+  return [method](Table& table, Given<Parameters>... given) {
+    return (table.*method)(Taken<Parameters>(given)...);
+  };
+}
+template <class Result, class... Parameters>
+auto Bound(Result (Table::*method)(Parameters...) const) {
+  return [method](const Table& table, Given<Parameters>... given) {
+    return (table.*method)(Taken<Parameters>(given)...);
+  };
+}
 
-PYBIND11_MODULE(_hkv, m) {
-  using namespace hkv;  // NOLINT: the module is the one user of every name
-  m.doc() = "Hash tables with arrays as addresses; use the classes of the package hkv.";
-  const py::call_guard<py::gil_scoped_release> unlocked;
-
+void BindOptions(py::module_& m) {
   py::class_<HashTableOptions>(m, "Options")
       .def(py::init<>())
       .def_readwrite("init_capacity", &HashTableOptions::init_capacity)
@@ -172,199 +188,52 @@ PYBIND11_MODULE(_hkv, m) {
       .def(py::init([](uint64_t mask, uint64_t pattern, uint64_t low, uint64_t high) {
              return Predicate{mask, pattern, low, high};
            }),
-           py::arg("key_mask"), py::arg("key_pattern"), py::arg("score_min"), py::arg("score_max"))
-      .def("fields", &Fields);
+           py::arg("key_mask"), py::arg("key_pattern"), py::arg("score_min"), py::arg("score_max"));
+}
 
-  py::class_<Table>(m, "Table")
-      .def(
-          "find",
-          [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
-             Address stream) {
-            t.find(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds), At<uint64_t>(scores),
-                   At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "find_pointers",
-          [](Table& t, size_t n, Address keys, Address rows, Address founds, Address scores,
-             Address stream) {
-            t.find_pointers(n, At<uint64_t>(keys), At<void*>(rows), At<bool>(founds),
-                            At<uint64_t>(scores), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "find_missed",
-          [](Table& t, size_t n, Address keys, Address values, Address missed_keys,
-             Address missed_indices, Address missed_size, Address scores, Address stream) {
-            t.find_missed(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(missed_keys),
-                          At<int32_t>(missed_indices), At<uint64_t>(missed_size),
-                          At<uint64_t>(scores), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "contains",
-          [](Table& t, size_t n, Address keys, Address founds, Address stream) {
-            t.contains(n, At<uint64_t>(keys), At<bool>(founds), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "find_and_update",
-          [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
-             Address status, Address stream) {
-            t.find_and_update(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds),
-                              At<uint64_t>(scores), At<uint8_t>(status), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "find_or_insert",
-          [](Table& t, size_t n, Address keys, Address values, Address founds, Address scores,
-             Address status, Address stream) {
-            t.find_or_insert(n, At<uint64_t>(keys), At<void>(values), At<bool>(founds),
-                             At<uint64_t>(scores), At<uint8_t>(status), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "find_or_insert_pointers",
-          [](Table& t, size_t n, Address keys, Address rows, Address founds, Address scores,
-             bool lock, Address status, Address stream) {
-            t.find_or_insert_pointers(n, At<uint64_t>(keys), At<void*>(rows), At<bool>(founds),
-                                      At<uint64_t>(scores), lock, At<uint8_t>(status),
-                                      At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "insert_or_assign",
-          [](Table& t, size_t n, Address keys, Address values, Address scores,
-             bool ignore_evict_strategy, Address status, Address stream) {
-            t.insert_or_assign(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
-                               ignore_evict_strategy, At<uint8_t>(status), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "insert_and_evict",
-          [](Table& t, size_t n, Address keys, Address values, Address scores, Address evicted_keys,
-             Address evicted_values, Address evicted_scores, Address evicted_count,
-             bool ignore_evict_strategy, Address status, Address stream) {
-            t.insert_and_evict(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
-                               At<uint64_t>(evicted_keys), At<void>(evicted_values),
-                               At<uint64_t>(evicted_scores), At<uint64_t>(evicted_count),
-                               ignore_evict_strategy, At<uint8_t>(status), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "accum_or_assign",
-          [](Table& t, size_t n, Address keys, Address values, Address accums, Address scores,
-             Address status, Address stream) {
-            t.accum_or_assign(n, At<uint64_t>(keys), At<void>(values), At<bool>(accums),
-                              At<uint64_t>(scores), At<uint8_t>(status), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "assign",
-          [](Table& t, size_t n, Address keys, Address values, Address scores, Address status,
-             Address stream) {
-            t.assign(n, At<uint64_t>(keys), At<void>(values), At<uint64_t>(scores),
-                     At<uint8_t>(status), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "assign_values",
-          [](Table& t, size_t n, Address keys, Address values, Address status, Address stream) {
-            t.assign_values(n, At<uint64_t>(keys), At<void>(values), At<uint8_t>(status),
-                            At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "assign_scores",
-          [](Table& t, size_t n, Address keys, Address scores, Address status, Address stream) {
-            t.assign_scores(n, At<uint64_t>(keys), At<uint64_t>(scores), At<uint8_t>(status),
-                            At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "erase",
-          [](Table& t, size_t n, Address keys, Address status, Address stream) {
-            t.erase(n, At<uint64_t>(keys), At<uint8_t>(status), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "erase_if",
-          [](Table& t, const Predicate& p, Address stream) {
-            return t.erase_if(p, At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "clear", [](Table& t, Address stream) { t.clear(At<void>(stream)); }, unlocked)
-      .def(
-          "lock_keys",
-          [](Table& t, size_t n, Address keys, Address succeeded, Address stream) {
-            t.lock_keys(n, At<uint64_t>(keys), At<bool>(succeeded), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "unlock_keys",
-          [](Table& t, size_t n, Address keys, Address succeeded, Address stream) {
-            t.unlock_keys(n, At<uint64_t>(keys), At<bool>(succeeded), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "export_batch_if",
-          [](const Table& t, const Predicate& p, size_t n, size_t offset, Address count,
-             Address keys, Address values, Address scores, Address stream) {
-            const_cast<Table&>(t).export_batch_if(p, n, offset, At<uint64_t>(count),
-                                                  At<uint64_t>(keys), At<void>(values),
-                                                  At<uint64_t>(scores), At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "size", [](const Table& t, Address stream) { return t.size(At<void>(stream)); }, unlocked)
-      .def(
-          "size_if",
-          [](const Table& t, const Predicate& p, Address stream) {
-            return t.size_if(p, At<void>(stream));
-          },
-          unlocked)
-      .def("capacity", &Table::capacity)
-      .def("max_capacity", &Table::max_capacity)
-      .def(
-          "reserve",
-          [](Table& t, uint64_t capacity, Address stream) {
-            t.reserve(capacity, At<void>(stream));
-          },
-          unlocked)
-      .def("set_global_epoch", &Table::set_global_epoch)
-      .def(
-          "save",
-          [](const Table& t, const std::string& path, Address stream) {
-            return t.save(path, At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "load",
-          [](Table& t, const std::string& path, Address stream) {
-            return t.load(path, At<void>(stream));
-          },
-          unlocked)
-      .def(
-          "synchronize", [](const Table& t, Address stream) { t.synchronize(At<void>(stream)); },
-          unlocked)
+void BindTable(py::module_& m) {
+  py::class_<Table> table(m, "Table");
+  const auto bind = [&](const char* name, auto method) {
+    table.def(name, Bound(method), py::call_guard<py::gil_scoped_release>());
+  };
+  bind("find", &Table::find);
+  bind("find_pointers", &Table::find_pointers);
+  bind("find_missed", &Table::find_missed);
+  bind("contains", &Table::contains);
+  bind("find_and_update", &Table::find_and_update);
+  bind("find_or_insert", &Table::find_or_insert);
+  bind("find_or_insert_pointers", &Table::find_or_insert_pointers);
+  bind("insert_or_assign", &Table::insert_or_assign);
+  bind("insert_and_evict", &Table::insert_and_evict);
+  bind("accum_or_assign", &Table::accum_or_assign);
+  bind("assign", &Table::assign);
+  bind("assign_values", &Table::assign_values);
+  bind("assign_scores", &Table::assign_scores);
+  bind("erase", &Table::erase);
+  bind("erase_if", &Table::erase_if);
+  bind("clear", &Table::clear);
+  bind("lock_keys", &Table::lock_keys);
+  bind("unlock_keys", &Table::unlock_keys);
+  bind("export_batch_if", &Table::export_batch_if);
+  bind("size", &Table::size);
+  bind("size_if", &Table::size_if);
+  bind("capacity", &Table::capacity);
+  bind("reserve", &Table::reserve);
+  bind("set_global_epoch", &Table::set_global_epoch);
+  bind("save", &Table::save);
+  bind("load", &Table::load);
+  bind("synchronize", &Table::synchronize);
+  table.def("max_capacity", &Table::max_capacity)
       .def("dim", &Table::dim)
       .def("device", &Table::device)
       .def("key_type", [](const Table& t) { return Name(t.key_type()); })
       .def("value_type", [](const Table& t) { return Name(t.value_type()); })
       .def("evict_strategy", [](const Table& t) { return Name(t.evict_strategy()); })
       .def("engine", &Table::engine);
+}
 
-  m.def("create", &Create, py::arg("on_device"), py::arg("key"), py::arg("value"),
-        py::arg("strategy"), py::arg("options"), py::arg("num_threads"), unlocked);
-  m.def("device_count", &DeviceCount);
-  m.def(
-      "synchronize_stream",
-      [](Address stream) {
-        CheckCuda(cudaStreamSynchronize(At<CUstream_st>(stream)), "cudaStreamSynchronize");
-      },
-      unlocked);
-
+void BindMemory(py::module_& m) {
+  const py::call_guard<py::gil_scoped_release> unlocked;
   py::class_<DeviceMemory, std::shared_ptr<DeviceMemory>>(m, "DeviceMemory")
       .def(py::init<size_t, int, Address>(), py::arg("bytes"), py::arg("device"), py::arg("stream"))
       .def_property_readonly(
@@ -373,6 +242,26 @@ PYBIND11_MODULE(_hkv, m) {
       .def_property_readonly("device", &DeviceMemory::device)
       .def("to_host", &DeviceMemory::ToHost, unlocked)
       .def("from_host", &DeviceMemory::FromHost, unlocked);
+  m.def(
+      "synchronize_stream",
+      [](Address stream) {
+        CheckCuda(cudaStreamSynchronize(At<CUstream_st>(stream)), "cudaStreamSynchronize");
+      },
+      unlocked);
   m.def("to_dlpack", &ToDLPack);
   m.def("from_dlpack", &FromDLPack);
+}
+
+}  // namespace
+}  // namespace hkv
+
+PYBIND11_MODULE(_hkv, m) {
+  m.doc() = "Hash tables with arrays as addresses; use the classes of the package hkv.";
+  hkv::BindOptions(m);
+  hkv::BindTable(m);
+  hkv::BindMemory(m);
+  m.def("create", &hkv::Create, py::arg("on_device"), py::arg("key"), py::arg("value"),
+        py::arg("strategy"), py::arg("options"), py::arg("num_threads"),
+        py::call_guard<py::gil_scoped_release>());
+  m.def("device_count", &hkv::DeviceCount);
 }

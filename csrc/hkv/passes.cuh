@@ -65,7 +65,7 @@ constexpr int kPassUnroll = 4;   // row words of a lane in flight
 constexpr int kClaimBlocks = 8;  // resident per multiprocessor
 constexpr int kClaimTries = 3;   // at free slots, before a key is left to the rest
 
-template <EvictStrategy kStrategy, UpsertMode kMode>
+template <EvictStrategy kStrategy, WriteMode kMode>
 __global__ void __launch_bounds__(kThreads, kClaimBlocks)
     ClaimKernel(const View t, const UpsertArgs a, const Plan p) {
   constexpr bool kInserts = Inserts(kMode);
@@ -180,19 +180,19 @@ __device__ __forceinline__ void ChooseVictim(SlotScores& scores, uint32_t owner,
       replaces = !w.left;
     }
   }
-  replaces = __shfl_sync(kFull, replaces, owner);
-  const uint64_t score = __shfl_sync(kFull, w.score, owner);
+  replaces = __shfl_sync(kFullMask, replaces, owner);
+  const uint64_t score = __shfl_sync(kFullMask, w.score, owner);
   const uint32_t mine = replaces && lane == victim.slot / 4 ? victim.slot % 4 : kNone;
 #pragma unroll
   for (uint32_t s = 0; s < 4; ++s) scores.score[s] = mine == s ? score : scores.score[s];
 }
 
 // Writes what was decided for the lanes' keys. `entry`: their places in evicted_*.
-template <UpsertMode kMode>
+template <WriteMode kMode>
 __device__ __forceinline__ void Settle(const View& t, const UpsertArgs& a, const Plan& p,
                                        WarpScratch& scratch, uint32_t bucket, const Waiting& w,
                                        uint64_t entry) {
-  constexpr bool kEvicts = kMode == UpsertMode::kInsertAndEvict;
+  constexpr bool kEvicts = kMode == WriteMode::kInsertAndEvict;
   const bool settled = w.Settled();
   const bool replaced = settled && w.victim.slot != kNone && w.score >= w.victim.score;
   const uint32_t position = bucket * kBucketSlots + w.victim.slot;
@@ -223,7 +223,7 @@ __device__ __forceinline__ void Settle(const View& t, const UpsertArgs& a, const
 }
 
 // A warp makes the evictions of 32 buckets, up to two in each at a time.
-template <EvictStrategy kStrategy, UpsertMode kMode>
+template <EvictStrategy kStrategy, WriteMode kMode>
 __global__ void __launch_bounds__(kThreads, kEvictBlocks)
     EvictKernel(const View t, const UpsertArgs a, const Plan p) {
   if (p.counters[kAnyWaits] == 0) return;
@@ -237,10 +237,10 @@ __global__ void __launch_bounds__(kThreads, kEvictBlocks)
     if (i != kNone) p.waiting[bucket] = kNone;
     ulonglong2 taken = make_ulonglong2(0, 0);
     unsigned wanted;
-    while ((wanted = __ballot_sync(kFull, i != kNone)) != 0) {
+    while ((wanted = __ballot_sync(kFullMask, i != kNone)) != 0) {
       Waiting one = LoadWaiting<kStrategy>(a, p, i);
       Waiting two = LoadWaiting<kStrategy>(a, p, one.next);
-      const unsigned pairs = __ballot_sync(kFull, two.i != kNone);
+      const unsigned pairs = __ballot_sync(kFullMask, two.i != kNone);
       i = two.next;
 #pragma unroll 1
       while (wanted != 0) {
@@ -255,12 +255,12 @@ __global__ void __launch_bounds__(kThreads, kEvictBlocks)
           if (pairs >> owner & 1) ChooseVictim(scores[u], owner, two, taken);
         }
       }
-      const unsigned ones = __ballot_sync(kFull, one.Settled());
-      const unsigned twos = __ballot_sync(kFull, two.Settled());
+      const unsigned ones = __ballot_sync(kFullMask, one.Settled());
+      const unsigned twos = __ballot_sync(kFullMask, two.Settled());
       unsigned long long entry = 0;
-      if (kMode == UpsertMode::kInsertAndEvict) {
-        if (lane == 0) entry = atomicAdd(a.evicted_count, __popc(ones) + __popc(twos));
-        entry = __shfl_sync(kFull, entry, 0);
+      if (kMode == WriteMode::kInsertAndEvict) {
+        if (lane == 0) entry = atomicAdd(Counter(a.evicted_count), __popc(ones) + __popc(twos));
+        entry = __shfl_sync(kFullMask, entry, 0);
       }
       const unsigned below = (1u << lane) - 1;
       Settle<kMode>(t, a, p, scratch, bucket, one, entry + __popc(ones & below));

@@ -3,18 +3,13 @@
 // Calls that walk the slots instead of the keys: export, size, erase_if, clear.
 #pragma once
 
+#include "csrc/hkv/calls.h"
 #include "csrc/hkv/copy.cuh"
 
 namespace hkv {
 namespace device {
 
-struct ExportArgs {
-  uint64_t begin = 0, end = 0;  // rows
-  Predicate predicate;
-  uint64_t* keys = nullptr;    // (end - begin) or null
-  char* values = nullptr;      // (end - begin, dim) or null
-  uint64_t* scores = nullptr;  // (end - begin) or null
-  unsigned long long* count = nullptr;
+struct ExportArgs : Export {
   uint32_t word_bytes = 16;
   bool erase = false;  // erase the matching keys instead of writing them out
 };
@@ -44,7 +39,7 @@ __global__ void __launch_bounds__(kBlock) ExportKernel(const View t, const Expor
     match = match && !t.IsPinned(position);
     if (match) t.digests[position] = kReclaimed;
   }
-  const uint64_t at = Append(a.count, match);
+  const uint64_t at = Append(Counter(a.count), match);
   if (match && a.keys != nullptr) a.keys[at] = key;
   if (match && a.scores != nullptr) a.scores[at] = score;
   if (a.values != nullptr) {
@@ -66,7 +61,7 @@ __global__ void __launch_bounds__(kBlock) CountKernel(const View t, unsigned lon
     mine += __popc(__vcmpgeu4(d.x, tags)) + __popc(__vcmpgeu4(d.y, tags)) +
             __popc(__vcmpgeu4(d.z, tags)) + __popc(__vcmpgeu4(d.w, tags));
   }
-  mine = __reduce_add_sync(kFull, mine / 8);
+  mine = __reduce_add_sync(kFullMask, mine / 8);
   if ((threadIdx.x & 31) == 0 && mine != 0) atomicAdd(count, mine);
 }
 

@@ -10,21 +10,21 @@ namespace hkv {
 
 constexpr uint64_t kMaxScore = UINT64_MAX;
 
-HKV_HD uint64_t SaturatingAdd(uint64_t a, uint64_t b) {
+ACCEL_HD uint64_t SaturatingAdd(uint64_t a, uint64_t b) {
   return a > kMaxScore - b ? kMaxScore : a + b;
 }
 
-HKV_HD constexpr bool NeedsClock(EvictStrategy strategy) {
+ACCEL_HD constexpr bool NeedsClock(EvictStrategy strategy) {
   return strategy == EvictStrategy::kLru || strategy == EvictStrategy::kEpochLru;
 }
 
-HKV_HD constexpr bool AddsUp(EvictStrategy strategy) {
+ACCEL_HD constexpr bool AddsUp(EvictStrategy strategy) {
   return strategy == EvictStrategy::kLfu || strategy == EvictStrategy::kEpochLfu;
 }
 
 // The score of a new key. `given` is the caller's score, kMaxScore where the caller gave none.
-HKV_HD uint64_t InsertScore(EvictStrategy strategy, uint64_t given, uint64_t now_ns,
-                            uint64_t epoch) {
+ACCEL_HD uint64_t InsertScore(EvictStrategy strategy, uint64_t given, uint64_t now_ns,
+                              uint64_t epoch) {
   constexpr uint64_t kLow = 0xffffffff;
   switch (strategy) {
     case EvictStrategy::kLru:
@@ -39,8 +39,8 @@ HKV_HD uint64_t InsertScore(EvictStrategy strategy, uint64_t given, uint64_t now
 }
 
 // The score of a present key with score `old` after another write access.
-HKV_HD uint64_t HitScore(EvictStrategy strategy, uint64_t old, uint64_t given, uint64_t now_ns,
-                         uint64_t epoch) {
+ACCEL_HD uint64_t HitScore(EvictStrategy strategy, uint64_t old, uint64_t given, uint64_t now_ns,
+                           uint64_t epoch) {
   constexpr uint64_t kLow = 0xffffffff;
   switch (strategy) {
     case EvictStrategy::kLfu:

@@ -1,7 +1,15 @@
 // File: table.h
 //
-// One virtual interface over every engine (this repository's GPU table, NVIDIA HierarchicalKV, the
-// host table) and every instantiation, and the factory that makes one.
+// One interface over every engine (this repository's GPU table, NVIDIA HierarchicalKV, the host
+// table) and every instantiation, and the factories that make one:
+//
+//   HashTableOptions options;
+//   options.max_capacity = 1000;
+//   std::unique_ptr<hkv::Table> table =
+//       hkv::CreateHostTable(options, KeyType::kUInt64, ValueType::kFloat32, EvictStrategy::kLru,
+//       0);
+//   table->insert_or_assign(n, keys, values, nullptr, false, nullptr, nullptr);
+//   table->find(n, keys, values, founds, nullptr, nullptr);
 //
 // Method names and meanings are those of nv::merlin::HashTable. Arrays are raw pointers in the
 // engine's memory (device or host); keys and scores are 64-bit words, values rows of `dim`
@@ -16,10 +24,13 @@
 // each naming the call and the argument. Nothing is launched or changed before the checks.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 
+#include "csrc/hkv/calls.h"
+#include "csrc/hkv/checks.h"
 #include "csrc/hkv/types.h"
 
 namespace hkv {
@@ -29,72 +40,155 @@ using Stream = void*;
 class Table {
  public:
   virtual ~Table() = default;
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
+
+  // -- any call as a value, checked before it is done
+  void Run(const Read& call, Stream stream) {
+    Check(call);
+    Do(call, stream);
+  }
+  void Run(const Write& call, Stream stream) {
+    Check(call, strategy_);
+    Do(call, stream);
+  }
 
   // -- reading
-  virtual void find(size_t n, const uint64_t* keys, void* values, bool* founds, uint64_t* scores,
-                    Stream stream) = 0;
+  void find(size_t n, const uint64_t* keys, void* values, bool* founds, uint64_t* scores,
+            Stream stream) {
+    Run(Read{"find", n, keys, Bytes(values), nullptr, founds, scores}, stream);
+  }
   // Row addresses, null for absent keys. They stay valid until a call that inserts, erases or
   // moves.
-  virtual void find_pointers(size_t n, const uint64_t* keys, void** rows, bool* founds,
-                             uint64_t* scores, Stream stream) = 0;
+  void find_pointers(size_t n, const uint64_t* keys, void** rows, bool* founds, uint64_t* scores,
+                     Stream stream) {
+    CheckArray("find_pointers", "rows", n, rows);
+    Run(Read{"find_pointers", n, keys, nullptr, rows, founds, scores}, stream);
+  }
   // As find; the absent keys and their indices are listed, `missed_size` (zeroed by the call)
   // counts them.
-  virtual void find_missed(size_t n, const uint64_t* keys, void* values, uint64_t* missed_keys,
-                           int32_t* missed_indices, uint64_t* missed_size, uint64_t* scores,
-                           Stream stream) = 0;
-  virtual void contains(size_t n, const uint64_t* keys, bool* founds, Stream stream) = 0;
+  void find_missed(size_t n, const uint64_t* keys, void* values, uint64_t* missed_keys,
+                   int32_t* missed_indices, uint64_t* missed_size, uint64_t* scores,
+                   Stream stream) {
+    CheckArray("find_missed", "missed_size", 1, missed_size);
+    Run(Read{"find_missed", n, keys, Bytes(values), nullptr, nullptr, scores, missed_keys,
+             missed_indices, missed_size},
+        stream);
+  }
+  void contains(size_t n, const uint64_t* keys, bool* founds, Stream stream) {
+    CheckArray("contains", "founds", n, founds);
+    Run(Read{"contains", n, keys, nullptr, nullptr, founds}, stream);
+  }
 
   // -- writing; `scores` as the strategy asks, `status` (n) of Status or null
-  virtual void find_and_update(size_t n, const uint64_t* keys, void* values, bool* founds,
-                               const uint64_t* scores, uint8_t* status, Stream stream) = 0;
+  void find_and_update(size_t n, const uint64_t* keys, void* values, bool* founds,
+                       const uint64_t* scores, uint8_t* status, Stream stream) {
+    Write call = Writing("find_and_update", WriteMode::kFindAndUpdate, n, keys, scores, status);
+    call.values = Bytes(values);
+    call.founds = founds;
+    Run(call, stream);
+  }
   // Absent keys are inserted with the given rows; rows of present keys are written to `values`.
-  virtual void find_or_insert(size_t n, const uint64_t* keys, void* values, bool* founds,
-                              const uint64_t* scores, uint8_t* status, Stream stream) = 0;
+  void find_or_insert(size_t n, const uint64_t* keys, void* values, bool* founds,
+                      const uint64_t* scores, uint8_t* status, Stream stream) {
+    Write call = Writing("find_or_insert", WriteMode::kFindOrInsert, n, keys, scores, status);
+    call.values = Bytes(values);
+    call.founds = founds;
+    Run(call, stream);
+  }
   // New rows hold arbitrary bytes until the caller writes them. `lock`: every row is left pinned as
   // by lock_keys, so that later keys of the batch cannot evict it; null for refused keys.
-  virtual void find_or_insert_pointers(size_t n, const uint64_t* keys, void** rows, bool* founds,
-                                       const uint64_t* scores, bool lock, uint8_t* status,
-                                       Stream stream) = 0;
-  virtual void insert_or_assign(size_t n, const uint64_t* keys, const void* values,
-                                const uint64_t* scores, bool ignore_evict_strategy, uint8_t* status,
-                                Stream stream) = 0;
+  void find_or_insert_pointers(size_t n, const uint64_t* keys, void** rows, bool* founds,
+                               const uint64_t* scores, bool lock, uint8_t* status, Stream stream) {
+    CheckArray("find_or_insert_pointers", "rows", n, rows);
+    Write call =
+        Writing("find_or_insert_pointers", WriteMode::kFindOrInsert, n, keys, scores, status);
+    call.rows = rows;
+    call.founds = founds;
+    call.pin = lock;
+    Run(call, stream);
+  }
+  void insert_or_assign(size_t n, const uint64_t* keys, const void* values, const uint64_t* scores,
+                        bool ignore_evict_strategy, uint8_t* status, Stream stream) {
+    Write call = Writing("insert_or_assign", WriteMode::kInsertOrAssign, n, keys, scores, status);
+    call.values = Bytes(values);
+    call.verbatim = ignore_evict_strategy;
+    Run(call, stream);
+  }
   // The evicted rows, and the refused input rows, are appended to evicted_* (each of n entries);
   // `evicted_count` (zeroed by the call) counts them.
-  virtual void insert_and_evict(size_t n, const uint64_t* keys, const void* values,
-                                const uint64_t* scores, uint64_t* evicted_keys,
-                                void* evicted_values, uint64_t* evicted_scores,
-                                uint64_t* evicted_count, bool ignore_evict_strategy,
-                                uint8_t* status, Stream stream) = 0;
+  void insert_and_evict(size_t n, const uint64_t* keys, const void* values, const uint64_t* scores,
+                        uint64_t* evicted_keys, void* evicted_values, uint64_t* evicted_scores,
+                        uint64_t* evicted_count, bool ignore_evict_strategy, uint8_t* status,
+                        Stream stream) {
+    Write call = Writing("insert_and_evict", WriteMode::kInsertAndEvict, n, keys, scores, status);
+    call.values = Bytes(values);
+    call.verbatim = ignore_evict_strategy;
+    call.evicted_keys = evicted_keys;
+    call.evicted_values = Bytes(evicted_values);
+    call.evicted_scores = evicted_scores;
+    call.evicted_count = evicted_count;
+    Run(call, stream);
+  }
   // accums[i] and present: add the row; not accums[i] and absent: insert it; else nothing.
-  virtual void accum_or_assign(size_t n, const uint64_t* keys, const void* values_or_deltas,
-                               const bool* accums, const uint64_t* scores, uint8_t* status,
-                               Stream stream) = 0;
-  virtual void assign(size_t n, const uint64_t* keys, const void* values, const uint64_t* scores,
-                      uint8_t* status, Stream stream) = 0;
-  virtual void assign_values(size_t n, const uint64_t* keys, const void* values, uint8_t* status,
-                             Stream stream) = 0;
-  virtual void assign_scores(size_t n, const uint64_t* keys, const uint64_t* scores,
-                             uint8_t* status, Stream stream) = 0;
-  virtual void erase(size_t n, const uint64_t* keys, uint8_t* status, Stream stream) = 0;
-  virtual uint64_t erase_if(const Predicate& predicate, Stream stream) = 0;
-  virtual void clear(Stream stream) = 0;
-
+  void accum_or_assign(size_t n, const uint64_t* keys, const void* values_or_deltas,
+                       const bool* accums, const uint64_t* scores, uint8_t* status, Stream stream) {
+    Write call = Writing("accum_or_assign", WriteMode::kAccumOrAssign, n, keys, scores, status);
+    call.values = Bytes(values_or_deltas);
+    call.accums = accums;
+    Run(call, stream);
+  }
+  void assign(size_t n, const uint64_t* keys, const void* values, const uint64_t* scores,
+              uint8_t* status, Stream stream) {
+    CheckArray("assign", "values", n, values);
+    Write call = Writing("assign", WriteMode::kAssign, n, keys, scores, status);
+    call.values = Bytes(values);
+    Run(call, stream);
+  }
+  void assign_values(size_t n, const uint64_t* keys, const void* values, uint8_t* status,
+                     Stream stream) {
+    CheckArray("assign_values", "values", n, values);
+    Write call = Writing("assign_values", WriteMode::kAssign, n, keys, nullptr, status);
+    call.values = Bytes(values);
+    call.touch_scores = false;
+    Run(call, stream);
+  }
+  void assign_scores(size_t n, const uint64_t* keys, const uint64_t* scores, uint8_t* status,
+                     Stream stream) {
+    Run(Writing("assign_scores", WriteMode::kAssign, n, keys, scores, status), stream);
+  }
+  void erase(size_t n, const uint64_t* keys, uint8_t* status, Stream stream) {
+    Run(Writing("erase", WriteMode::kErase, n, keys, nullptr, status), stream);
+  }
   // A locked key is found as ever, but nothing overwrites, evicts or erases it until unlock_keys;
   // only the holder of its address writes it. succeeded[i]: the key's state was changed.
-  virtual void lock_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream stream) = 0;
-  virtual void unlock_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream stream) = 0;
+  void lock_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream stream) {
+    Write call = Writing("lock_keys", WriteMode::kLock, n, keys);
+    call.founds = succeeded;
+    Run(call, stream);
+  }
+  void unlock_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream stream) {
+    Write call = Writing("unlock_keys", WriteMode::kUnlock, n, keys);
+    call.founds = succeeded;
+    Run(call, stream);
+  }
 
   // -- the slots [offset, offset + n) of capacity(): live keys, in no particular order
-  virtual void export_batch(size_t n, size_t offset, uint64_t* count, uint64_t* keys, void* values,
-                            uint64_t* scores, Stream stream) = 0;
-  virtual void export_batch_if(const Predicate& predicate, size_t n, size_t offset, uint64_t* count,
-                               uint64_t* keys, void* values, uint64_t* scores, Stream stream) = 0;
+  void export_batch(size_t n, size_t offset, uint64_t* count, uint64_t* keys, void* values,
+                    uint64_t* scores, Stream stream) {
+    export_batch_if(Predicate(), n, offset, count, keys, values, scores, stream);
+  }
+  void export_batch_if(const Predicate& predicate, size_t n, size_t offset, uint64_t* count,
+                       uint64_t* keys, void* values, uint64_t* scores, Stream stream) {
+    Do(Export{offset, offset + n, predicate, keys, Bytes(values), scores, count}, stream);
+  }
 
   // -- the table as a whole
+  virtual uint64_t erase_if(const Predicate& predicate, Stream stream) = 0;
+  virtual void clear(Stream stream) = 0;
   virtual uint64_t size(Stream stream) const = 0;
   virtual uint64_t size_if(const Predicate& predicate, Stream stream) const = 0;
   virtual uint64_t capacity() const = 0;
-  virtual uint64_t max_capacity() const = 0;
   double load_factor(Stream stream) const {
     return static_cast<double>(size(stream)) / static_cast<double>(capacity());
   }
@@ -107,12 +201,44 @@ class Table {
   virtual uint64_t load(const std::string& path, Stream stream) = 0;
   virtual void synchronize(Stream stream) const = 0;
 
-  virtual uint32_t dim() const = 0;
-  virtual int32_t device() const = 0;  // CUDA ordinal, -1 for the host table
-  virtual KeyType key_type() const = 0;
-  virtual ValueType value_type() const = 0;
-  virtual EvictStrategy evict_strategy() const = 0;
-  virtual const char* engine() const = 0;  // "native", "upstream" or "host"
+  uint64_t max_capacity() const { return options_.max_capacity; }
+  uint32_t dim() const { return options_.dim; }
+  int32_t device() const { return options_.device_id; }  // CUDA ordinal, -1 for the host table
+  KeyType key_type() const { return key_; }
+  ValueType value_type() const { return value_; }
+  EvictStrategy evict_strategy() const { return strategy_; }
+  const char* engine() const { return engine_; }  // "native", "upstream" or "host"
+
+ protected:
+  // `options` as CheckedOptions gave them.
+  Table(const HashTableOptions& options, KeyType key, ValueType value, EvictStrategy strategy,
+        const char* engine)
+      : options_(options), key_(key), value_(value), strategy_(strategy), engine_(engine) {}
+
+  const HashTableOptions options_;
+
+ private:
+  virtual void Do(const Read& call, Stream stream) = 0;
+  virtual void Do(const Write& call, Stream stream) = 0;
+  virtual void Do(const Export& call, Stream stream) const = 0;
+
+  static Write Writing(const char* name, WriteMode mode, size_t n, const uint64_t* keys,
+                       const uint64_t* scores = nullptr, uint8_t* status = nullptr) {
+    Write call;
+    call.name = name;
+    call.mode = mode;
+    call.n = n;
+    call.keys = keys;
+    call.scores = scores;
+    call.status = status;
+    return call;
+  }
+  static char* Bytes(const void* rows) { return static_cast<char*>(const_cast<void*>(rows)); }
+
+  const KeyType key_;
+  const ValueType value_;
+  const EvictStrategy strategy_;
+  const char* const engine_;
 };
 
 // A table on the GPU: one of the eighteen instantiations of instances.bzl.

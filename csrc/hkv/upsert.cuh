@@ -1,7 +1,6 @@
 // File: upsert.cuh
 //
-// Every call that writes by key: insert_or_assign, insert_and_evict, find_or_insert,
-// accum_or_assign, assign and find_and_update do it here.
+// Every call that inserts, writes values or touches scores by key does it here.
 //
 // A warp works on 32 keys in rounds until all are done (or some have waited too long: equals.cuh).
 // In a round a lane looks its key up; chooses the key's slot, or a free one, or the one with the
@@ -15,6 +14,7 @@
 // elsewhere in the batch take their turns.
 #pragma once
 
+#include "csrc/hkv/calls.h"
 #include "csrc/hkv/copy.cuh"
 #include "csrc/hkv/probe.cuh"
 #include "csrc/hkv/score.h"
@@ -22,45 +22,11 @@
 namespace hkv {
 namespace device {
 
-enum class UpsertMode {
-  kInsertOrAssign,
-  kInsertAndEvict,
-  kFindOrInsert,
-  kAccumOrAssign,
-  kAssign,         // present keys: write values and / or scores
-  kFindAndUpdate,  // present keys: read values, touch scores
-};
-
-constexpr bool Inserts(UpsertMode mode) {
-  return mode != UpsertMode::kAssign && mode != UpsertMode::kFindAndUpdate;
-}
-
-// Whether the values of present keys are read rather than written.
-constexpr bool ReadsValues(UpsertMode mode) {
-  return mode == UpsertMode::kFindOrInsert || mode == UpsertMode::kFindAndUpdate;
-}
-
-struct UpsertArgs {
-  uint64_t n = 0;
+struct UpsertArgs : Write {
   const uint32_t* list = nullptr;  // only the keys with these indices, *list_size of them, or null
   const unsigned long long* list_size = nullptr;
-  const uint64_t* keys = nullptr;    // (n)
-  const uint64_t* scores = nullptr;  // (n) or null
-  char* values = nullptr;            // (n, dim) or null; read, except for found keys of a find
-  const bool* accums = nullptr;      // (n), accum_or_assign
-  void** rows = nullptr;             // (n) or null: row addresses instead of values
-  bool* founds = nullptr;            // (n) or null
-  uint64_t* out_scores = nullptr;    // (n) or null: the scores after the call
-  uint8_t* status = nullptr;         // (n) of Status, or null
-  uint64_t* evicted_keys = nullptr;  // insert_and_evict: (n) each
-  char* evicted_values = nullptr;
-  uint64_t* evicted_scores = nullptr;  // or null
-  unsigned long long* evicted_count = nullptr;
   uint64_t epoch = 0;
   uint32_t word_bytes = 16;
-  bool verbatim = false;     // scores are stored as given, whatever the strategy
-  bool touch_scores = true;  // false: assign_values
-  bool pin = false;          // leave every row pinned, for unlock_keys
 };
 
 // Results of a settled key.
@@ -107,7 +73,7 @@ __device__ __forceinline__ void LoadScoresOf(const View& t, unsigned wanted, uin
 #pragma unroll
   for (int u = 0; u < kDepth; ++u) {
     if (wanted == 0) continue;
-    scores[u] = LoadScores<kShared>(t, __shfl_sync(kFull, home, __ffs(wanted) - 1));
+    scores[u] = LoadScores<kShared>(t, __shfl_sync(kFullMask, home, __ffs(wanted) - 1));
     wanted &= wanted - 1;
   }
 }
@@ -134,15 +100,15 @@ __device__ __forceinline__ Victim SmallestScore(const SlotScores& s) {
     }
   }
   const bool any = (bars >> best_slot & 1) == 0;
-  const uint32_t high = __reduce_min_sync(kFull, static_cast<uint32_t>(best >> 32));
+  const uint32_t high = __reduce_min_sync(kFullMask, static_cast<uint32_t>(best >> 32));
   const bool in_high = static_cast<uint32_t>(best >> 32) == high;
   const uint32_t low =
-      __reduce_min_sync(kFull, in_high ? static_cast<uint32_t>(best) : 0xffffffffu);
+      __reduce_min_sync(kFullMask, in_high ? static_cast<uint32_t>(best) : 0xffffffffu);
   const unsigned winners =
-      __ballot_sync(kFull, any && in_high && static_cast<uint32_t>(best) == low);
+      __ballot_sync(kFullMask, any && in_high && static_cast<uint32_t>(best) == low);
   Victim victim;
   const uint32_t slot =
-      __shfl_sync(kFull, lane * 4 + best_slot, winners != 0 ? __ffs(winners) - 1 : 0);
+      __shfl_sync(kFullMask, lane * 4 + best_slot, winners != 0 ? __ffs(winners) - 1 : 0);
   victim.slot = winners != 0 ? slot : kNone;
   victim.score = static_cast<uint64_t>(high) << 32 | low;
   return victim;
@@ -165,7 +131,7 @@ __device__ __forceinline__ Victim FindVictims(const View& t, unsigned wanted, ui
       wanted &= wanted - 1;
       const Victim victim = SmallestScore(scores[u]);
       const uint32_t barred = scores[u].barred;
-      const bool waits = __ballot_sync(kFull, (barred & ~(barred >> 8) & 15) != 0) != 0;
+      const bool waits = __ballot_sync(kFullMask, (barred & ~(barred >> 8) & 15) != 0) != 0;
       if (lane == owner) {
         mine = victim;
         *blocked = waits;
@@ -180,12 +146,12 @@ template <class Value>
 __device__ __forceinline__ void AddRows(const char* deltas, char* rows, uint32_t row_bytes) {
   const uint32_t lane = threadIdx.x & 31;
   const uint32_t dim = row_bytes / sizeof(Value);
-  for (unsigned left = __ballot_sync(kFull, rows != nullptr); left != 0; left &= left - 1) {
+  for (unsigned left = __ballot_sync(kFullMask, rows != nullptr); left != 0; left &= left - 1) {
     const int owner = __ffs(left) - 1;
     const auto delta = reinterpret_cast<const Value*>(
-        __shfl_sync(kFull, reinterpret_cast<unsigned long long>(deltas), owner));
+        __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(deltas), owner));
     const auto row = reinterpret_cast<Value*>(
-        __shfl_sync(kFull, reinterpret_cast<unsigned long long>(rows), owner));
+        __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(rows), owner));
     for (uint32_t i = lane; i < dim; i += 32) {
       const float sum = static_cast<float>(__ldcg(row + i)) + static_cast<float>(delta[i]);
       row[i] = static_cast<Value>(sum);
@@ -207,77 +173,159 @@ __device__ __forceinline__ uint64_t Touch(const View& t, const UpsertArgs& a, ui
   return score;
 }
 
+// The lanes with this lane's key.
+__device__ __forceinline__ unsigned EqualLanes(uint32_t lane, bool active, uint64_t key) {
+  unsigned equal = 1u << lane;
+  const unsigned actives = __ballot_sync(kFullMask, active);
+  equal &= actives;
+  if (active) equal = __match_any_sync(actives, key);
+  __syncwarp();
+  return equal;
+}
+
+// The sum of what the lanes with `equal` keys were given.
+__device__ __forceinline__ uint64_t SumOfEquals(unsigned equal, uint64_t given) {
+  uint64_t sum = 0;
+  for (int j = 0; j < 32; ++j) {
+    const uint64_t other = __shfl_sync(kFullMask, given, j);
+    if (equal >> j & 1) sum = SaturatingAdd(sum, other);
+  }
+  return sum;
+}
+
+struct KeyRow {
+  uint64_t key, score;
+  const char* row;
+};
+
+// Lists the rows that leave: of the lanes with `out`, theirs or, with `replaced`, the old ones.
+__device__ __forceinline__ void ListEvicted(const View& t, const UpsertArgs& a,
+                                            WarpScratch& scratch, bool out, bool replaced,
+                                            const KeyRow& old, const KeyRow& mine) {
+  const uint64_t entry = Append(Counter(a.evicted_count), out);
+  if (out) {
+    a.evicted_keys[entry] = replaced ? old.key : mine.key;
+    if (a.evicted_scores != nullptr) a.evicted_scores[entry] = replaced ? old.score : mine.score;
+  }
+  CopyRows<kUpsertUnroll, false>(scratch,
+                                 !out       ? nullptr
+                                 : replaced ? old.row
+                                            : mine.row,
+                                 a.evicted_values + entry * t.row_bytes, t.row_bytes, a.word_bytes);
+}
+
+// Moves values between the rows of the lanes with `holds` (`fresh`: of a new key) and the caller's.
+template <WriteMode kMode, class Value>
+__device__ __forceinline__ void MoveValues(const View& t, const UpsertArgs& a, WarpScratch& scratch,
+                                           bool active, uint32_t leader, uint32_t held, bool fresh,
+                                           char* row, char* mine) {
+  const bool holds = held != kNone;
+  if (ReadsValues(kMode)) {
+    // Followers of this warp take what their leader read, or what it inserted.
+    const bool leader_holds = __shfl_sync(kFullMask, holds, leader) && active;
+    const bool leader_fresh = __shfl_sync(kFullMask, fresh, leader);
+    const auto leader_row = reinterpret_cast<const char*>(
+        __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(row), leader));
+    const auto leader_values = reinterpret_cast<const char*>(
+        __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(mine), leader));
+    const bool inserts = holds && fresh;
+    const bool follows = leader_holds && !inserts;
+    CopyRows<kUpsertUnroll, false>(scratch,
+                                   inserts   ? mine
+                                   : follows ? (leader_fresh ? leader_values : leader_row)
+                                             : nullptr,
+                                   inserts ? row : mine, t.row_bytes, a.word_bytes);
+  } else if (kMode == WriteMode::kAccumOrAssign) {
+    AddRows<Value>(mine, holds && !fresh ? row : nullptr, t.row_bytes);
+    CopyRows<kUpsertUnroll, false>(scratch, holds && fresh ? mine : nullptr, row, t.row_bytes,
+                                   a.word_bytes);
+  } else {
+    CopyRows<kUpsertUnroll, false>(scratch, holds ? mine : nullptr, row, t.row_bytes, a.word_bytes);
+  }
+}
+
+// What became of a lane's key so far.
+struct Outcome {
+  bool pending = false;  // nothing yet
+  uint8_t status = kSkipped;
+  char* row = nullptr;  // for a.rows
+  bool found = false;
+  uint64_t score = 0;
+};
+
+// Tells the results of every lane, which are those of its leader. True: there are none yet.
+__device__ __forceinline__ bool ReportAll(const UpsertArgs& a, uint64_t i, uint32_t lane,
+                                          bool active, uint32_t leader, Outcome o) {
+  const bool left = __shfl_sync(kFullMask, o.pending, leader);
+  const bool leader_found = __shfl_sync(kFullMask, o.found, leader);
+  const uint32_t leader_status = __shfl_sync(kFullMask, static_cast<uint32_t>(o.status), leader);
+  const uint64_t leader_score = __shfl_sync(kFullMask, o.score, leader);
+  const auto leader_row =
+      __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(o.row), leader);
+  if (!active || left) return left;
+  const bool stored = leader_status >= kUpdated && leader_status <= kEvicted;
+  const bool follows_insert =
+      leader != lane && (leader_status == kInserted || leader_status == kEvicted);
+  if (a.founds != nullptr) a.founds[i] = leader_found || follows_insert;
+  if (a.rows != nullptr) a.rows[i] = reinterpret_cast<void*>(leader_row);
+  if (a.out_scores != nullptr && stored) a.out_scores[i] = leader_score;
+  if (a.status != nullptr) a.status[i] = follows_insert ? kUpdated : leader_status;
+  return false;
+}
+
 constexpr int kManyRounds = 4;  // that a key may lose before it is left for later
 
 // The lanes' keys, of which i is the index. True: nothing was done with this lane's, which lost too
 // many races; never if `patient`. Value matters to accum_or_assign alone; the other modes pass
 // char.
-template <EvictStrategy kStrategy, UpsertMode kMode, class Value>
+template <EvictStrategy kStrategy, WriteMode kMode, class Value>
 __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, WarpScratch& scratch,
                                            uint64_t i, bool active, bool patient) {
-  constexpr bool kInserts = Inserts(kMode);
-  constexpr bool kReads = ReadsValues(kMode);
-  constexpr bool kAccum = kMode == UpsertMode::kAccumOrAssign;
-  constexpr bool kEvicts = kMode == UpsertMode::kInsertAndEvict;
+  constexpr bool kInserts = Inserts(kMode), kReads = ReadsValues(kMode);
+  constexpr bool kAccum = kMode == WriteMode::kAccumOrAssign;
+  constexpr bool kEvicts = kMode == WriteMode::kInsertAndEvict;
   const uint32_t lane = threadIdx.x & 31;
   const uint64_t key = active ? a.keys[i] : 0;
   const Place place = t.layout.PlaceOf(key);
   const bool accum = kAccum && active && a.accums[i];
   uint64_t given = a.scores != nullptr && active ? a.scores[i] : kMaxScore;
-
   // Equal keys of the warp: the last one writes, the first one of a find inserts; deltas all count.
-  unsigned equal = 1u << lane;
-  if (!kAccum) {
-    const unsigned actives = __ballot_sync(kFull, active);
-    equal &= actives;
-    if (active) equal = __match_any_sync(actives, key);
-    __syncwarp();
-  }
+  const unsigned equal = kAccum ? 1u << lane : EqualLanes(lane, active, key);
   const uint32_t leader = !active ? lane : kReads ? __ffs(equal) - 1 : 31 - __clz(equal);
-  if (AddsUp(kStrategy) && __ballot_sync(kFull, (equal & (equal - 1)) != 0) != 0) {
-    uint64_t sum = 0;
-    for (int j = 0; j < 32; ++j) {
-      const uint64_t other = __shfl_sync(kFull, given, j);
-      if (equal >> j & 1) sum = SaturatingAdd(sum, other);
-    }
+  if (AddsUp(kStrategy) && __ballot_sync(kFullMask, (equal & (equal - 1)) != 0) != 0) {
+    const uint64_t sum = SumOfEquals(equal, given);
     if (!a.verbatim) given = sum;
   }
 
-  bool pending = active && leader == lane;
-  uint8_t status = kSkipped;
-  char* row = nullptr;  // for a.rows
-  bool found = false;
-  uint64_t score = 0;
-
-  for (int round = 0; __ballot_sync(kFull, pending) != 0; ++round) {
+  Outcome o = {active && leader == lane, kSkipped, nullptr, false, 0};
+  for (int round = 0; __ballot_sync(kFullMask, o.pending) != 0; ++round) {
     if (!patient && round == kManyRounds) break;
     // -- look up
     uint32_t version = 0;
-    if (kInserts && pending) {
+    if (kInserts && o.pending) {
       version = LoadAcquire(t.locks + place.home * kLocksPerBucket + place.tag % kLocksPerBucket);
     }
     Found at;
-    if (pending) at = FindKey<kInserts, true>(t, place, key);
+    if (o.pending) at = FindKey<kInserts, true>(t, place, key);
     __syncwarp();
-    const uint32_t position = at.position;
 
     // -- choose a slot: the key's own, a free one, or the one with the smallest score at home
-    bool hit = pending && position != kNone;
-    bool inserts = pending && !hit;
-    if (hit && ((kAccum && !accum) || (!kReads && t.IsPinned(position)))) {
-      if (!kAccum || accum) status = kLocked;
-      hit = pending = false;
+    bool hit = o.pending && at.position != kNone;
+    bool inserts = o.pending && !hit;
+    if (hit && ((kAccum && !accum) || (!kReads && t.IsPinned(at.position)))) {
+      if (!kAccum || accum) o.status = kLocked;
+      hit = o.pending = false;
     }
-    if (inserts && (!kInserts || (kAccum && accum))) inserts = pending = false;
+    if (inserts && (!kInserts || (kAccum && accum))) inserts = o.pending = false;
     const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
     const uint64_t new_score = !inserts     ? 0
                                : a.verbatim ? given
                                             : InsertScore(kStrategy, given, now, a.epoch);
-    uint32_t target = hit ? position : at.room;
+    uint32_t target = hit ? at.position : at.room;
     const bool evicts = inserts && at.room == kNone;
     bool refused = false;
     uint64_t old_score = 0;
-    const unsigned evictors = kInserts ? __ballot_sync(kFull, evicts) : 0;
+    const unsigned evictors = kInserts ? __ballot_sync(kFullMask, evicts) : 0;
     if (evictors != 0) {
       bool blocked = false;
       const Victim victim = FindVictims(t, evictors, place.home, &blocked);
@@ -313,64 +361,31 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
       StoreRelaxed(t.KeyAt(held), key);
       StoreRelaxed(t.ScoreAt(held), new_score);
       StoreRelaxed(t.digests + held, place.tag);
-      status = replaced ? kEvicted : kInserted;
-      score = new_score;
+      o.status = replaced ? kEvicted : kInserted;
+      o.score = new_score;
     } else if (held != kNone) {
-      found = true;
-      status = kUpdated;
-      score = Touch<kStrategy>(t, a, held, given, now);
+      o.found = true;
+      o.status = kUpdated;
+      o.score = Touch<kStrategy>(t, a, held, given, now);
     }
     if (refused) {
-      status = kRefused;
-      pending = false;
+      o.status = kRefused;
+      o.pending = false;
     }
 
     // -- values
     if (held != kNone) {
-      row = t.RowAt(held);
+      o.row = t.RowAt(held);
       if (a.pin) atomicOr(t.pinned + (held >> 5), 1u << (held & 31));
     }
     char* const mine = a.values != nullptr ? a.values + i * t.row_bytes : nullptr;
     __syncwarp();
     if (kEvicts) {
-      const bool out = replaced || refused;
-      const uint64_t entry = Append(a.evicted_count, out);
-      if (out) {
-        a.evicted_keys[entry] = replaced ? old_key : key;
-        if (a.evicted_scores != nullptr) a.evicted_scores[entry] = replaced ? old_score : new_score;
-      }
-      CopyRows<kUpsertUnroll, false>(scratch,
-                                     !out       ? nullptr
-                                     : replaced ? row
-                                                : mine,
-                                     a.evicted_values + entry * t.row_bytes, t.row_bytes,
-                                     a.word_bytes);
+      ListEvicted(t, a, scratch, replaced || refused, replaced, {old_key, old_score, o.row},
+                  {key, new_score, mine});
     }
     if (a.values != nullptr) {
-      const bool holds = held != kNone;
-      if (kReads) {
-        // Followers of this warp take what their leader read, or what it inserted.
-        const bool leader_holds = __shfl_sync(kFull, holds, leader) && active;
-        const bool leader_fresh = __shfl_sync(kFull, fresh, leader);
-        const auto leader_row = reinterpret_cast<const char*>(
-            __shfl_sync(kFull, reinterpret_cast<unsigned long long>(row), leader));
-        const auto leader_values = reinterpret_cast<const char*>(
-            __shfl_sync(kFull, reinterpret_cast<unsigned long long>(mine), leader));
-        const bool inserts = holds && fresh;
-        const bool follows = leader_holds && !inserts;
-        CopyRows<kUpsertUnroll, false>(scratch,
-                                       inserts   ? mine
-                                       : follows ? (leader_fresh ? leader_values : leader_row)
-                                                 : nullptr,
-                                       inserts ? row : mine, t.row_bytes, a.word_bytes);
-      } else if (kAccum) {
-        AddRows<Value>(mine, holds && !fresh ? row : nullptr, t.row_bytes);
-        CopyRows<kUpsertUnroll, false>(scratch, holds && fresh ? mine : nullptr, row, t.row_bytes,
-                                       a.word_bytes);
-      } else {
-        CopyRows<kUpsertUnroll, false>(scratch, holds ? mine : nullptr, row, t.row_bytes,
-                                       a.word_bytes);
-      }
+      MoveValues<kMode, Value>(t, a, scratch, active, leader, held, fresh, o.row, mine);
     }
     // -- give everything back; one fence for the rows, the keys and the digests
     __syncwarp();
@@ -378,24 +393,10 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
       Fence();
       if (fresh) StoreRelaxed(lock, version + 2);
       UnlockRow(t, held);
-      pending = false;
+      o.pending = false;
     }
   }
-
-  const bool left = __shfl_sync(kFull, pending, leader);
-  const bool leader_found = __shfl_sync(kFull, found, leader);
-  const uint32_t leader_status = __shfl_sync(kFull, static_cast<uint32_t>(status), leader);
-  const uint64_t leader_score = __shfl_sync(kFull, score, leader);
-  const auto leader_row = __shfl_sync(kFull, reinterpret_cast<unsigned long long>(row), leader);
-  if (!active || left) return left;
-  const bool stored = leader_status >= kUpdated && leader_status <= kEvicted;
-  const bool follows_insert =
-      leader != lane && (leader_status == kInserted || leader_status == kEvicted);
-  if (a.founds != nullptr) a.founds[i] = leader_found || follows_insert;
-  if (a.rows != nullptr) a.rows[i] = reinterpret_cast<void*>(leader_row);
-  if (a.out_scores != nullptr && stored) a.out_scores[i] = leader_score;
-  if (a.status != nullptr) a.status[i] = follows_insert ? kUpdated : leader_status;
-  return false;
+  return ReportAll(a, i, lane, active, leader, o);
 }
 
 }  // namespace device

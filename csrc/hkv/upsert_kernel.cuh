@@ -15,7 +15,7 @@ namespace device {
 
 constexpr uint64_t kFewKeys = 512;  // too few to look for equal ones
 
-template <EvictStrategy kStrategy, UpsertMode kMode, class Value = char>
+template <EvictStrategy kStrategy, WriteMode kMode, class Value = char>
 __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     UpsertKernel(const View t, const UpsertArgs a, const Equals e) {
   __shared__ WarpScratch scratches[kThreads / 32];

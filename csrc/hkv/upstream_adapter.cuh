@@ -1,6 +1,6 @@
 // File: upstream_adapter.cuh
 //
-// NVIDIA HierarchicalKV (nv::merlin::HashTable) with the interface of hkv::HashTable. What upstream
+// NVIDIA HierarchicalKV (nv::merlin::HashTable) as a Table. What upstream
 // does not have is refused by name: statuses, find_missed and find_and_update, locks by key,
 // predicates other than a lowest score, files. Keys of one batch count as not unique.
 #pragma once
@@ -14,8 +14,8 @@
 #include <string>
 
 #include "csrc/common/cuda_memory.h"
-#include "csrc/hkv/checks.h"
-#include "csrc/hkv/types.h"
+#include "csrc/hkv/on_device.h"
+#include "csrc/hkv/table.h"
 #include "merlin_hashtable.cuh"
 
 namespace hkv {
@@ -28,19 +28,13 @@ struct ScoreAtLeast {
   }
 };
 
-template <class Key, class Value, EvictStrategy kStrategy>
-class UpstreamTable {
-  using Upstream = nv::merlin::HashTable<Key, Value, uint64_t, static_cast<int>(kStrategy)>;
+template <class Key, class Value, class Score, EvictStrategy kStrategy>
+class UpstreamTable final : public Table {
+  using Upstream = nv::merlin::HashTable<Key, Value, Score, static_cast<int>(kStrategy)>;
 
  public:
-  using key_type = Key;
-  using value_type = Value;
-  static constexpr EvictStrategy evict_strategy = kStrategy;
-  static constexpr const char* kEngine = "upstream";
-
-  explicit UpstreamTable(const HashTableOptions& options) : options_(CheckedOptions(options)) {
-    if (options_.device_id < 0)
-      accel::CheckCuda(cudaGetDevice(&options_.device_id), "cudaGetDevice");
+  explicit UpstreamTable(const HashTableOptions& options)
+      : Table(OnDevice(options), KeyTypeOf<Key>(), ValueTypeOf<Value>(), kStrategy, "upstream") {
     accel::DeviceGuard device(options_.device_id);
     nv::merlin::HashTableOptions upstream;
     upstream.init_capacity = options_.init_capacity;
@@ -54,101 +48,15 @@ class UpstreamTable {
     table_.init(upstream);
   }
 
-  void find(size_t n, const Key* keys, Value* values, bool* founds, uint64_t* scores,
-            cudaStream_t stream) const {
-    table_.find(n, keys, values, founds, scores, stream);
-  }
-  void find(size_t n, const Key* keys, Value** rows, bool* founds, uint64_t* scores,
-            cudaStream_t stream) const {
-    table_.find(n, keys, rows, founds, scores, stream);
-  }
-  void find(size_t, const Key*, Value*, Key*, int*, uint64_t*, uint64_t*, cudaStream_t) const {
-    Lacks("find_missed");
-  }
-  void contains(size_t n, const Key* keys, bool* founds, cudaStream_t stream) const {
-    table_.contains(n, keys, founds, stream);
-  }
-  void find_and_update(size_t, const Key*, Value*, bool*, const uint64_t*, cudaStream_t, uint8_t*) {
-    Lacks("find_and_update");
-  }
-  void find_or_insert(size_t n, const Key* keys, Value* values, bool* founds,
-                      const uint64_t* scores, cudaStream_t stream, uint8_t* status) {
-    Check("find_or_insert", n, scores, false, status);
-    if (founds != nullptr) table_.contains(n, keys, founds, stream);
-    table_.find_or_insert(n, keys, values, const_cast<uint64_t*>(scores), stream, false);
-  }
-  void find_or_insert(size_t n, const Key* keys, Value** rows, bool* founds, const uint64_t* scores,
-                      cudaStream_t stream, bool lock, uint8_t* status) {
-    Check("find_or_insert_pointers", n, scores, false, status);
-    if (lock) Lacks("find_or_insert_pointers with lock");
-    table_.find_or_insert(n, keys, rows, founds, const_cast<uint64_t*>(scores), stream, false);
-  }
-  void insert_or_assign(size_t n, const Key* keys, const Value* values, const uint64_t* scores,
-                        cudaStream_t stream, bool ignore_evict_strategy, uint8_t* status) {
-    Check("insert_or_assign", n, scores, ignore_evict_strategy, status);
-    table_.insert_or_assign(n, keys, values, scores, stream, false, ignore_evict_strategy);
-  }
-  void insert_and_evict(size_t n, const Key* keys, const Value* values, const uint64_t* scores,
-                        Key* evicted_keys, Value* evicted_values, uint64_t* evicted_scores,
-                        uint64_t* evicted_count, cudaStream_t stream, bool ignore_evict_strategy,
-                        uint8_t* status) {
-    Check("insert_and_evict", n, scores, ignore_evict_strategy, status);
-    accel::CheckCuda(cudaMemsetAsync(evicted_count, 0, 8, stream), "insert_and_evict");
-    table_.insert_and_evict(n, keys, values, scores, evicted_keys, evicted_values, evicted_scores,
-                            evicted_count, stream, false, ignore_evict_strategy);
-  }
-  void accum_or_assign(size_t n, const Key* keys, const Value* values_or_deltas, const bool* accums,
-                       const uint64_t* scores, cudaStream_t stream, uint8_t* status) {
-    Check("accum_or_assign", n, scores, false, status);
-    table_.accum_or_assign(n, keys, values_or_deltas, accums, scores, stream);
-  }
-  void assign(size_t n, const Key* keys, const Value* values, const uint64_t* scores,
-              cudaStream_t stream, uint8_t* status) {
-    Check("assign", n, scores, false, status);
-    table_.assign(n, keys, values, scores, stream, false);
-  }
-  void assign_values(size_t n, const Key* keys, const Value* values, cudaStream_t stream,
-                     uint8_t* status) {
-    if (status != nullptr) Lacks("a status of assign_values");
-    table_.assign_values(n, keys, values, stream, false);
-  }
-  void assign_scores(size_t n, const Key* keys, const uint64_t* scores, cudaStream_t stream,
-                     uint8_t* status) {
-    Check("assign_scores", n, scores, false, status);
-    table_.assign_scores(n, keys, scores, stream, false);
-  }
-  void erase(size_t n, const Key* keys, cudaStream_t stream, uint8_t* status) {
-    if (status != nullptr) Lacks("a status of erase");
-    table_.erase(n, keys, stream);
-  }
-  uint64_t erase_if(const Predicate& predicate, cudaStream_t stream) {
+  uint64_t erase_if(const Predicate& predicate, Stream stream) override {
     CheckPredicate(predicate);
-    return table_.template erase_if<ScoreAtLeast>(Key{}, predicate.score_min, stream);
+    return table_.template erase_if<ScoreAtLeast>(Key{}, predicate.score_min, CudaStream(stream));
   }
-  void clear(cudaStream_t stream) { table_.clear(stream); }
-  void lock_keys(size_t, const Key*, bool*, cudaStream_t) { Lacks("lock_keys"); }
-  void unlock_keys(size_t, const Key*, bool*, cudaStream_t) { Lacks("unlock_keys"); }
-
-  void export_batch(size_t n, size_t offset, uint64_t* count, Key* keys, Value* values,
-                    uint64_t* scores, cudaStream_t stream) const {
-    accel::CheckCuda(cudaMemsetAsync(count, 0, 8, stream), "export_batch");
-    table_.export_batch(n, offset, count, keys, values, scores, stream);
-  }
-  void export_batch_if(const Predicate& predicate, size_t n, size_t offset, uint64_t* count,
-                       Key* keys, Value* values, uint64_t* scores, cudaStream_t stream) const {
-    if (predicate.score_min == 0 && predicate.score_max == UINT64_MAX && predicate.key_mask == 0 &&
-        predicate.key_pattern == 0) {
-      export_batch(n, offset, count, keys, values, scores, stream);
-      return;
-    }
+  void clear(Stream stream) override { table_.clear(CudaStream(stream)); }
+  uint64_t size(Stream stream) const override { return table_.size(CudaStream(stream)); }
+  uint64_t size_if(const Predicate& predicate, Stream on) const override {
     CheckPredicate(predicate);
-    accel::CheckCuda(cudaMemsetAsync(count, 0, 8, stream), "export_batch_if");
-    table_.template export_batch_if<ScoreAtLeast>(Key{}, predicate.score_min, n, offset, count,
-                                                  keys, values, scores, stream);
-  }
-  uint64_t size(cudaStream_t stream) const { return table_.size(stream); }
-  uint64_t size_if(const Predicate& predicate, cudaStream_t stream) const {
-    CheckPredicate(predicate);
+    const cudaStream_t stream = CudaStream(on);
     accel::DeviceGuard device(options_.device_id);
     accel::Buffer counter(accel::MemoryKind::kDevice, 8, "a counter");
     accel::CheckCuda(cudaMemsetAsync(counter.As<char>(), 0, 8, stream), "size_if");
@@ -159,24 +67,94 @@ class UpstreamTable {
     accel::CheckCuda(cudaStreamSynchronize(stream), "size_if");
     return count;
   }
-  uint64_t capacity() const { return table_.capacity(); }
-  uint64_t max_capacity() const { return options_.max_capacity; }
-  uint32_t dim() const { return options_.dim; }
-  int32_t device() const { return options_.device_id; }
-  void reserve(uint64_t capacity, cudaStream_t stream) { table_.reserve(capacity, stream); }
-  void set_global_epoch(uint64_t epoch) { table_.set_global_epoch(epoch); }
-  uint64_t save(const std::string&, cudaStream_t) const { Lacks("save"); }
-  uint64_t load(const std::string&, cudaStream_t) { Lacks("load"); }
+  uint64_t capacity() const override { return table_.capacity(); }
+  void reserve(uint64_t capacity, Stream stream) override {
+    CheckReserve(capacity, options_.max_capacity);
+    table_.reserve(capacity, CudaStream(stream));
+  }
+  void set_global_epoch(uint64_t epoch) override { table_.set_global_epoch(epoch); }
+  uint64_t save(const std::string&, Stream) const override { Lacks("save"); }
+  uint64_t load(const std::string&, Stream) override { Lacks("load"); }
+  void synchronize(Stream stream) const override {
+    accel::DeviceGuard device(options_.device_id);
+    accel::CheckCuda(cudaStreamSynchronize(CudaStream(stream)), "synchronize");
+  }
 
  private:
-  [[noreturn]] static void Lacks(const char* what) {
-    FailArgument(std::string("the upstream engine has no ") + what +
-                 "; the native engine has (--//third_party/hierarchical_kv:engine=native)");
+  void Do(const Read& c, Stream on) override {
+    const cudaStream_t stream = CudaStream(on);
+    const auto* keys = reinterpret_cast<const Key*>(c.keys);
+    if (c.missed_size != nullptr) Lacks(c.name);
+    if (c.rows != nullptr) {
+      table_.find(c.n, keys, reinterpret_cast<Value**>(c.rows), c.founds, c.scores, stream);
+    } else if (c.values != nullptr) {
+      table_.find(c.n, keys, Values(c.values), c.founds, c.scores, stream);
+    } else {
+      table_.contains(c.n, keys, c.founds, stream);
+    }
   }
-  static void Check(const char* call, size_t n, const uint64_t* scores, bool verbatim,
-                    const uint8_t* status) {
-    if (status != nullptr) Lacks("statuses");
-    CheckScores(call, kStrategy, verbatim, n, scores);
+
+  void Do(const Write& c, Stream on) override {
+    const cudaStream_t stream = CudaStream(on);
+    const auto* keys = reinterpret_cast<const Key*>(c.keys);
+    Value* const values = Values(c.values);
+    if (c.status != nullptr) Lacks("statuses");
+    if (c.pin) Lacks("find_or_insert_pointers with lock");
+    switch (c.mode) {
+      case WriteMode::kInsertOrAssign:
+        table_.insert_or_assign(c.n, keys, values, c.scores, stream, false, c.verbatim);
+        return;
+      case WriteMode::kInsertAndEvict:
+        accel::CheckCuda(cudaMemsetAsync(c.evicted_count, 0, 8, stream), c.name);
+        table_.insert_and_evict(c.n, keys, values, c.scores, reinterpret_cast<Key*>(c.evicted_keys),
+                                Values(c.evicted_values), c.evicted_scores, c.evicted_count, stream,
+                                false, c.verbatim);
+        return;
+      case WriteMode::kFindOrInsert:
+        if (c.rows != nullptr) {
+          table_.find_or_insert(c.n, keys, reinterpret_cast<Value**>(c.rows), c.founds,
+                                const_cast<uint64_t*>(c.scores), stream, false);
+          return;
+        }
+        if (c.founds != nullptr) table_.contains(c.n, keys, c.founds, stream);
+        table_.find_or_insert(c.n, keys, values, const_cast<uint64_t*>(c.scores), stream, false);
+        return;
+      case WriteMode::kAccumOrAssign:
+        table_.accum_or_assign(c.n, keys, values, c.accums, c.scores, stream);
+        return;
+      case WriteMode::kAssign:
+        if (!c.touch_scores) return table_.assign_values(c.n, keys, values, stream, false);
+        if (values == nullptr) return table_.assign_scores(c.n, keys, c.scores, stream, false);
+        return table_.assign(c.n, keys, values, c.scores, stream, false);
+      case WriteMode::kErase:
+        return table_.erase(c.n, keys, stream);
+      default:
+        Lacks(c.name);
+    }
+  }
+
+  void Do(const Export& c, Stream on) const override {
+    const cudaStream_t stream = CudaStream(on);
+    CheckRange(c, capacity());
+    CheckPredicate(c.predicate);
+    auto* const keys = reinterpret_cast<Key*>(c.keys);
+    const uint64_t n = c.end - c.begin;
+    accel::CheckCuda(cudaMemsetAsync(c.count, 0, 8, stream), "export_batch");
+    if (c.predicate.score_min == 0) {
+      table_.export_batch(n, c.begin, c.count, keys, Values(c.values), c.scores, stream);
+    } else {
+      table_.template export_batch_if<ScoreAtLeast>(Key{}, c.predicate.score_min, n, c.begin,
+                                                    c.count, keys, Values(c.values), c.scores,
+                                                    stream);
+    }
+  }
+
+  static cudaStream_t CudaStream(Stream stream) { return static_cast<cudaStream_t>(stream); }
+  static Value* Values(char* rows) { return reinterpret_cast<Value*>(rows); }
+
+  [[noreturn]] static void Lacks(const char* what) {
+    FailArgument("the upstream engine has no ", what,
+                 "; the native engine has (--//third_party/hierarchical_kv:engine=native)");
   }
   static void CheckPredicate(const Predicate& p) {
     if (p.key_mask != 0 || p.key_pattern != 0 || p.score_max != UINT64_MAX) {
@@ -184,7 +162,6 @@ class UpstreamTable {
     }
   }
 
-  HashTableOptions options_;
   Upstream table_;
 };
 

@@ -15,7 +15,6 @@ class Options:
 
 class Predicate:
     def __init__(self, key_mask: int, key_pattern: int, score_min: int, score_max: int) -> None: ...
-    def fields(self) -> tuple[int, int, int, int]: ...
 
 class Table:
     def find(

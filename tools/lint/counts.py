@@ -21,8 +21,8 @@ Texts = Mapping[str, str]  # path -> contents
 # The most that is allowed. It follows the figures down, never up; None: shown only.
 CEILINGS: dict[str, int | None] = {
     "attention_lists": 8,
-    "insert_and_evict_files": 8,
-    "long_functions": 4,
+    "insert_and_evict_files": 5,
+    "long_functions": 2,
     "switch_conditions": 10,
     "sys_path_lines": 0,
     "product_lines": None,
