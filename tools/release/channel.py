@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import shutil
 import sys
 import tarfile
@@ -25,6 +24,7 @@ from typing import Any
 
 from backports import zstd
 
+from python.accel_core.files import sync
 from tools.release.refused import Refused
 
 SUBDIRS = ("linux-64", "noarch")  # clients ask for both
@@ -234,21 +234,13 @@ def _finish(channel: Path, stage: Path, indexes: dict[str, dict[str, Any]]) -> N
                     shutil.rmtree(path)
                 elif path.name != f"{INDEX}.zst":
                     path.unlink()
-        _sync(folder)
+        sync(folder)
 
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path)
 
 
 @contextmanager

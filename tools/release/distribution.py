@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from python.accel_core.files import sync
 from tools.release import conda
 from tools.release.refused import Refused
 from tools.wheel import make_wheel
@@ -221,9 +222,7 @@ def folder_in_one_step(out: Path) -> Iterator[Path]:
                 raise Refused(f"{out} holds something else ({lines[0]}): {mend}")
             return
         for path in [*temporary.rglob("*"), temporary]:
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
+            sync(path)
         temporary.chmod(0o755)
         temporary.rename(out)
     finally:
