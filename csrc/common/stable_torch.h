@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/HeaderOnlyArrayRef.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -38,10 +39,50 @@ inline cudaStream_t CurrentStream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// `bytes` of scratch beside `like`, from PyTorch's caching allocator: ordered on the current
-// stream, legal under CUDA-graph capture. No bytes: an empty tensor, whose pointer is null.
-inline Tensor Scratch(const Tensor& like, size_t bytes) {
-  return torch::stable::new_empty(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
+// An uninitialised, contiguous tensor on the device of `beside`. By the C interface: the functions
+// of the C++ one look their operator up by name in every call.
+inline Tensor EmptyCuda(const Tensor& beside, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                        int32_t dtype) {
+  constexpr size_t kMostDims = 8;
+  const size_t dims = sizes.size();
+  Check(dims <= kMostDims, "a tensor of ", dims, " dimensions is asked for");
+  int64_t strides[kMostDims] = {}, values = 1;
+  for (size_t d = dims; d-- > 0;) {
+    strides[d] = values;
+    values *= sizes[d] > 1 ? sizes[d] : 1;
+  }
+  AtenTensorHandle made = nullptr;
+  const AOTITorchError error =
+      aoti_torch_empty_strided(static_cast<int64_t>(dims), sizes.data(), strides, dtype,
+                               aoti_torch_device_type_cuda(), beside.get_device_index(), &made);
+  Check(error == AOTI_TORCH_SUCCESS, "PyTorch did not allocate a tensor of ", values, " values");
+  return Tensor(made);
 }
+
+// The same with the dtype of `like`, and its shape unless another is given.
+inline Tensor EmptyLike(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  int32_t dtype = 0;
+  aoti_torch_get_dtype(like.get(), &dtype);
+  return EmptyCuda(like, sizes, dtype);
+}
+
+inline Tensor EmptyLike(const Tensor& like) { return EmptyLike(like, like.sizes()); }
+
+// Device scratch from PyTorch's caching allocator: ordered on the current stream, legal under
+// CUDA-graph capture.
+class Scratch {
+ public:
+  Scratch(const Tensor& beside, size_t bytes) {
+    if (bytes == 0) return;
+    const auto size = static_cast<int64_t>(bytes);
+    memory_ = EmptyCuda(beside, size, aoti_torch_dtype_uint8());
+  }
+
+  // Null where there are no bytes.
+  void* data() const { return memory_ ? memory_->mutable_data_ptr() : nullptr; }
+
+ private:
+  MaybeTensor memory_;
+};
 
 }  // namespace accel

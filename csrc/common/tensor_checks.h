@@ -50,12 +50,12 @@ inline bool OnDeviceOf(const Tensor& t, const Tensor& other) {
   return t.is_cuda() && t.get_device_index() == other.get_device_index();
 }
 
-// A contiguous int32 tensor of one dimension, at least so many elements, on q's device.
-inline void CheckInt32(const Tensor& t, const char* name, int64_t at_least, const Tensor& q) {
+// A contiguous int32 tensor of shape (size,) on q's device.
+inline void CheckInt32(const Tensor& t, const char* name, int64_t size, const Tensor& q) {
   Check(t.scalar_type() == ScalarType::Int && t.is_contiguous() && t.dim() == 1 &&
-            t.numel() >= at_least && OnDeviceOf(t, q),
-        name, " must be a contiguous int32 tensor of at least ", at_least,
-        " elements on the device of q");
+            t.size(0) == size && OnDeviceOf(t, q),
+        name, " must be a contiguous int32 tensor of shape (", size, ") on the device of q, got ",
+        Shape{t});
 }
 
 // The dtype and device of q, so many dimensions.
@@ -77,7 +77,7 @@ inline Tensor Readable(const Tensor& t) {
                        (t.size(0) <= 1 || t.stride(0) * bytes % 16 == 0) &&
                        (t.size(1) <= 1 || t.stride(1) * bytes % 16 == 0);
   if (aligned && t.stride(2) == 1) return t;
-  Tensor copy = torch::stable::new_empty(t, t.sizes());
+  Tensor copy = EmptyLike(t);
   torch::stable::copy_(copy, t);
   return copy;
 }

@@ -1,17 +1,19 @@
 // File: ops.cc
 //
 // The torch ops of HSTU attention: schemas, and CUDA implementations that turn tensors into
-// FwdParams and BwdParams. The Python package checks arguments in full and names them; here only
-// what keeps a kernel from reading or writing outside a tensor is checked again, because anyone
-// can call torch.ops.hstu_attn.* directly. CPU, autograd and fake implementations are in Python.
+// FwdParams and BwdParams. Whatever can be said of a call without the values of its tensors is
+// checked here, before anything is allocated or launched: an eager call comes here first, and the
+// Python package's checks run only to name the error better. CPU, autograd and fake implementations
+// are in Python.
 
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <array>
+#include <cmath>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -24,7 +26,7 @@
 #include "csrc/common/tensor_checks.h"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/hstu.h"
-#include "csrc/hstu_attn/mask.h"
+#include "csrc/hstu_attn/window.h"
 
 ACCEL_PACKAGE("hstu_attn");
 
@@ -94,12 +96,6 @@ struct PackedBackward {
 
 // ---- Tensors to parameters
 
-// A window side; anything beyond int32 sees as far as no bound at all.
-int32_t WindowSide(int64_t value) {
-  return value < 0 || value > std::numeric_limits<int32_t>::max() ? -1
-                                                                  : static_cast<int32_t>(value);
-}
-
 Rows RowsOf(const Tensor& t) {
   return {const_cast<void*>(t.const_data_ptr()), t.stride(0), t.stride(1)};
 }
@@ -138,6 +134,11 @@ void FillMask(const Tensor& q, int64_t batch, const Common& a, MaskParams* mask)
   } else if (mask->window_left >= 0 || mask->window_right >= 0) {
     Require(feature::kLocal, "the local mask");
   }
+  Check((!a.num_contexts && !a.num_targets) || (a.window_left == -1 && a.window_right == 0),
+        "num_contexts and num_targets need the causal window_size (-1, 0), got (", a.window_left,
+        ", ", a.window_right, ")");
+  Check(a.target_group_size == 1 || (a.target_group_size > 1 && a.num_targets),
+        "target_group_size must be >= 1, and 1 without num_targets, got ", a.target_group_size);
   if (a.num_contexts) {
     Require(feature::kContext, "num_contexts");
     CheckInt32(*a.num_contexts, "num_contexts", batch, q);
@@ -146,13 +147,14 @@ void FillMask(const Tensor& q, int64_t batch, const Common& a, MaskParams* mask)
   if (a.num_targets) {
     Require(feature::kTarget, "num_targets");
     CheckInt32(*a.num_targets, "num_targets", batch, q);
-    Check(a.target_group_size >= 1, "target_group_size must be >= 1, got ", a.target_group_size);
     mask->num_targets = Int32OrNull(a.num_targets);
     mask->target_group_size = ToInt32(a.target_group_size, "target_group_size");
   }
   if (a.func) {
     Require(feature::kArbitrary, "func");
     const Tensor& func = *a.func;
+    Check(a.window_left == -1 && a.window_right == -1, "func needs the window_size (-1, -1), got (",
+          a.window_left, ", ", a.window_right, ")");
     Check(func.scalar_type() == ScalarType::Int && func.dim() == 3 && func.size(0) == 1 &&
               func.size(1) % 2 == 1 && func.size(2) >= q.size(0) && func.stride(2) == 1 &&
               OnDeviceOf(func, q),
@@ -185,14 +187,17 @@ void FillProblem(const Tensor& q, const Tensor& k, const Tensor& v, const Common
   Check(k.size(0) == v.size(0) && k.size(1) == v.size(1) && k.size(2) == q.size(2) &&
             v.size(2) == q.size(2) && k.size(1) > 0 && q.size(1) % k.size(1) == 0,
         "the shapes of q ", Shape{q}, ", k ", Shape{k}, " and v ", Shape{v}, " do not agree");
-  Check(a.cu_seqlens_q.numel() == a.cu_seqlens_k.numel() && a.cu_seqlens_q.numel() >= 1,
-        "cu_seqlens_q and cu_seqlens_k must both have batch + 1 elements");
-  CheckInt32(a.cu_seqlens_q, "cu_seqlens_q", 1, q);
-  CheckInt32(a.cu_seqlens_k, "cu_seqlens_k", 1, q);
-  Check(a.max_seqlen_q >= 0 && a.max_seqlen_k >= 0 && a.scaling_seqlen >= 1,
-        "max_seqlen_q and max_seqlen_k must be >= 0 and scaling_seqlen >= 1");
-
   const int64_t batch = a.cu_seqlens_q.numel() - 1;
+  Check(batch >= 0, "cu_seqlens_q must have batch + 1 elements, got none");
+  CheckInt32(a.cu_seqlens_q, "cu_seqlens_q", batch + 1, q);
+  CheckInt32(a.cu_seqlens_k, "cu_seqlens_k", batch + 1, q);
+  Check(a.max_seqlen_q >= 0 && a.max_seqlen_q <= a.max_seqlen_k,
+        "max_seqlen_q must be from 0 to max_seqlen_k = ", a.max_seqlen_k, ", got ", a.max_seqlen_q);
+  Check(a.scaling_seqlen >= 1, "scaling_seqlen must be >= 1, got ", a.scaling_seqlen);
+  Check(std::isfinite(static_cast<float>(a.alpha)), "alpha must be a finite float32, got ",
+        a.alpha);
+  Check(!a.has_drab || a.rab, "has_drab needs rab");
+
   p->dtype = CheckedDType(q);
   p->head_dim = CheckedHeadDim(q.size(2));
   p->batch = ToInt32(batch, "batch");
@@ -212,15 +217,18 @@ void FillProblem(const Tensor& q, const Tensor& k, const Tensor& v, const Common
   if (a.rab) p->rab = CheckedRab(*a.rab, q, batch, a.max_seqlen_k);
 }
 
-void FillPages(const Tensor& q, const Tensor& k, const Pages& a, FwdParams* p) {
+void FillPages(const Tensor& q, const Tensor& k, const Pages& a, bool has_drab, FwdParams* p) {
+  const bool all = a.page_offsets && a.page_ids && a.last_page_lens;
+  const bool any = a.page_offsets || a.page_ids || a.last_page_lens;
+  Check(a.kv_cache ? all : !any, "kv_cache, page_offsets, page_ids and last_page_lens go together");
   if (!a.kv_cache) return;
+  Check(!has_drab, "has_drab is not possible with kv_cache");
   const Tensor& cache = *a.kv_cache;
-  Check(a.page_offsets && a.page_ids && a.last_page_lens,
-        "kv_cache needs page_offsets, page_ids and last_page_lens");
   CheckLike(cache, "kv_cache", 5, q);
   Check(cache.size(1) == 2 && cache.size(3) == k.size(1) && cache.size(4) == q.size(2) &&
-            cache.stride(4) == 1 && k.size(0) == q.size(0),
-        "kv_cache must be (pages, 2, page_size, heads of k, head dim) with last stride 1, and k "
+            cache.size(2) >= 16 && cache.size(2) <= 256 && cache.stride(4) == 1 &&
+            k.size(0) == q.size(0),
+        "kv_cache must be (pages, 2, 16 to 256, heads of k, head dim) with last stride 1, and k "
         "and v must have the rows of q");
   for (int d = 0; d < 4; ++d) {
     Check(cache.stride(d) % 8 == 0, "the strides of kv_cache must be multiples of 8");
@@ -228,7 +236,7 @@ void FillPages(const Tensor& q, const Tensor& k, const Pages& a, FwdParams* p) {
   Check(reinterpret_cast<uintptr_t>(cache.const_data_ptr()) % 16 == 0,
         "kv_cache must start on a 16-byte boundary");
   CheckInt32(*a.page_offsets, "page_offsets", p->batch + 1, q);
-  CheckInt32(*a.page_ids, "page_ids", 0, q);
+  CheckInt32(*a.page_ids, "page_ids", a.page_ids->numel(), q);
   CheckInt32(*a.last_page_lens, "last_page_lens", p->batch, q);
   p->kv = {cache.const_data_ptr(),
            cache.stride(0),
@@ -261,18 +269,18 @@ Tensor Forward(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const
                const Pages* pages) {
   FwdParams p;
   FillProblem(q_in, k_in, v_in, a, &p);
-  if (pages != nullptr) FillPages(q_in, k_in, *pages, &p);
+  if (pages != nullptr) FillPages(q_in, k_in, *pages, a.has_drab, &p);
   if (NothingToDo(p)) return torch::stable::new_zeros(q_in, q_in.sizes());
 
   const torch::stable::accelerator::DeviceGuard guard(q_in.get_device_index());
   const Tensor q = Readable(q_in), k = Readable(k_in), v = Readable(v_in);
-  const Tensor out = torch::stable::new_empty(q, q.sizes());
+  const Tensor out = EmptyLike(q);
   p.q = RowsOf(q);
   p.k = RowsOf(k);
   p.v = RowsOf(v);
   p.o = RowsOf(out);
-  const Tensor workspace = Scratch(q, fwd_workspace_bytes(p));
-  const int code = fwd(p, workspace.mutable_data_ptr(), CurrentStream(q.get_device_index()));
+  const Scratch workspace(q, fwd_workspace_bytes(p));
+  const int code = fwd(p, workspace.data(), CurrentStream(q.get_device_index()));
   CheckHstuLaunch(code, "the forward", q);
   return out;
 }
@@ -298,7 +306,6 @@ Tensor Backward(const Tensor& dout_in, const Tensor& q_in, const Tensor& k_in, c
   Check(dout_in.size(0) == q_in.size(0) && dout_in.size(1) == q_in.size(1) &&
             dout_in.size(2) == q_in.size(2),
         "dout must have the shape of q, got ", Shape{dout_in});
-  Check(!a.has_drab || a.rab, "has_drab needs rab");
   if (a.has_drab) Require(feature::kDrab, "the gradient of rab");
 
   if (NothingToDo(p)) {
@@ -317,13 +324,13 @@ Tensor Backward(const Tensor& dout_in, const Tensor& q_in, const Tensor& k_in, c
   p.dk = RowsOf(dk);
   p.dv = RowsOf(dv);
   p.deterministic = a.deterministic;
-  Tensor drab = torch::stable::new_empty(q, {0});
+  const std::array<int64_t, 4> shape = {p.batch, p.heads, a.max_seqlen_k, a.max_seqlen_k};
+  Tensor drab = a.has_drab ? EmptyLike(q, shape) : EmptyLike(q, int64_t{0});
   if (a.has_drab) {
-    drab = torch::stable::new_empty(*a.rab, {p.batch, p.heads, a.max_seqlen_k, a.max_seqlen_k});
     p.drab = {drab.mutable_data_ptr(), drab.stride(0), drab.stride(1), drab.stride(2)};
   }
-  const Tensor workspace = Scratch(q, bwd_workspace_bytes(p));
-  const int code = bwd(p, workspace.mutable_data_ptr(), CurrentStream(q.get_device_index()));
+  const Scratch workspace(q, bwd_workspace_bytes(p));
+  const int code = bwd(p, workspace.data(), CurrentStream(q.get_device_index()));
   CheckHstuLaunch(code, "the backward", q);
   if (a.has_drab && a.rab->size(1) == 1 && p.heads > 1) {
     const int64_t heads_dim = 1;
@@ -334,9 +341,7 @@ Tensor Backward(const Tensor& dout_in, const Tensor& q_in, const Tensor& k_in, c
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> VarlenBwd(const VarlenBackward& a) {
   const auto& [in, q, k, v, common] = a.forward;
-  const Tensor dq = torch::stable::new_empty(q, q.sizes());
-  const Tensor dk = torch::stable::new_empty(k, k.sizes());
-  const Tensor dv = torch::stable::new_empty(v, v.sizes());
+  const Tensor dq = EmptyLike(q), dk = EmptyLike(k), dv = EmptyLike(v);
   const Tensor drab = Backward(a.dout, q, k, v, common, dq, dk, dv);
   return {dq, dk, dv, drab};
 }
@@ -344,48 +349,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> VarlenBwd(const VarlenBackward& a) {
 std::tuple<Tensor, Tensor> PackedBwd(const PackedBackward& a) {
   const Tensor& qkv = a.forward.qkv;
   const auto [q, k, v] = Unpacked(qkv, "qkv");
-  const Tensor dqkv = torch::stable::new_empty(qkv, qkv.sizes());
+  const Tensor dqkv = EmptyLike(qkv);
   const auto [dq, dk, dv] = Unpacked(dqkv, "dqkv");
   const Tensor drab = Backward(a.dout, q, k, v, a.forward.common, dq, dk, dv);
   return {dqkv, drab};
 }
 
-// ---- What is in this build; the mask of mask.h, which tests hold against the reference
-
 std::string ThisBuild() {
   return BuildInfo(HSTU_ATTN_VERSION, HSTU_ATTN_ARCHS, CUDART_VERSION, kFeatures);
-}
-
-struct MaskArguments {
-  OpArguments& in;
-  int64_t k_len = in.GetInt("k_len");
-  int64_t window_left = in.GetInt("window_left");
-  int64_t window_right = in.GetInt("window_right");
-  int64_t contexts = in.GetInt("contexts");
-  int64_t targets = in.GetInt("targets");
-  int64_t target_group_size = in.GetInt("target_group_size");
-};
-
-// (k_len, 4) int32 on the CPU: begin, hist, group, end of every absolute row.
-Tensor MaskRows(const MaskArguments& a) {
-  Check(a.k_len >= 0 && a.targets >= 0 && a.targets <= a.k_len && a.contexts >= 0 &&
-            a.target_group_size >= 1,
-        "mask_rows needs k_len >= targets >= 0, contexts >= 0, target_group_size >= 1");
-  constexpr int32_t kUnbounded = std::numeric_limits<int32_t>::max();
-  const int32_t left = WindowSide(a.window_left), right = WindowSide(a.window_right);
-  const SeqMask mask{ToInt32(a.k_len, "k_len"),
-                     left < 0 ? kUnbounded : left,
-                     right < 0 ? kUnbounded : right,
-                     ToInt32(a.contexts, "contexts"),
-                     ToInt32(a.k_len - a.targets, "history"),
-                     ToInt32(a.target_group_size, "target_group_size")};
-  Tensor spans = torch::stable::empty({a.k_len, 4}, ScalarType::Int);
-  auto* out = static_cast<int32_t*>(spans.mutable_data_ptr());
-  for (int32_t i = 0; i < mask.k_len; ++i, out += 4) {
-    const RowSpan span = mask.row(i);
-    out[0] = span.begin, out[1] = span.hist, out[2] = span.group, out[3] = span.end;
-  }
-  return spans;
 }
 
 }  // namespace
@@ -400,7 +371,6 @@ STABLE_TORCH_LIBRARY(hstu_attn, m) {
   m.def(Schema<PackedForward>("qkvpacked_fwd", "Tensor").c_str());
   m.def(Schema<PackedBackward>("qkvpacked_bwd", "(Tensor dqkv, Tensor drab)").c_str());
   m.def("build_info() -> str");
-  m.def(Schema<MaskArguments>("mask_rows", "Tensor").c_str());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(hstu_attn, CUDA, m) {
@@ -414,5 +384,4 @@ STABLE_TORCH_LIBRARY_IMPL(hstu_attn, CUDA, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(hstu_attn, CompositeExplicitAutograd, m) {
   m.impl("build_info", TORCH_BOX(&accel::hstu::ThisBuild));
-  m.impl("mask_rows", &accel::Boxed<accel::hstu::MaskArguments, &accel::hstu::MaskRows>);
 }

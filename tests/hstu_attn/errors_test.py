@@ -434,6 +434,67 @@ def test_the_op_itself_refuses_what_a_kernel_cannot_read(gpu: str) -> None:
         op(q.float(), k.float(), v.float(), cu)
 
 
+# What the CUDA op is not shown (cu_seqlens_t), or takes all the same (it copies a tensor whose last
+# stride is not 1, and a tensor of one integer is a number to PyTorch).
+UNSEEN = {"q stride", "v stride", "max_seqlen_k a tensor", "cu_seqlens_t alone"}
+UNSEEN |= {"cu_seqlens_t size", "cu_seqlens_t disagrees", "cu_seqlens_t not causal"}
+# What stands in the values of tensors.
+IN_VALUES = {
+    *(name for name in CASES if name.startswith(("cu_seqlens", "max_seqlen")) and "too" in name),
+    *(f"cu_seqlens_q {what}" for what in ("start", "falls", "end")),
+    *(f"num_targets {what}" for what in ("above length", "negative")),
+    *("cu_seqlens_k end", "q longer than k", "num_contexts negative", "page_offsets end"),
+    *("page id", "page id negative", "last page length", "history and pages"),
+    "targets above rows of q",
+}
+SEEN = [
+    *(("varlen", name) for name in CASES if name not in UNSEEN | IN_VALUES),
+    *(("paged", name) for name in PAGED_CASES if name not in UNSEEN | IN_VALUES),
+]
+
+
+def on_gpu(gpu: str, arguments: Arguments) -> Arguments:
+    """The same, in bfloat16, which a GPU takes, where the dtype was float32."""
+
+    def moved(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor):
+            return x
+        dtype = torch.bfloat16 if x.dtype == torch.float32 else None
+        return x.to("meta" if x.is_meta else gpu, dtype)
+
+    return {name: moved(x) for name, x in arguments.items()}
+
+
+def on_gpu_with(gpu: str, kind: str, name: str) -> tuple[Arguments, Arguments, str]:
+    """Good arguments, bad ones, and what is said of them."""
+    change, message = CASES[name] if kind == "varlen" else PAGED_CASES[name]
+    fine = on_gpu(gpu, good() if kind == "varlen" else good_paged())
+    message = message.replace("float32", "bfloat16").replace("is on cpu", "is on cuda")
+    return fine, on_gpu(gpu, {**fine, **change(fine)}), message
+
+
+@pytest.mark.parametrize(("kind", "name"), [case for case in SEEN if "device" not in case[1]])
+def test_the_op_refuses_a_bad_argument_by_itself(
+    gpu: str, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An eager call may ask the op first: Python's checks only name the error better."""
+    fine, bad, _ = on_gpu_with(gpu, kind, name)
+    monkeypatch.setattr("hstu_attn.checks.check_arguments", lambda *checked: None)
+    hstu_attn_varlen_func(**fine)
+    with pytest.raises((RuntimeError, TypeError, AttributeError)):
+        hstu_attn_varlen_func(**bad)
+
+
+UNSEEN_HERE = [("varlen", name) for name in sorted(UNSEEN & CASES.keys())]
+
+
+@pytest.mark.parametrize(("kind", "name"), [*SEEN, *UNSEEN_HERE])
+def test_a_bad_argument_on_a_gpu_is_named(gpu: str, kind: str, name: str) -> None:
+    _, bad, message = on_gpu_with(gpu, kind, name)
+    with pytest.raises(ValueError, match=message):
+        hstu_attn_varlen_func(**bad)
+
+
 def test_good_arguments_after_an_error(device: str) -> None:
     case = make_case(device=device)
     with pytest.raises(ValueError):
