@@ -92,13 +92,12 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> N
     path = tmp_path / "file"
     files.write(path, b"0" * 1_000_000)
     code = f"""
-import sys, itertools
-sys.path.insert(0, {str(Path(files.__file__).parent)!r})
+import itertools
 import files
 print("ready", flush=True)
 for n in itertools.count():
     files.write({str(path)!r}, str(n % 10).encode() * 1_000_000)
 """
-    for _ in killed(code, rounds=8):
+    for _ in killed(code, rounds=8, first=Path(files.__file__).parent):
         data = path.read_bytes()
         assert len(data) == 1_000_000 and len(set(data)) == 1

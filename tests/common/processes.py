@@ -32,7 +32,7 @@ def python(
     )
 
 
-def killed(code: str, rounds: int, within: float = 0.1) -> Iterator[int]:
+def killed(code: str, rounds: int, within: float = 0.1, first: Path | None = None) -> Iterator[int]:
     """Runs ``code`` and kills it (SIGKILL) up to ``within`` seconds after its first line of output.
 
     Yields the number of each round, for the caller to look at what is left.
@@ -40,7 +40,7 @@ def killed(code: str, rounds: int, within: float = 0.1) -> Iterator[int]:
     draw = random.Random(rounds)
     for number in range(rounds):
         with subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment()
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment(first)
         ) as child:
             assert child.stdout is not None
             assert child.stdout.readline(), f"the code ends before it prints a line: {code}"

@@ -1,4 +1,4 @@
-// File: mask_rows.cc
+// File: mask_ops.cc
 //
 // The mask of mask.h as an op, so that tests hold it against the reference in Python.
 
