@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import hstu_attn
 import pytest
 import torch
 from hstu_attn.__main__ import gpu_line, served_by
-from hstu_attn.ops import LIBRARY, build_info
+from hstu_attn._core.library import load
+from hstu_attn.ops import LIBRARY, MINIMUM_TORCH, build_info
+from packaging.requirements import Requirement
 
 from tests.common.processes import python
 from tests.hstu_attn.cases import make_case, run
@@ -75,6 +78,30 @@ def test_an_old_torch_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert "ImportError: hstu_attn needs PyTorch >= 2.10, but this is 2.9.1+cu128" in last
+
+
+@pytest.mark.parametrize(
+    ("version", "serves"),
+    [
+        ("2.9.1", False),
+        ("2.9.2a0+git", False),
+        ("2.10.0.dev20251201+cu130", True),
+        ("2.10.0a0+df82bd6", True),
+        ("2.10.0rc3", True),
+        ("2.10.0", True),
+        ("2.13.0+cpu", True),
+        ("3.0.0", True),
+    ],
+)
+def test_pip_and_the_import_admit_the_same_torch(
+    version: str, serves: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    every = [Requirement(text) for text in metadata.requires("hstu-attn") or []]
+    (wanted,) = (r.specifier for r in every if r.name == "torch")
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(ImportError) as error:
+        load("hstu_attn", tmp_path / "absent.so", MINIMUM_TORCH)
+    assert wanted.contains(version) == serves == ("is missing from" in str(error.value))
 
 
 @pytest.mark.parametrize(
