@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 Rule: TypeAlias = Callable[..., Mapping[str, Tensor | None]]
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd  # what torch.library's own kernels use
@@ -19,10 +21,7 @@ _BelowAutograd = torch._C._AutoDispatchBelowAutograd  # what torch.library's own
 
 def _transformed() -> bool:
     """Whether a transform of torch.func or forward-mode AD must see the call."""
-    return (
-        torch.autograd.forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 class Op:
@@ -62,8 +61,12 @@ class Op:
     def __call__(self, *inputs: Any) -> Any:
         """Calls the op; in eager mode by way of _Eager where something requires a gradient, else
         past the autograd that register_autograd wrote in Python."""
-        if torch.compiler.is_compiling() or _transformed():
+        if torch.compiler.is_compiling():
+            if forward_ad._current_level >= 0:
+                _refuse_forward_mode(self)
             return self.op(*inputs)
+        if _transformed():
+            return _Transformed.apply(*inputs, self)  # type: ignore[no-untyped-call]
         if torch.is_grad_enabled():
             for i in self.gradients.values():
                 if inputs[i] is not None and inputs[i].requires_grad:
@@ -88,6 +91,35 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         return (*ctx.op.backward(ctx, *grads), None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        _refuse_forward_mode(ctx.op)
+
+
+class _Transformed(_Eager):
+    """The same in the form that torch.func asks for, which costs more host time."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        *arguments, op = inputs
+        return op.op(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *arguments, op = inputs
+        op.setup_context(ctx, arguments, output)
+        ctx.op = op
+
+
+def _refuse_forward_mode(op: Op) -> NoReturn:
+    """torch.library has no rule for it, and would take the derivative for zero."""
+    raise NotImplementedError(
+        f"{op.op.namespace}: {op.op._opname} has no forward-mode derivative (torch.func.jvp, "
+        "jacfwd, forward_ad); use torch.func.vjp, grad or jacrev"
+    )
 
 
 def _arguments(op: Any) -> Any:
@@ -118,7 +150,15 @@ def op(
     overload = getattr(getattr(torch.ops, package), name).default
     made = Op(overload, backward, gradients)
     qualified = f"{package}::{name}"
-    torch.library.impl(qualified, "cpu", lambda *inputs: cpu(made.arguments(*inputs)))
+
+    def on_cpu(*inputs: Any) -> Any:
+        # The op is not autocast's: what it is made of here is not either.
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return cpu(made.arguments(*inputs))
+        return cpu(made.arguments(*inputs))
+
+    torch.library.impl(qualified, "cpu", on_cpu)
     torch.library.register_fake(qualified, lambda *inputs: fake(made.arguments(*inputs)))
     torch.library.register_autograd(qualified, made.backward, setup_context=made.setup_context)
     return made

@@ -64,6 +64,12 @@ def check_packed(qkv: Tensor) -> None:
         _fail(f"qkv must have shape (total, 3, heads, head_dim), got {shape_text(qkv)}")
 
 
+def check_causal(causal: bool, window_size: tuple[int, int]) -> None:
+    """``causal=True`` says the whole window."""
+    if tuple(window_size) not in ((-1, -1), CAUSAL):
+        _fail(f"causal=True is window_size={CAUSAL}, which must not be another, got {window_size}")
+
+
 def _check_mask(mask: Mask, batch: int, q: Tensor) -> None:
     if len(mask.window_size) != 2:
         _fail(f"window_size must be (left, right), got {mask.window_size}")

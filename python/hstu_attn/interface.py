@@ -44,6 +44,7 @@ import torch
 from torch import Tensor
 
 from hstu_attn import checks, ops
+from hstu_attn._core.autocast import autocast_dtype, lowered
 from hstu_attn.problem import Mask, Pages, Problem
 
 
@@ -59,6 +60,13 @@ def _checked(p: Problem, cu_seqlens_t: Tensor | None = None) -> Problem:
     if eager_values:
         checks.check_values(p)
     return p
+
+
+def _window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
+    if not causal:
+        return window_size
+    checks.check_causal(causal, window_size)
+    return checks.CAUSAL
 
 
 def hstu_attn_varlen_func(
@@ -85,12 +93,14 @@ def hstu_attn_varlen_func(
     scaling_seqlen: int = -1,
     *,
     deterministic: bool = False,
+    causal: bool = False,
 ) -> Tensor:
     """HSTU attention over a batch of sequences of different lengths, packed without padding.
 
     Formulas and pictures of the masks: the docstring of this module. CPU tensors are computed by
     the reference in plain PyTorch (``hstu_attn.ref``). Works under torch.compile, torch.export
-    (forward) and CUDA-graph capture.
+    (forward) and CUDA-graph capture. Under ``torch.autocast`` its floating-point tensors are cast
+    as those of torch's own attention are. Of torch.func, the reverse-mode transforms work.
 
     Args:
         q: (total_q, H, D) bfloat16 or float16, last stride 1, other strides free, so slices of a
@@ -133,6 +143,7 @@ def hstu_attn_varlen_func(
         scaling_seqlen: N, the divisor of P; -1: ``max_seqlen_q``.
         deterministic: gradients that are bit-equal from run to run (slower backward). Also on
             under ``torch.use_deterministic_algorithms(True)``.
+        causal: the same as ``window_size=(-1, 0)``, beside which no other window is allowed.
 
     Returns:
         (total_q, H, D), contiguous, dtype of q. Gradients go to q, k, v and, with ``has_drab``,
@@ -147,7 +158,8 @@ def hstu_attn_varlen_func(
             nor under graph capture).
         RuntimeError: a feature that this build was made without (names the HSTU_DISABLE_ switch),
             a GPU that it does not serve, or an error of CUDA, by name.
-        NotImplementedError: backward through paged attention, or a second derivative.
+        NotImplementedError: backward through paged attention, a second derivative, or a
+            forward-mode one (torch.func.jvp, jacfwd, torch.autograd.forward_ad).
 
     Example::
 
@@ -156,6 +168,8 @@ def hstu_attn_varlen_func(
         >>> hstu_attn_varlen_func(q, k, v, cu, cu, 3, 3, window_size=(-1, 0)).shape
         torch.Size([5, 2, 32])
     """
+    if (dtype := autocast_dtype(q)) is not None:
+        q, k, v, rab, kv_cache = (lowered(t, dtype) for t in (q, k, v, rab, kv_cache))
     p = Problem(
         q,
         k,
@@ -165,7 +179,7 @@ def hstu_attn_varlen_func(
         max_seqlen_q,
         max_seqlen_k,
         scaling_seqlen,
-        Mask(num_contexts, num_targets, target_group_size, window_size, func),
+        Mask(num_contexts, num_targets, target_group_size, _window(window_size, causal), func),
         alpha,
         rab,
         has_drab,
@@ -194,6 +208,7 @@ def hstu_attn_qkvpacked_func(
     scaling_seqlen: int = -1,
     *,
     deterministic: bool = False,
+    causal: bool = False,
 ) -> Tensor:
     """HSTU self-attention on packed q, k and v.
 
@@ -213,6 +228,8 @@ def hstu_attn_qkvpacked_func(
         torch.Size([5, 2, 32])
     """
     checks.check_packed(qkv)
+    if (dtype := autocast_dtype(qkv)) is not None:
+        qkv, rab = lowered(qkv, dtype), lowered(rab, dtype)
     q, k, v = qkv.unbind(1)
     p = Problem(
         q,
@@ -223,7 +240,7 @@ def hstu_attn_qkvpacked_func(
         max_seqlen_q,
         max_seqlen_k,
         scaling_seqlen,
-        Mask(num_contexts, num_targets, target_group_size, window_size, func),
+        Mask(num_contexts, num_targets, target_group_size, _window(window_size, causal), func),
         alpha,
         rab,
         has_drab,

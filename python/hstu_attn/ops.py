@@ -85,10 +85,10 @@ def _gradients(a: Any, wanted: set[str], dout: Tensor) -> Mapping[str, Tensor]:
     a = a._replace(has_drab=a.has_drab and "rab" in wanted)
     common = a[a._fields.index("cu_seqlens_q") : a._fields.index("deterministic") + 1]
     if hasattr(a, "qkv"):
-        dqkv, drab = torch.ops.hstu_attn.qkvpacked_bwd(dout, a.qkv, *common)
+        dqkv, drab = qkvpacked_bwd(dout, a.qkv, *common)
         grads = {"qkv": dqkv}
     else:
-        dq, dk, dv, drab = torch.ops.hstu_attn.varlen_bwd(dout, a.q, a.k, a.v, *common)
+        dq, dk, dv, drab = varlen_bwd(dout, a.q, a.k, a.v, *common)
         grads = {"q": dq, "k": dk, "v": dv}
     return {**grads, "rab": drab} if a.has_drab else grads
 
@@ -108,7 +108,7 @@ qkvpacked = op(
     backward=_gradients,
     gradients=_PACKED,
 )
-op(
+varlen_bwd = op(
     PACKAGE,
     "varlen_bwd",
     cpu=_backward,
@@ -116,7 +116,7 @@ op(
     backward=_twice,
     gradients=("dout", *_TENSORS),
 )
-op(
+qkvpacked_bwd = op(
     PACKAGE,
     "qkvpacked_bwd",
     cpu=_backward_packed,
