@@ -69,6 +69,22 @@ def best_seconds(call: Call, wait: Call, prepare: Call | None = None, repeats: i
     return min(times)
 
 
+def call_us(call: Call, calls: int, wait: bool, repeats: int = 20) -> float:
+    """Least microseconds of one of so many eager calls in a row, until the last has returned or,
+    with ``wait``, until the GPU has done them all."""
+    times = []
+    for _ in range(repeats):
+        call()
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(calls):
+            call()
+        if wait:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return min(times) / calls * 1e6
+
+
 @dataclass(frozen=True)
 class Ceilings:
     """What the GPU does at best, in this very run."""

@@ -1,7 +1,6 @@
 """How fast HSTU attention is, beside the ceilings of the GPU that it runs on.
 
-    python benchmarks/hstu_attention.py [--case SUBSTRING] [--forward-only] [--markdown FILE]
-                                        [--json FILE]
+    python benchmarks/hstu_attention.py [--case SUBSTRING] [--forward-only] [--host] [--markdown F]
 
 Uses the installed package alone: ``hstu_attn_varlen_func`` and autograd. Per case: the median time
 of CUDA-graph replays, each over several input sets in turn (inputs uniform in (-1, 1), so that
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import harness
+import host_calls
 import torch
 from harness import jagged, median_ms
 from hstu_attn import hstu_attn_varlen_func
@@ -45,11 +45,6 @@ class Case:
         """Operations of one forward pass."""
         pairs = sum(n * (n + 1) // 2 for n in self.lengths)
         return 4.0 * self.head_dim * HEADS * pairs
-
-    @property
-    def bytes(self) -> float:
-        """Bytes that one forward pass must move."""
-        return 4.0 * sum(self.lengths) * HEADS * self.head_dim * DTYPE.itemsize
 
 
 CASES = (
@@ -82,16 +77,14 @@ class Inputs:
             return torch.empty(shape, device="cuda", dtype=DTYPE).uniform_(-1.0, 1.0)
 
         def per_sequence(value: int) -> torch.Tensor | None:
-            if value == 0:
-                return None
-            return torch.full((len(case.lengths),), value, device="cuda", dtype=torch.int32)
+            size = (len(case.lengths),)
+            return torch.full(size, value, device="cuda", dtype=torch.int32) if value else None
 
         starts = torch.tensor((0, *case.lengths)).cumsum(0)
         self.cu_seqlens = starts.to(device="cuda", dtype=torch.int32)
         self.q, self.k, self.v, self.grad = (uniform(total, HEADS, case.head_dim) for _ in range(4))
-        self.rab = (
-            uniform(len(case.lengths), HEADS, self.longest, self.longest) if case.rab else None
-        )
+        rab_shape = (len(case.lengths), HEADS, self.longest, self.longest)
+        self.rab = uniform(*rab_shape) if case.rab else None
         self.targets = per_sequence(case.num_targets)
         self.contexts = per_sequence(case.num_contexts)
 
@@ -129,16 +122,22 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--case", default="", help="only the cases whose name has this in it")
     parser.add_argument("--forward-only", action="store_true")
+    parser.add_argument("--host", action="store_true", help="what a call costs the host instead")
     arguments = parser.parse_args()
     harness.need_gpu(__file__)
     ceilings = harness.Ceilings.measure()
+    files = harness.files(arguments)
+    if arguments.host:
+        host_calls.measure(ceilings, files)
+        return
     title = f"H={HEADS}, bf16, causal; shares are of matmul"
-    table = harness.Table(ceilings, title, COLUMNS, harness.files(arguments))
+    table = harness.Table(ceilings, title, COLUMNS, files)
     with torch.cuda.stream(torch.cuda.Stream()):
         for case in (c for c in CASES if arguments.case in c.name):
             forward, backward = measure(case, arguments.forward_only)
             rate = case.flops / forward / 1e9
-            cells = [forward, rate, rate / ceilings.matmul_tflops, case.bytes / forward / 1e9]
+            moved = 4.0 * sum(case.lengths) * HEADS * case.head_dim * DTYPE.itemsize
+            cells = [forward, rate, rate / ceilings.matmul_tflops, moved / forward / 1e9]
             cells += [None] * 3
             if backward is not None:
                 rate = 2.5 * case.flops / backward / 1e9

@@ -18,7 +18,7 @@ FIRST_LINE = (
 FOLDER = Path(harness.__file__).parent
 SMALLEST = {
     "hash_table.py": (["--rows=2"], ["--rows=2", "--hot"]),
-    "hstu_attention.py": (["--case=B512"], ["--case=B512", "--forward-only"]),
+    "hstu_attention.py": (["--case=B512"], ["--case=B512", "--forward-only"], ["--host"]),
 }
 
 
