@@ -23,6 +23,7 @@
 #include "csrc/hkv/lookup_kernel.cuh"
 #include "csrc/hkv/on_device.h"
 #include "csrc/hkv/passes.cuh"
+#include "csrc/hkv/place_kernels.cuh"
 #include "csrc/hkv/scan_kernels.cuh"
 #include "csrc/hkv/table.h"
 #include "csrc/hkv/upsert_kernel.cuh"
@@ -98,6 +99,11 @@ class HashTable final : public Table {
   void set_global_epoch(uint64_t epoch) override {
     std::lock_guard<std::mutex> guard(mutex_);
     epoch_ = epoch;
+  }
+
+  void set_clock(uint64_t ns) override {
+    Scope scope(this, nullptr, false);
+    clock_offset_ = ns - ReadClock(scope.stream);
   }
 
   uint64_t save(const std::string& path, Stream stream) const override;
@@ -253,6 +259,7 @@ class HashTable final : public Table {
   template <WriteMode kMode>
   void Launch(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
     args.epoch = epoch_;
+    args.clock_offset = clock_offset_;
     args.word_bytes = WordBytes(args.values, args.evicted_values);
     if constexpr (kMode != WriteMode::kAccumOrAssign) {
       if (GoesInPasses(storage, args, stream)) {
@@ -433,15 +440,24 @@ class HashTable final : public Table {
     if (capacity > Capacity()) Grow(capacity, stream);
   }
 
+  // What the device's clock shows.
+  uint64_t ReadClock(cudaStream_t stream) const {
+    device::ClockKernel<device::kThreads>
+        <<<1, device::kThreads, 0, stream>>>(counter_.As<uint64_t>());
+    return ReadCounter(stream);
+  }
+
   // -- table_io.cuh
 
+  class Loader;
   uint64_t ExportTo(Staging* staging, uint64_t offset, cudaStream_t stream) const;
   void Grow(uint64_t capacity, cudaStream_t stream);
   void CheckNoPins(cudaStream_t stream) const;
 
   uint32_t row_bytes_ = 0;
   uint64_t epoch_ = 0;
-  uint64_t size_bound_ = 0;  // at least the number of live keys, while the table may grow
+  uint64_t clock_offset_ = 0;  // of the table's clock from the device's
+  uint64_t size_bound_ = 0;    // at least the number of live keys, while the table may grow
   int multiprocessors_ = 0;
   std::unique_ptr<DeviceStorage> storage_;
   std::unique_ptr<PassMemory> pass_memory_;

@@ -12,10 +12,9 @@
 #include <vector>
 
 #include "csrc/hkv/layout.h"
+#include "csrc/hkv/relocation.h"
 
 namespace hkv {
-
-constexpr uint64_t kNoPosition = UINT64_MAX;
 
 // One set of arrays; reserve() makes another.
 struct Storage {
@@ -101,6 +100,8 @@ struct Storage {
     digests[position] = static_cast<uint8_t>(tag);
     if (was_free) ++size;
   }
+
+  Slots AsSlots() { return {layout, digests.get(), keys.get(), scores.get(), pinned.data()}; }
 
   void Erase(uint64_t position) {
     digests[position] = kReclaimed;

@@ -18,13 +18,17 @@
 #include <mutex>
 #include <new>
 #include <shared_mutex>
+#include <system_error>
 #include <thread>
+#include <unordered_set>
 #include <vector>
 
 #include "csrc/common/half.h"
 #include "csrc/hkv/checks.h"
 #include "csrc/hkv/host_storage.h"
 #include "csrc/hkv/layout.h"
+#include "csrc/hkv/loading.h"
+#include "csrc/hkv/relocation.h"
 #include "csrc/hkv/score.h"
 #include "csrc/hkv/table.h"
 #include "csrc/hkv/table_file.h"
@@ -47,6 +51,7 @@ class HostTable final : public Table {
                        ? num_threads
                        : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     storage_ = Allocate(options_.init_capacity);
+    if (strategy == EvictStrategy::kEpochLru) set_clock(0);
   }
 
   uint64_t erase_if(const Predicate& predicate, Stream) override {
@@ -64,14 +69,20 @@ class HostTable final : public Table {
     storage_->Clear();
   }
 
-  uint64_t size(Stream) const override { return storage_->size.load(); }
+  uint64_t size(Stream) const override {
+    std::shared_lock<std::shared_mutex> guard(mutex_);
+    return storage_->size;
+  }
   uint64_t size_if(const Predicate& predicate, Stream) const override {
     std::shared_lock<std::shared_mutex> guard(mutex_);
     uint64_t matching = 0;
     Scan(predicate, 0, storage_->layout.capacity, [&](uint64_t) { ++matching; });
     return matching;
   }
-  uint64_t capacity() const override { return storage_->layout.capacity; }
+  uint64_t capacity() const override {
+    std::shared_lock<std::shared_mutex> guard(mutex_);
+    return storage_->layout.capacity;
+  }
   void reserve(uint64_t capacity, Stream) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
     CheckReserve(capacity, options_.max_capacity);
@@ -82,35 +93,137 @@ class HostTable final : public Table {
     epoch_ = epoch;
   }
 
+  void set_clock(uint64_t ns) override {
+    std::unique_lock<std::shared_mutex> guard(mutex_);
+    clock_offset_ = ns - SteadyNs();
+    last_time_ = 0;
+  }
+
   uint64_t save(const std::string& path, Stream) const override {
     std::shared_lock<std::shared_mutex> guard(mutex_);
-    TableFileWriter writer(path, key_type(), value_type(), evict_strategy(), options_.dim);
+    TableFileWriter writer(path, key_type(), value_type(), evict_strategy(), options_.dim,
+                           storage_->size);
+    const size_t chunk = ChunkRows(row_bytes_);
+    Rows rows;
+    const auto flush = [&] {
+      writer.Append(rows.size(), rows.keys.data(), rows.scores.data(), rows.values.data());
+      rows.Resize(0, row_bytes_);
+    };
     Scan(Predicate(), 0, storage_->layout.capacity, [&](uint64_t position) {
-      writer.Append(1, &storage_->keys[position], &storage_->scores[position],
-                    storage_->Row(position));
+      const char* row = storage_->Row(position);
+      rows.keys.push_back(storage_->keys[position]);
+      rows.scores.push_back(storage_->scores[position]);
+      rows.values.insert(rows.values.end(), row, row + row_bytes_);
+      if (rows.size() == chunk) flush();
     });
+    flush();
     return writer.Commit();
   }
   uint64_t load(const std::string& path, Stream) override {
-    TableFileReader reader(path, key_type(), value_type(), evict_strategy(), options_.dim);
-    if (reader.rows() > options_.max_capacity) {
-      FailArgument("load: '", path, "' holds ", reader.rows(), " rows, max_capacity is ",
-                   options_.max_capacity);
-    }
-    std::vector<uint64_t> keys, scores;
-    std::vector<char> values;
-    std::vector<uint8_t> status;
-    uint64_t stored = 0;
-    while (const size_t n = reader.Next(&keys, &scores, &values)) {
-      status.resize(n);
-      insert_or_assign(n, keys.data(), values.data(), scores.data(), true, status.data(), nullptr);
-      for (uint8_t s : status) stored += s >= kUpdated && s <= kEvicted;
-    }
-    return stored;
+    const TableFileReader reader(path, key_type(), value_type(), evict_strategy(), options_.dim);
+    std::unique_lock<std::shared_mutex> guard(mutex_);
+    Loader loader(this);
+    return Loading<Loader>(reader, &loader).Run();
   }
   void synchronize(Stream) const override {}
 
  private:
+  // The engine of Loading; the table is locked.
+  class Loader {
+   public:
+    explicit Loader(HostTable* table) : table_(*table) {}
+
+    void Overwrite(const Rows& rows, uint8_t* status) {
+      Storage& s = *table_.storage_;
+      for (size_t i = 0; i < rows.size(); ++i) {
+        table_.PassClock(rows.scores[i]);
+        const uint64_t position = s.Find(rows.keys[i]);
+        status[i] = position == kNoPosition ? kSkipped : s.pinned[position] ? kLocked : kUpdated;
+        if (status[i] == kUpdated) Set(position, rows, i);
+      }
+    }
+
+    uint64_t Grow(uint64_t absent) {
+      table_.GrowTo(table_.storage_->size + absent);
+      return table_.storage_->layout.capacity;
+    }
+    uint64_t Size() const { return table_.storage_->size; }
+    void Scores(std::vector<uint64_t>* scores) const {
+      table_.Scan(Predicate(), 0, table_.storage_->layout.capacity,
+                  [&](uint64_t p) { scores->push_back(table_.storage_->scores[p]); });
+    }
+    void EraseBelow(uint64_t score) {
+      table_.Scan(Predicate(), 0, table_.storage_->layout.capacity, [&](uint64_t p) {
+        Storage& s = *table_.storage_;
+        if (s.scores[p] < score && !s.pinned[p]) s.Erase(p);
+      });
+    }
+
+    void Insert(const Rows& rows) {
+      Storage& s = *table_.storage_;
+      for (size_t i = 0; i < rows.size(); ++i) {
+        uint64_t target;
+        uint64_t position = s.Find(rows.keys[i], &target);
+        if (position == kNoPosition && target != kNoPosition) {
+          const uint32_t tag = s.layout.PlaceOf(rows.keys[i]).tag;
+          s.Put(target, true, rows.keys[i], rows.scores[i], tag);
+          if (relocation_ != nullptr) relocation_->Took(target);
+          position = target;
+        } else if (position == kNoPosition) {
+          position = Relocate(rows.keys[i], rows.scores[i]);
+        }
+        if (position != kNoPosition) Set(position, rows, i);
+      }
+    }
+    void Finish(std::vector<uint64_t>* left) { *left = left_; }
+
+   private:
+    void Set(uint64_t position, const Rows& rows, size_t i) {
+      table_.storage_->scores[position] = rows.scores[i];
+      table_.Copy(rows.values.data() + i * table_.row_bytes_, table_.storage_->Row(position));
+    }
+
+    uint64_t Relocate(uint64_t key, uint64_t score) {
+      Storage& s = *table_.storage_;
+      if (relocation_ == nullptr) relocation_ = std::make_unique<Relocation>(s.AsSlots());
+      bool replaces = false;
+      const uint64_t position = relocation_->Put(
+          key, score, [&](uint64_t from, uint64_t to) { table_.Copy(s.Row(from), s.Row(to)); },
+          [&](uint64_t p) {
+            left_.push_back(s.keys[p]);
+            replaces = true;
+          });
+      if (position == kNoPosition) left_.push_back(key);
+      if (position != kNoPosition && !replaces) ++s.size;
+      return position;
+    }
+
+    HostTable& table_;
+    std::unique_ptr<Relocation> relocation_;
+    std::vector<uint64_t> left_;
+  };
+
+  static uint64_t SteadyNs() {
+    const auto steady = std::chrono::steady_clock::now().time_since_epoch();
+    return static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(steady).count());
+  }
+
+  // Moves the clock behind a score that was written by another one.
+  void PassClock(uint64_t score) {
+    uint64_t ns = score;
+    if (evict_strategy() == EvictStrategy::kEpochLru ||
+        evict_strategy() == EvictStrategy::kEpochLfu) {
+      epoch_ = std::max(epoch_, score >> 32);
+      if (evict_strategy() == EvictStrategy::kEpochLfu || score >> 32 != epoch_) return;
+      ns = ((score & 0xffffffff) + 1) << 20;
+    } else if (evict_strategy() != EvictStrategy::kLru || score >> 63 != 0) {
+      return;  // no clock shows 2^63: the caller's own score
+    }
+    const uint64_t now = SteadyNs() + clock_offset_;
+    if (ns >= now) clock_offset_ += ns + 1 - now;
+  }
+
   static HashTableOptions OnHost(const HashTableOptions& options) {
     HashTableOptions checked = CheckedOptions(options);
     checked.device_id = -1;
@@ -126,13 +239,23 @@ class HostTable final : public Table {
     }
   }
 
-  // Calls work(begin_thread, threads) on every thread.
+  // Calls work(share, shares) for every share, on as many threads as there are.
   void Parallel(size_t n, const std::function<void(uint32_t, uint32_t)>& work) const {
-    const auto threads = static_cast<uint32_t>(
+    const auto shares = static_cast<uint32_t>(
         std::min<uint64_t>(num_threads_, std::max<uint64_t>(1, n / kKeysPerThread)));
+    if (shares == 1) return work(0, 1);
     std::vector<std::thread> others;
-    for (uint32_t t = 1; t < threads; ++t) others.emplace_back(work, t, threads);
-    work(0, threads);
+    others.reserve(shares - 1);
+    std::atomic<uint32_t> next{0};
+    const auto run = [&] {
+      for (uint32_t share; (share = next++) < shares;) work(share, shares);
+    };
+    try {
+      while (others.size() + 1 < shares) others.emplace_back(run);
+    } catch (const std::system_error&) {
+      // The machine gives no more threads: those there are do it all.
+    }
+    run();
     for (std::thread& thread : others) thread.join();
   }
 
@@ -169,10 +292,8 @@ class HostTable final : public Table {
       for (size_t i = 0; i < call.n; ++i) ChangeState(call, i);
       return;
     }
-    if (Inserts(call.mode)) GrowFor(call.n);
-    const auto steady = std::chrono::steady_clock::now().time_since_epoch();
-    const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(steady).count();
-    time_ = std::max(last_time_, static_cast<uint64_t>(ns));
+    if (Inserts(call.mode)) GrowFor(call);
+    time_ = std::max(last_time_, SteadyNs() + clock_offset_);
     last_time_ = time_ + call.n;
     evicted_ = 0;
     Parallel(call.n, [&](uint32_t thread, uint32_t threads) {
@@ -322,10 +443,24 @@ class HostTable final : public Table {
     }
   }
 
-  void GrowFor(size_t n) {
+  // Makes room for a batch as its keys ask for it: only absent ones count, equal ones once.
+  void GrowFor(const Write& call) {
+    const uint64_t capacity = storage_->layout.capacity;
+    if (capacity == options_.max_capacity || Fits(storage_->size + call.n, capacity)) return;
+    std::unordered_set<uint64_t> absent;
+    for (size_t i = 0; i < call.n; ++i) {
+      if (storage_->Find(call.keys[i]) == kNoPosition) absent.insert(call.keys[i]);
+    }
+    GrowTo(storage_->size + absent.size());
+  }
+
+  bool Fits(uint64_t rows, uint64_t capacity) const {
+    return static_cast<double>(rows) <= options_.max_load_factor * static_cast<double>(capacity);
+  }
+
+  void GrowTo(uint64_t rows) {
     uint64_t capacity = storage_->layout.capacity;
-    const auto wanted = static_cast<double>(storage_->size.load() + n) / options_.max_load_factor;
-    while (capacity < options_.max_capacity && static_cast<double>(capacity) < wanted) {
+    while (capacity < options_.max_capacity && !Fits(rows, capacity)) {
       capacity = std::min(2 * capacity, options_.max_capacity);
     }
     if (capacity > storage_->layout.capacity) Grow(capacity);
@@ -353,6 +488,7 @@ class HostTable final : public Table {
   uint64_t epoch_ = 0;
   uint64_t time_ = 0;  // of the call that is being done; key i of it has time_ + i + 1
   uint64_t last_time_ = 0;
+  uint64_t clock_offset_ = 0;         // of the table's clock from the steady one
   std::atomic<uint64_t> evicted_{0};  // by the call that is being done
   std::unique_ptr<Storage> storage_;
   mutable std::shared_mutex mutex_;

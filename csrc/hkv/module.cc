@@ -220,6 +220,7 @@ void BindTable(py::module_& m) {
   bind("capacity", &Table::capacity);
   bind("reserve", &Table::reserve);
   bind("set_global_epoch", &Table::set_global_epoch);
+  bind("set_clock", &Table::set_clock);
   bind("save", &Table::save);
   bind("load", &Table::load);
   bind("synchronize", &Table::synchronize);

@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   }
   __syncwarp();
 
-  const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
+  const uint64_t now = Now<kStrategy>(a);
   uint64_t score = 0;
   if (hit) {
     score = Touch<kStrategy>(t, a, position, given, now);
@@ -157,7 +157,7 @@ __device__ __forceinline__ Waiting LoadWaiting(const UpsertArgs& a, const Plan& 
   w.next = waiter.next;
   w.key = waiter.key;
   const uint64_t given = a.scores != nullptr ? a.scores[i] : kMaxScore;
-  const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
+  const uint64_t now = Now<kStrategy>(a);
   w.score = a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
   return w;
 }

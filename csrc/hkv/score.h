@@ -30,7 +30,7 @@ ACCEL_HD uint64_t InsertScore(EvictStrategy strategy, uint64_t given, uint64_t n
     case EvictStrategy::kLru:
       return now_ns;
     case EvictStrategy::kEpochLru:
-      return epoch << 32 | ((now_ns >> 20) & kLow);
+      return epoch << 32 | (now_ns >> 20 < kLow ? now_ns >> 20 : kLow);
     case EvictStrategy::kEpochLfu:
       return epoch << 32 | (given < kLow ? given : kLow);
     default:

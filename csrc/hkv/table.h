@@ -195,8 +195,12 @@ class Table {
   // Grows to at least `capacity` rows (at most max_capacity()); a smaller number does nothing.
   virtual void reserve(uint64_t capacity, Stream stream) = 0;
   virtual void set_global_epoch(uint64_t epoch) = 0;
+  // The clock of kLru and kEpochLru scores shows `ns` from now on.
+  virtual void set_clock(uint64_t ns) = 0;
   // The file format is in table_file.h. load() adds the file's rows with their scores and returns
-  // how many of them are in the table; the file is checked wholly before the table is changed.
+  // how many of them are in the table; the file is checked wholly before the table is changed. Rows
+  // that find no room otherwise move others; where all together are too many, the greatest scores
+  // stay. The clock (and the epoch) goes on behind the file's: every later write is newer.
   virtual uint64_t save(const std::string& path, Stream stream) const = 0;
   virtual uint64_t load(const std::string& path, Stream stream) = 0;
   virtual void synchronize(Stream stream) const = 0;

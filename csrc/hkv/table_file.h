@@ -14,15 +14,16 @@
 //   48-63        zero
 //   then blocks of up to 65536 rows: keys (8 bytes each), scores (8 bytes each), rows of values
 //
-// Checksum: h = 0x9e3779b97f4a7c15; for every 8-byte word w (a last partial word is filled with
-// zeros): h = rotate_left((h ^ w) * 0xff51afd7ed558ccd, 29).
+// Checksum: h = 0x9e3779b97f4a7c15; for every 8-byte word w of the keys, the scores and the values
+// of each block (a last partial word of each is filled with zeros):
+// h = rotate_left((h ^ w) * 0xff51afd7ed558ccd, 29).
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <string>
 #include <vector>
 
+#include "csrc/common/atomic_file.h"
 #include "csrc/hkv/types.h"
 
 namespace hkv {
@@ -43,30 +44,40 @@ static_assert(sizeof(TableFileHeader) == 64, "the header is 64 bytes");
 
 constexpr uint32_t kFileBlockRows = 65536;
 
-// Writes to a temporary name beside `path`; Commit() syncs it and renames it. Without Commit() the
-// temporary file is removed.
+// Rows that are read or written together: a power of two, few enough for 16 MB of values.
+inline uint64_t ChunkRows(uint64_t row_bytes) {
+  uint64_t rows = kFileBlockRows;
+  while (rows > 1 && rows * row_bytes > (16 << 20)) rows /= 2;
+  return rows;
+}
+
+// Rows in host memory.
+struct Rows {
+  std::vector<uint64_t> keys, scores;
+  std::vector<char> values;
+
+  size_t size() const { return keys.size(); }
+  void Resize(size_t n, size_t row_bytes) {
+    keys.resize(n);
+    scores.resize(n);
+    values.resize(n * row_bytes);
+  }
+};
+
+// Writes a file of `rows` rows; it is there when Commit() is done, or not at all.
 class TableFileWriter {
  public:
   TableFileWriter(const std::string& path, KeyType key, ValueType value, EvictStrategy strategy,
-                  uint32_t dim);
-  ~TableFileWriter();
-  TableFileWriter(const TableFileWriter&) = delete;
-  TableFileWriter& operator=(const TableFileWriter&) = delete;
+                  uint32_t dim, uint64_t rows);
 
-  // Any number of rows; they are regrouped into blocks.
   void Append(size_t n, const uint64_t* keys, const uint64_t* scores, const void* values);
   uint64_t Commit();  // returns the number of rows
 
  private:
-  void FlushBlock();
-  void Write(const void* data, size_t bytes);
-
-  std::string path_, temporary_;
-  std::FILE* file_ = nullptr;
+  accel::AtomicFile file_;
   TableFileHeader header_;
-  size_t row_bytes_;
-  std::vector<uint64_t> keys_, scores_;
-  std::vector<char> values_;
+  uint64_t row_bytes_;
+  uint64_t done_ = 0;
 };
 
 // Opens and checks the whole file: header, size, checksum, and that it suits the table.
@@ -74,23 +85,19 @@ class TableFileReader {
  public:
   TableFileReader(const std::string& path, KeyType key, ValueType value, EvictStrategy strategy,
                   uint32_t dim);
-  ~TableFileReader();
-  TableFileReader(const TableFileReader&) = delete;
-  TableFileReader& operator=(const TableFileReader&) = delete;
 
   uint64_t rows() const { return header_.rows; }
-  // The next block; returns its number of rows, 0 at the end.
-  size_t Next(std::vector<uint64_t>* keys, std::vector<uint64_t>* scores,
-              std::vector<char>* values);
+  uint64_t row_bytes() const { return row_bytes_; }
+  // Rows [first, first + n), n at most what ChunkRows() says.
+  void Read(uint64_t first, size_t n, Rows* rows) const;
 
  private:
-  void Read(void* data, size_t bytes);
+  void CheckHeader(KeyType key, ValueType value, EvictStrategy strategy, uint32_t dim) const;
 
   std::string path_;
-  std::FILE* file_ = nullptr;
+  accel::InputFile file_;
   TableFileHeader header_;
-  size_t row_bytes_;
-  uint64_t done_ = 0;
+  uint64_t row_bytes_;
 };
 
 }  // namespace hkv

@@ -11,9 +11,10 @@
 namespace hkv {
 
 // What a score means, and so which key of a full bucket leaves first (the smallest score).
-//   kLru         nanoseconds of the device's global timer at the last write access
+//   kLru         nanoseconds of the table's clock at the last write access: the device's global
+//                timer, the host's steady clock, or what a loaded file made of them
 //   kLfu         sum of the increments that callers passed (saturating; no increment: the maximum)
-//   kEpochLru    epoch << 32 | (nanoseconds >> 20 & 0xffffffff)
+//   kEpochLru    epoch << 32 | min(nanoseconds since the table was made >> 20, 2^32 - 1)
 //   kEpochLfu    epoch << 32 | min(sum of increments, 2^32 - 1)
 //   kCustomized  the caller's score, verbatim
 // The rules are those of nv::merlin::HashTable (HierarchicalKV).

@@ -26,8 +26,15 @@ struct UpsertArgs : Write {
   const uint32_t* list = nullptr;  // only the keys with these indices, *list_size of them, or null
   const unsigned long long* list_size = nullptr;
   uint64_t epoch = 0;
+  uint64_t clock_offset = 0;
   uint32_t word_bytes = 16;
 };
+
+// The table's clock, for strategies that look at it.
+template <EvictStrategy kStrategy>
+__device__ __forceinline__ uint64_t Now(const UpsertArgs& a) {
+  return NeedsClock(kStrategy) ? GlobalTimer() + a.clock_offset : 0;
+}
 
 // Results of a settled key.
 __device__ __forceinline__ void Report(const UpsertArgs& a, uint64_t i, uint8_t status, char* row,
@@ -317,7 +324,7 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
       hit = o.pending = false;
     }
     if (inserts && (!kInserts || (kAccum && accum))) inserts = o.pending = false;
-    const uint64_t now = NeedsClock(kStrategy) ? GlobalTimer() : 0;
+    const uint64_t now = Now<kStrategy>(a);
     const uint64_t new_score = !inserts     ? 0
                                : a.verbatim ? given
                                             : InsertScore(kStrategy, given, now, a.epoch);

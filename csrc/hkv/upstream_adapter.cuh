@@ -73,6 +73,7 @@ class UpstreamTable final : public Table {
     table_.reserve(capacity, CudaStream(stream));
   }
   void set_global_epoch(uint64_t epoch) override { table_.set_global_epoch(epoch); }
+  void set_clock(uint64_t) override { Lacks("set_clock"); }
   uint64_t save(const std::string&, Stream) const override { Lacks("save"); }
   uint64_t load(const std::string&, Stream) override { Lacks("load"); }
   void synchronize(Stream stream) const override {
