@@ -43,6 +43,15 @@ def _fits(installed: str, wanted: str) -> bool:
     return True
 
 
+def _mend(name: str, wanted: str) -> str:
+    """The command of the installer that brought this package."""
+    if (metadata.distribution(NAME).read_text("INSTALLER") or "").strip() == "conda":
+        return f"conda install '{'pytorch' if name == 'torch' else name}{wanted}'"
+    if name == "torch":
+        return f"pip install 'torch{wanted}'"
+    return f"pip install --force-reinstall --no-deps {name}{wanted}"
+
+
 def problems() -> list[str]:
     """One sentence for each package that is missing or of the wrong version; [] if all is well.
 
@@ -52,9 +61,7 @@ def problems() -> list[str]:
     found = []
     for name, wanted in _requirements().items():
         installed = _installed(name)
-        mend = f"pip install --force-reinstall --no-deps {name}{wanted}"
-        if name == "torch":
-            mend = f"pip install 'torch{wanted}'"
+        mend = _mend(name, wanted)
         if installed is None:
             found.append(f"{NAME} {own} needs {name}{wanted}, which is not installed: {mend}")
         elif not _fits(installed, wanted):

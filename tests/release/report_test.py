@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -71,6 +72,21 @@ def test_an_old_torch_is_named(everything: Path) -> None:
     metadata_file.write_text("Name: torch\nVersion: 2.9.1+cu130\n")
     (line,) = accelerated_modules.problems()
     assert "torch>=2.10" in line and "2.9.1+cu130 is installed" in line
+
+
+def test_in_a_conda_environment_the_mend_is_condas(tmp_path: Path) -> None:
+    site = str(metadata.distribution("accelerated-modules").locate_file(""))
+    shutil.copytree(site, tmp_path / "site")
+    (info,) = (tmp_path / "site").glob("accelerated_modules-*.dist-info")
+    (info / "INSTALLER").write_text("conda\n")
+    installed(tmp_path / "site", "torch", "2.9.1")
+    program = "import accelerated_modules as a; print(*a.problems(), sep='\\n')"
+    done = python("-c", program, first=tmp_path / "site")
+    mends = {line.rpartition(": ")[2] for line in done.stdout.splitlines()}
+    assert mends == {"conda install 'pytorch>=2.10'"} | {
+        f"conda install '{name}=={VERSION}'" for name in OTHERS
+    }
+    assert "pip install" not in done.stderr and "conda install" in done.stderr
 
 
 def test_a_newer_torch_with_a_local_version_fits() -> None:
