@@ -6,27 +6,27 @@ load("//third_party:pins.bzl", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV
 COMPONENTS = {
     "hierarchical-kv": struct(
         license = "Apache-2.0",
-        notice = "//third_party/hierarchical_kv:LICENSE.hierarchical_kv.txt",
+        notices = ["//third_party/hierarchical_kv:LICENSE.hierarchical_kv.txt"],
     ),
     "nvidia-cuda-cccl": struct(
-        license = "Apache-2.0 WITH LLVM-exception",
-        notice = "//third_party/cuda:NOTICE.cuda.txt",
+        license = "Apache-2.0 WITH LLVM-exception AND BSD-3-Clause",
+        notices = ["//third_party/cuda:LICENSE.cccl.txt", "//third_party/cuda:NOTICE.cuda.txt"],
     ),
     "nvidia-cuda-runtime": struct(
         license = "LicenseRef-NVIDIA-CUDA-EULA",
-        notice = "//third_party/cuda:NOTICE.cuda.txt",
+        notices = ["//third_party/cuda:LICENSE.cuda.txt", "//third_party/cuda:NOTICE.cuda.txt"],
     ),
     "nvidia-cutlass": struct(
         license = "BSD-3-Clause",
-        notice = "//third_party/cutlass:LICENSE.cutlass.txt",
+        notices = ["//third_party/cutlass:LICENSE.cutlass.txt"],
     ),
     "pybind11": struct(
         license = "BSD-3-Clause",
-        notice = "//third_party/pybind11:LICENSE.pybind11.txt",
+        notices = ["//third_party/pybind11:LICENSE.pybind11.txt"],
     ),
     "torch": struct(
         license = "BSD-3-Clause",
-        notice = "//third_party/torch:LICENSE.pytorch.txt",
+        notices = ["//third_party/torch:LICENSE.pytorch.txt"],
     ),
 }
 

@@ -4,7 +4,7 @@ load("//:version.bzl", "RELEASE_DATE")
 load("//third_party:components.bzl", "BUILD_TOOLS", "COMPONENTS", "PINS")
 
 _LICENSE_TEXTS = {
-    "LicenseRef-NVIDIA-CUDA-EULA": "NVIDIA CUDA Toolkit End User License Agreement, https://docs.nvidia.com/cuda/eula/index.html",
+    "LicenseRef-NVIDIA-CUDA-EULA": "NVIDIA CUDA Toolkit End User License Agreement: licenses/LICENSE.cuda.txt beside this file's folder",
 }
 
 def _id(name):
@@ -58,7 +58,7 @@ def _sbom_impl(ctx):
     for part in ctx.attr.contains:
         packages.append(_package(part, COMPONENTS[part].license))
         relations.append((_id(name), "CONTAINS", _id(part)))
-        licenses[COMPONENTS[part].license] = None
+        licenses |= {term: None for term in COMPONENTS[part].license.split(" AND ")}
     for tool in tools:
         packages.append(_package(tool, "NOASSERTION"))
         relations.append((_id(tool), "BUILD_TOOL_OF", _id(name)))

@@ -127,15 +127,16 @@ def wheel(name, distribution, tag, contains = [], contains_if = {}, version = VE
       **kwargs: passed on to the rule above.
     """
     own = "Apache-2.0"
-    licenses = [own] + [COMPONENTS[c].license for c in sorted(contains)]
-    notices = ["//:LICENSE"] + {COMPONENTS[c].notice: None for c in sorted(contains)}.keys()
+    licenses = {term: None for c in sorted(contains) for term in COMPONENTS[c].license.split(" AND ")}
+    licenses = {own: None} | licenses
+    notices = ["//:LICENSE"] + {n: None for c in sorted(contains) for n in COMPONENTS[c].notices}.keys()
     for condition, parts in contains_if.items():
         for part in parts:
-            if COMPONENTS[part].license not in licenses:
+            if [term for term in COMPONENTS[part].license.split(" AND ") if term not in licenses]:
                 fail("%s: %s has a licence that the metadata does not name" % (name, part))
         contains = contains + select({condition: parts, "//conditions:default": []})
         notices = notices + select({
-            condition: [COMPONENTS[part].notice for part in parts],
+            condition: [notice for part in parts for notice in COMPONENTS[part].notices],
             "//conditions:default": [],
         })
     sbom(
@@ -150,7 +151,7 @@ def wheel(name, distribution, tag, contains = [], contains_if = {}, version = VE
     _wheel(
         name = name,
         distribution = distribution,
-        license_expression = " AND ".join({license: None for license in licenses}.keys()),
+        license_expression = " AND ".join(licenses.keys()),
         licenses = notices,
         sbom = name + "_sbom",
         tag = tag,
