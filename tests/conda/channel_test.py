@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import socket
@@ -32,6 +33,7 @@ from tools.release.refused import Refused
 
 PACKAGES = Path(os.environ["PACKAGES"]).resolve()
 CHANNEL = Path(os.environ["CHANNEL"]).resolve()
+README = Path(os.environ["README"]).resolve()
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:
@@ -358,6 +360,21 @@ def test_a_package_that_is_taken_back_is_gone_for_ever(tmp_path: Path, mine: lis
     for wrong in (name, mine[1].name, "linux-64/absent-1.0-0.conda", "linux-64/repodata.json"):
         assert f"{Path(wrong).name} is n" in refusal(start(folder, "take-back", wrong))
     assert channel.problems(folder) == []
+
+
+def test_a_release_checks_the_channel_by_the_command_of_the_page(
+    tmp_path: Path, mine: list[Path]
+) -> None:
+    folder = tmp_path / "channel"
+    channel.publish(mine, folder)
+    sums = [f"{distribution.sha256(path)}  conda/linux-64/{path.name}\n" for path in mine]
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist/SHA256SUMS").write_text("".join([*sums, f"{'0' * 64}  some.whl\n"]))
+    (command,) = re.findall(r"^    (sed .*sha256sum -c.*)$", README.read_text(), re.M)
+    command = command.replace("/srv/conda/accelerated", str(folder))
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path).returncode == 0
+    (folder / "linux-64" / mine[3].name).write_bytes(b"other")
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path).returncode == 1
 
 
 def test_check_finds_every_file_that_is_not_what_the_index_says(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backports import zstd
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
@@ -128,11 +131,11 @@ def test_a_package_is_for_the_pythons_that_its_wheel_is_for(channels: Channels) 
     for wheel, package in packages(channels).items():
         index = index_of(package)
         abi = [d for d in index["depends"] if d.startswith("python_abi")]
+        # So the installer compiles its modules, and takes them away with it.
+        assert index["noarch"] == "python"
         if wheel.name.split("-")[2] == "py3":
-            assert index["noarch"] == "python"
             assert not abi
         else:
-            assert "noarch" not in index
             assert [d.split("_")[-1] for d in abi] == [wheel.name.split("-")[2]]
 
 
@@ -201,6 +204,73 @@ def test_a_fresh_prefix_runs_the_example(
     subprocess.run([python, EXAMPLE], env=env, check=True, cwd="/")
 
 
+def reissued(package: Path, folder: Path, version: str, said: str) -> Path:
+    """The same package under another version, its module a line longer; the dates are the same."""
+    name, old, _ = package.name.rsplit("-", 2)
+    module = f"{name.replace('-', '_')}/__init__.py"
+    changed: dict[str, bytes] = {}
+
+    def edit(member: str, data: bytes) -> bytes:
+        if member.endswith(f"site-packages/{module}"):
+            changed[member] = data + f"\nSAYS = '{said}'\n".encode()
+            return changed[member]
+        if member == "info/index.json":
+            return json.dumps({**json.loads(data), "version": version}).encode()
+        if member == "info/paths.json":
+            paths = json.loads(data)
+            for entry in paths["paths"]:
+                if (new := changed.get(entry["_path"])) is not None:
+                    entry["sha256"] = hashlib.sha256(new).hexdigest()
+                    entry["size_in_bytes"] = len(new)
+            return json.dumps(paths).encode()
+        return data
+
+    target = folder / package.name.replace(f"-{old}-", f"-{version}-")
+    with zipfile.ZipFile(package) as source, zipfile.ZipFile(target, "w") as out:
+        for part in sorted(source.namelist(), key=lambda name: name.startswith("info-")):
+            data = source.read(part)
+            if part.endswith(".tar.zst"):
+                tar = io.BytesIO()
+                with (
+                    tarfile.open(fileobj=io.BytesIO(zstd.decompress(data))) as members,
+                    tarfile.open(fileobj=tar, mode="w") as edited,
+                ):
+                    for member in members:
+                        file = members.extractfile(member) if member.isreg() else None
+                        text = edit(member.name, file.read()) if file else b""
+                        member.size = len(text)
+                        edited.addfile(member, io.BytesIO(text))
+                data = zstd.compress(tar.getvalue(), level=1)
+            out.writestr(part.replace(f"-{old}-", f"-{version}-"), data)
+    return target
+
+
+def test_after_an_upgrade_of_the_same_date_the_new_code_runs_and_after_removal_none(
+    channels: Channels, tmp_path: Path
+) -> None:
+    ours = tmp_path / "channel"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    for number, package in enumerate(packages(channels).values()):
+        issues = {"1.0.0": "old", "1.0.1": "new"}
+        (tmp_path / str(number)).mkdir()
+        reissues = [reissued(package, tmp_path / str(number), *issue) for issue in issues.items()]
+        channel.publish(reissues, ours)
+        name = package.name.rsplit("-", 2)[0]
+        module = name.replace("-", "_")
+        prefix, places = tmp_path / f"prefix{number}", f"{ours.as_uri()} {channels.files}"
+        for version, said in issues.items():
+            conda.step("install", prefix, places, f"{name} =={version}", **NEW_MACHINE)
+            program = f"import {module}; print({module}.SAYS)"
+            command = [prefix / "bin/python", "-W", "ignore", "-c", program]
+            assert subprocess.check_output(command, env=env, text=True, cwd="/").strip() == said
+        assert list(prefix.rglob(f"{module}/__pycache__/__init__.*.pyc"))
+        conda.step("install", prefix, places, "python", **NEW_MACHINE)
+        command = [prefix / "bin/python", "-c", f"import {module}"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, cwd="/")
+        assert f"No module named '{module}'" in done.stderr
+        assert not list(prefix.rglob(f"*{module}*"))
+
+
 def test_a_machine_without_a_gpu_may_install(channels: Channels, tmp_path: Path) -> None:
     machine = {**NEW_MACHINE, "CONDA_OVERRIDE_CUDA": ""}
     assert conda.step("install", tmp_path / "prefix", channels.files, "hstu-attn", **machine)
@@ -227,8 +297,39 @@ def test_the_solver_refuses_and_says_why(
     assert not (tmp_path / "prefix").exists()
 
 
-def test_the_builders_parser_accepts_the_recipe() -> None:
-    assert set(conda.step("lint", RECIPE, **LINT)) == {metadata_of(w)["Name"] for w in WHEELS}
+def test_the_recipe_has_each_package_once_and_first_what_others_need(channels: Channels) -> None:
+    # The order in which conda-build, too, builds and tests them.
+    order = conda.step("lint", RECIPE, **LINT)
+    assert sorted(order) == sorted({metadata_of(w)["Name"] for w in WHEELS})
+    for package in packages(channels).values():
+        name = package.name.rsplit("-", 2)[0]
+        needs = {depend.split()[0] for depend in index_of(package)["depends"]}
+        assert needs.isdisjoint(order[order.index(name) :])
+
+
+@pytest.mark.parametrize("cpythons", ["", "2.7"])
+def test_a_list_without_a_cpython_that_fits_is_an_error(cpythons: str) -> None:
+    with pytest.raises(Refused, match="cpython"):
+        conda.step("lint", RECIPE, **{**LINT, "ACCEL_CPYTHONS": cpythons})
+
+
+def test_a_package_is_tested_by_what_its_users_do_first(channels: Channels) -> None:
+    for wheel, package in packages(channels).items():
+        module = metadata_of(wheel)["Name"].replace("-", "_")
+        tests = conda.contents(package)["info/tests/tests.yaml"].decode()
+        assert f"imports:\n    - {module}\n" in tests
+        assert "pip_check: false" not in tests  # true is what it is when nothing is said
+        assert f"content: python -m {module}\n" in tests
+        if "python >=3.10" in index_of(package)["depends"] and "none-any" not in wheel.name:
+            assert "python_version:\n    - 3.10.*\n    - '*'\n" in tests
+
+
+def test_a_package_says_what_it_is(channels: Channels) -> None:
+    for wheel, package in packages(channels).items():
+        about = json.loads(conda.contents(package)["info/about.json"])
+        assert about["license"] == index_of(package)["license"]
+        assert len(about["summary"]) > 20 and about["description"]
+        assert index_of(package)["build_number"] == 0, wheel.name
 
 
 @pytest.mark.parametrize(

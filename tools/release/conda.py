@@ -52,7 +52,7 @@ def build(
         env["RATTLER_CACHE_DIR"] = str(Path(temporary, "cache"))
         channel, built = Path(temporary, "placeholders"), Path(temporary, "built")
         built.mkdir()
-        step("placeholders", channel, *minors)
+        step("placeholders", channel)
         strategy = "native" if test else "skip"
         packages = step("build", recipe.resolve(), built, strategy, channel.as_uri(), **env)
         written = []

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
+MINORS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
 def lint(recipe: str) -> list[str]:
@@ -29,11 +30,8 @@ def _render(recipe: str) -> list[Any]:
 
     config = RenderConfig(platform=PlatformConfig(target_platform="linux-64"))
     variants = VariantConfig.from_file(Path(recipe).with_name("variants.yaml"))
-    rendered = Stage0Recipe.from_file(Path(recipe)).render(variants, config)
-    # An output that does not use a variant is rendered once for each of its values: the last one
-    # counts, so that what others depend on comes before them.
-    last = {(v.recipe.package.name, str(v.variant)): v for v in reversed(rendered)}
-    return list(last.values())[::-1]
+    rendered: list[Any] = Stage0Recipe.from_file(Path(recipe)).render(variants, config)
+    return rendered
 
 
 def build(recipe: str, out: str, test: str, *channels: str) -> list[str]:
@@ -97,16 +95,16 @@ exec {python} "$@"
 """
 
 
-def placeholders(channel: str, *minors: str) -> None:
+def placeholders(channel: str) -> None:
     """A channel that stands in for conda-forge where it cannot be reached.
 
     Its packages are empty, but for `python`: bin/python runs the interpreter of this process, with
     the prefix's site-packages first: what is installed there finds this interpreter's torch. There
-    is one `python` for this interpreter's minor version and one for each of `minors`.
+    is one `python` for each minor version, the interpreter is this one in all of them.
     """
     out = Path(channel)
     (out / "noarch").mkdir(parents=True, exist_ok=True)
-    for minor in {MINOR, *minors}:
+    for minor in MINORS:
         tag = f"cp{minor.replace('.', '')}"
         shim = SHIM.format(minor=minor, python=sys.executable)
         files = {f"bin/{name}": shim for name in ("python", "python3", f"python{minor}")}
@@ -115,6 +113,8 @@ def placeholders(channel: str, *minors: str) -> None:
         _placeholder(out, "python", f"{minor}.0", "h0_0_cpython", depends=abi, files=files)
         pin = [f"python {minor}.* *_cpython"]
         _placeholder(out, "python_abi", minor, f"0_{tag}", constrains=pin)
+    pip = '#!/bin/sh\nexec "${0%/*}/python" -m pip "$@"\n'
+    _placeholder(out, "pip", "26.0", depends=["python"], files={"bin/pip": pip})
     _placeholder(out, "numpy", "2.0.0")
     for version, cuda, build in [
         ("2.10.0", ["cuda-version >=13.0,<14"], "cuda130_generic_py311_h0_200"),
