@@ -65,6 +65,7 @@ class Nested:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.source = folder / "checkout"
+        self.workspace = self.source  # where Bazel runs
         self.flags: list[str] = []  # of every build
         self.canonical = "_main~third_party~"  # what repositories' names begin with
         for path in tree.files():
@@ -120,7 +121,7 @@ class Nested:
         mine = {k: v for k, v in os.environ.items() if k in ("BAZEL_REAL", "HOME", "PATH")}
         done = subprocess.run(
             [*command, *arguments],
-            cwd=self.source,
+            cwd=self.workspace,
             env=mine | {k: v for k, v in os.environ.items() if k.startswith("XDG_")} | (env or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -55,6 +55,20 @@ def test_every_configuration_is_there(page: str) -> None:
         assert naming.config(name), name
 
 
+def test_every_message_is_one_of_the_build() -> None:
+    """Each first cell of the table of messages, its ... being anything, is a text of the sources."""
+    table = text("docs/build.md").partition("## Messages")[2]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    sources = "\n".join(
+        text(path) for path in tree.files() if path.endswith((".bzl", ".py")) or path == "tools/bazel"
+    )
+    assert len(messages) > 10
+    for message in messages:
+        parts = [part.strip(" ,:") for part in message.split("...")]
+        anything = "[^\\n]*".join(re.escape(part) for part in parts)
+        assert re.search(anything, sources), message
+
+
 def test_what_is_not_there_is_not_found() -> None:
     assert not naming.path("csrc/hstu_attn/nothing.h")
     assert not naming.label("//csrc/nothing:wheel") and not naming.label("//python/hkv:nothing")

@@ -28,6 +28,8 @@ WheelInfo = provider(
 def _place(file, roots):
     """Where a file goes inside the wheel: its path below one of the given source roots."""
     path = file.short_path
+    if path.startswith("../"):  # the project is a dependency of another workspace
+        path = path.split("/", 2)[2]
     for root in roots:
         if path.startswith(root + "/"):
             return path.removeprefix(root + "/")
@@ -169,7 +171,8 @@ def _wheel_site_impl(ctx):
         outputs = [folder],
         mnemonic = "UnpackWheel",
     )
-    imports = "/".join([p for p in [ctx.workspace_name, ctx.label.package, ctx.label.name] if p])
+    workspace = ctx.label.workspace_name or ctx.workspace_name
+    imports = "/".join([p for p in [workspace, ctx.label.package, ctx.label.name] if p])
     return [
         DefaultInfo(files = depset([folder]), runfiles = ctx.runfiles([folder])),
         PyInfo(transitive_sources = depset([folder]), imports = depset([imports])),
