@@ -56,11 +56,13 @@ def test_every_configuration_is_there(page: str) -> None:
 
 
 def test_every_message_is_one_of_the_build() -> None:
-    """Each first cell of the table of messages, its ... being anything, is a text of the sources."""
+    """Each first cell of the table of messages is a text of the sources, `...` being anything."""
     table = text("docs/build.md").partition("## Messages")[2]
     messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     sources = "\n".join(
-        text(path) for path in tree.files() if path.endswith((".bzl", ".py")) or path == "tools/bazel"
+        text(path)
+        for path in tree.files()
+        if path.endswith((".bzl", ".py")) or path == "tools/bazel"
     )
     assert len(messages) > 10
     for message in messages:
