@@ -6,6 +6,7 @@
 | `instantiate` | a cuda_library for each row of a list, from one template |
 | `build_switches` | flags that leave parts out, and a header that says which |
 | `archs_define` | the build's GPU targets as a macro |
+| `setting_define` | a build setting's value as a macro |
 | `op_library` | the shared object of a package's torch ops |
 | `python_modules` | a pybind11 module for each CPython |
 | `wheel`, `wheel_site` | a wheel; the same wheel unpacked, for tests |
@@ -14,6 +15,7 @@
 
 load("//tools/cc:op_library.bzl", _op_library = "op_library")
 load("//tools/cc:python_module.bzl", _python_modules = "python_modules")
+load("//tools/cc:setting_define.bzl", _setting_define = "setting_define")
 load("//tools/cuda:archs_define.bzl", _archs_define = "archs_define")
 load("//tools/cuda:cuda_library.bzl", _cuda_library = "cuda_library")
 load("//tools/cuda:instantiate.bzl", _instantiate = "instantiate")
@@ -30,5 +32,6 @@ op_library = _op_library
 pytest_suite = _pytest_suite
 pytest_test = _pytest_test
 python_modules = _python_modules
+setting_define = _setting_define
 wheel = _wheel
 wheel_site = _wheel_site

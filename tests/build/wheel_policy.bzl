@@ -2,23 +2,23 @@
 
 load("//tools:defs.bzl", "pytest_test")
 
-def wheel_policy_test(name, wheel, max_kib):
+def wheel_policy_test(name, wheels, max_kib):
     """Checks tag, symbols, libraries, GPU targets, metadata, RECORD and size of wheels.
 
     Args:
       name: target name.
-      wheel: a target of one wheel or several.
+      wheels: targets of one wheel or several each.
       max_kib: the size budget of each.
     """
     pytest_test(
         name = name,
         size = "small",
         srcs = ["wheel_policy_test.py"],
-        data = [wheel, "@tree//:root.txt"],
+        data = wheels + ["@tree//:root.txt"],
         variables = {
             "CHECKOUT": "$(rootpath @tree//:root.txt)",
             "MAX_KIB": str(max_kib),
-            "WHEELS": "$(rootpaths %s)" % wheel,
+            "WHEELS": " ".join(["$(rootpaths %s)" % wheel for wheel in wheels]),
         },
         deps = [":fatbin"],
     )

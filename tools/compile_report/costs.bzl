@@ -32,13 +32,19 @@ _costs_aspect = aspect(
 
 def _compile_costs_impl(ctx):
     compiles = depset(transitive = [t[_CostInfo].compiles for t in ctx.attr.targets]).to_list()
+    packages = {}  # a source that two packages hold is counted in both
+    for target, package in ctx.attr.targets.items():
+        for c in target[_CostInfo].compiles.to_list():
+            packages.setdefault(c.cost.path, {})[package] = None
     manifest = ctx.actions.declare_file(ctx.label.name + ".manifest.json")
     ctx.actions.write(manifest, json.encode([{
         "cost": c.cost.path,
         "label": c.label.lstrip("@"),
         "object": c.object.path,
+        "packages": packages[c.cost.path].keys(),
         "ptxas": c.ptxas.path,
     } for c in compiles]))
+
     outs = [ctx.actions.declare_file(ctx.label.name + suffix) for suffix in [".json", ".svg", ".txt"]]
     ctx.actions.run(
         executable = ctx.executable._report,
@@ -53,7 +59,7 @@ compile_costs = rule(
     doc = "Writes NAME.json, NAME.svg (bar chart) and NAME.txt (table).",
     implementation = _compile_costs_impl,
     attrs = {
-        "targets": attr.label_list(aspects = [_costs_aspect], doc = "what the sources are compiled for"),
+        "targets": attr.label_keyed_string_dict(aspects = [_costs_aspect], doc = "what the sources are compiled for -> its package"),
         "_report": attr.label(default = "//tools/compile_report:report", executable = True, cfg = "exec"),
     },
 )

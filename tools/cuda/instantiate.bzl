@@ -28,10 +28,10 @@ _instance_source = rule(
     doc = "A template with its marks replaced and the definition that names the unit.",
     implementation = _instance_source_impl,
     attrs = {
-        "out": attr.output(mandatory = True),
-        "substitutions": attr.string_dict(mandatory = True),
-        "template": attr.label(mandatory = True, allow_single_file = True),
-        "unit": attr.string(mandatory = True),
+        "out": attr.output(mandatory = True, doc = "the source"),
+        "substitutions": attr.string_dict(mandatory = True, doc = "mark -> text"),
+        "template": attr.label(mandatory = True, allow_single_file = True, doc = "a source with marks"),
+        "unit": attr.string(mandatory = True, doc = "what the unit is named after"),
     },
 )
 

@@ -44,10 +44,11 @@ def _switches_header_impl(ctx):
     return [DefaultInfo(files = depset([out]))]
 
 _switches_header = rule(
+    doc = "Writes the header that says which parts this build has.",
     implementation = _switches_header_impl,
     attrs = {
-        "namespace": attr.string(mandatory = True),
-        "switches": attr.label_keyed_string_dict(providers = [BuildSettingInfo]),
+        "namespace": attr.string(mandatory = True, doc = "of the header"),
+        "switches": attr.label_keyed_string_dict(providers = [BuildSettingInfo], doc = "flag -> the part it leaves out"),
     },
 )
 

@@ -117,7 +117,7 @@ def restamp(wheel: Path, out: Path, old: str, new: str) -> None:
             place = name.replace(before, after, 1) if name.startswith(before + "/") else name
             if name == f"{before}/METADATA":
                 head, end, body = data.decode().partition("\n\n")
-                mark = re.compile(rf"(^Version: |==){re.escape(old)}$", re.M)
+                mark = re.compile(rf"(^Version: |==){re.escape(old)}(?=$|;)", re.M)
                 head = mark.sub(rf"\g<1>{new}", head)
                 data = (head + end + body).encode()
             elif name.startswith(f"{before}/sboms/"):

@@ -5,29 +5,28 @@ load("//:version.bzl", "RELEASE_DATE", "VERSION")
 load("//third_party:components.bzl", "PINS")
 
 _SettingsInfo = provider(
-    doc = "The build settings that the code below a target reads as attributes.",
-    fields = {"settings": "depset of structs: label, value"},
+    doc = "The build settings of this project that targets depend on.",
+    fields = {"values": "depset of structs: flag (//package:name), value"},
 )
 
-_EDGES = ["_archs", "actual", "deps", "hdrs", "libs", "srcs", "switches"]
-
-def _setting(target):
-    return struct(label = target.label, value = target[BuildSettingInfo].value)
-
 def _settings_aspect_impl(target, ctx):
+    own = []
+    if BuildSettingInfo in target and not target.label.workspace_name:
+        flag = "//%s:%s" % (target.label.package, target.label.name)
+        value = target[BuildSettingInfo].value
+        own = [struct(flag = flag, value = ",".join(value) if type(value) == "list" else str(value).lower())]
     below = []
-    for edge in _EDGES:
-        value = getattr(ctx.rule.attr, edge, None)
+    for name in dir(ctx.rule.attr):
+        value = getattr(ctx.rule.attr, name)
         for dep in value.keys() if type(value) == "dict" else value if type(value) == "list" else [value]:
             if type(dep) == "Target" and _SettingsInfo in dep:
-                below.append(dep[_SettingsInfo].settings)
-    own = [_setting(target)] if BuildSettingInfo in target else []
-    return [_SettingsInfo(settings = depset(own, transitive = below))]
+                below.append(dep[_SettingsInfo].values)
+    return [_SettingsInfo(values = depset(own, transitive = below))]
 
 _settings_aspect = aspect(
-    doc = "Finds the switches of the packages (//tools/cuda:switches.bzl) and the GPU targets.",
+    doc = "Finds the build settings below a target: those that an attribute names.",
     implementation = _settings_aspect_impl,
-    attr_aspects = _EDGES,
+    attr_aspects = ["*"],
 )
 
 def _flags(ctx):
@@ -39,13 +38,12 @@ def _flags(ctx):
         ("linkopt", ctx.fragments.cpp.linkopts),
     ]:
         flags += ["--%s=%s" % (option, value) for value in values]
-    found = depset([_setting(s) for s in ctx.attr.settings], transitive = [w[_SettingsInfo].settings for w in ctx.attr.wheels])
-    for setting in sorted(found.to_list(), key = lambda s: str(s.label)):
-        value = setting.value
-        if value:
-            value = ",".join(value) if type(value) == "list" else str(value).lower()
-            flags.append("--//%s:%s=%s" % (setting.label.package, setting.label.name, value))
-    return flags
+    settings = depset(transitive = [wheel[_SettingsInfo].values for wheel in ctx.attr.wheels])
+    return flags + sorted([
+        "--%s=%s" % (setting.flag, setting.value)
+        for setting in settings.to_list()
+        if setting.value not in ["", "false"]
+    ])
 
 def _facts_impl(ctx):
     bare = ctx.actions.declare_file(ctx.label.name + ".bare.json")
@@ -81,8 +79,7 @@ facts = rule(
     doc = "Writes NAME.json.",
     implementation = _facts_impl,
     attrs = {
-        "settings": attr.label_list(doc = "build settings that change the wheels by select(); recorded where set"),
-        "wheels": attr.label_list(aspects = [_settings_aspect], doc = "whose other settings are recorded where set"),
+        "wheels": attr.label_list(aspects = [_settings_aspect], doc = "of the release: the settings that change them are recorded"),
         "_cc": attr.label(default = "@cc//:files"),
     },
     fragments = ["cpp"],

@@ -1,9 +1,79 @@
-"""The packages of a release. A new one joins by one line."""
+"""The packages of a release, a row each: the checks of a release ask the rows, and know no name.
 
-# distribution -> its wheels (one, or one per CPython minor where the package is tied to it)
+A package joins by its row, and by its own folders (csrc, python, tests, recipe).
+"""
+
+def _package(import_name, wheels, max_kib, umbrella = "requires", shared_name = False, conda = [], unit_seconds = 0, all_seconds = 0):
+    """A row of PACKAGES.
+
+    Args:
+      import_name: the folder in site-packages.
+      wheels: targets of its wheels: one, or one for each CPython.
+      max_kib: how big each wheel may be.
+      umbrella: what the package is to accelerated-modules, which "requires" it or "offers" it as an
+        extra of the distribution's name.
+      shared_name: other people's distributions have this import name, too. Such a package is only
+        offered, and refuses to be imported when a file of theirs lies in its folder.
+      conda: what the conda package requires besides the wheel's own requirements.
+      unit_seconds: CPU seconds that compiling one of its CUDA sources may take.
+      all_seconds: and all of them together.
+
+    Returns:
+      a struct of these.
+    """
+    if umbrella not in ["requires", "offers"] or (shared_name and umbrella == "requires"):
+        fail("%s: accelerated-modules cannot have it as %r" % (import_name, umbrella))
+    return struct(
+        all_seconds = all_seconds,
+        conda = conda,
+        import_name = import_name,
+        max_kib = max_kib,
+        shared_name = shared_name,
+        umbrella = umbrella,
+        unit_seconds = unit_seconds,
+        wheels = wheels,
+    )
+
+_GLIBC = "__glibc >=2.28,<3.0.a0"  # manylinux_2_28
+
+# distribution -> row
 PACKAGES = {
-    "hkv": ["//python/hkv:wheels"],
-    "hstu-attn": ["//python/hstu_attn:wheel"],
+    "hkv": _package(
+        all_seconds = 300,
+        conda = [_GLIBC],
+        import_name = "hkv",
+        max_kib = 11264,
+        unit_seconds = 40,
+        wheels = ["//python/hkv:wheels"],
+    ),
+    "hstu-attn": _package(
+        all_seconds = 600,
+        conda = [
+            "cuda-version >=13.0,<14",
+            "pytorch * cuda*",
+            _GLIBC,
+        ],
+        import_name = "hstu_attn",
+        max_kib = 14336,
+        unit_seconds = 40,
+        wheels = ["//python/hstu_attn:wheel"],
+    ),
 }
 
-WHEELS = [wheel for wheels in PACKAGES.values() for wheel in wheels] + ["//python/accelerated_modules:wheel"]
+# The collection's own wheel: a report, and the packages at the same version.
+UMBRELLA = _package(
+    import_name = "accelerated_modules",
+    max_kib = 32,
+    wheels = ["//python/accelerated_modules:wheel"],
+)
+
+UMBRELLA_REQUIRES = [
+    "%s=={VERSION}%s" % (name, "" if row.umbrella == "requires" else "; extra == '%s'" % name)
+    for name, row in PACKAGES.items()
+]
+
+UMBRELLA_EXTRAS = [name for name, row in PACKAGES.items() if row.umbrella == "offers"]
+
+ROWS = PACKAGES | {"accelerated-modules": UMBRELLA}
+
+WHEELS = {wheel: name for name, row in ROWS.items() for wheel in row.wheels}
