@@ -35,13 +35,13 @@ def _pip(rctx, python, verb, requirement, hashes, args):
     last = [line for line in said.split("\n") if line.strip()]
     fail("pip could not fetch %s: check the network and pip's settings (PIP_INDEX_URL, proxy). pip said: %s" % (requirement, last[-1] if last else "nothing"))
 
-def _unpack_wheels(rctx, python, wheels):
+def _unpack_wheels(rctx, python, wheels, folder = ""):
     for requirement, hashes in wheels.items():
         _pip(rctx, python, "download", requirement, hashes, ["-d", "dl"])
         wheel = rctx.path("dl").readdir()[0]
         rctx.symlink(wheel, "wheel.zip")  # Bazel reads the format off the name
         rctx.report_progress("unpacking " + requirement)
-        rctx.extract("wheel.zip")
+        rctx.extract("wheel.zip", output = folder)
         rctx.delete("wheel.zip")
         rctx.delete("dl")
 
@@ -61,10 +61,6 @@ wheels_repository = repository_rule(
     environ = ["ACCEL_PYTHON"],
 )
 
-def _install_wheels(rctx, python, wheels, site):
-    for requirement, hashes in wheels.items():
-        _pip(rctx, python, "install", requirement, hashes, ["--no-compile", "--root-user-action=ignore", "--no-warn-script-location", "--target", site, "--upgrade"])
-
 def _python_env_impl(rctx):
     # without-pip: Debian's Python cannot make the other kind until python3-venv is installed.
     python = _host_python(rctx)
@@ -72,10 +68,13 @@ def _python_env_impl(rctx):
     if made.return_code != 0:
         fail("%s -m venv failed: %s" % (python, (made.stderr + made.stdout).strip().split("\n")[-1]))
     site = "env/lib/python%s/site-packages" % rctx.attr.python_version
-    _install_wheels(rctx, python, rctx.attr.wheels, site)
+    for requirement, hashes in rctx.attr.wheels.items():
+        _pip(rctx, python, "install", requirement, hashes, ["--no-compile", "--root-user-action=ignore", "--no-warn-script-location", "--target", site, "--upgrade"])
+    if rctx.path(site + "/torch/lib/libtorch_cuda.so").exists:
+        _unpack_wheels(rctx, python, rctx.attr.torch_cuda_wheels, site)
     imported = rctx.execute(["env/bin/python", "-c", "import torch"])
     if imported.return_code != 0:
-        fail("the pinned torch does not import: let pip find its CPU build. Python said: %s" % imported.stderr.strip().split("\n")[-1])
+        fail("the pinned torch does not import. Python said: %s" % imported.stderr.strip().split("\n")[-1])
     rctx.symlink(site + "/torch/include", "torch_include")
     rctx.template("BUILD.bazel", rctx.attr.build_file, {
         "{PYTHON}": str(rctx.path("env/bin/python")),
@@ -86,13 +85,15 @@ python_env_repository = repository_rule(
     implementation = _python_env_impl,
     attrs = _PYTHON | {
         "build_file": attr.label(mandatory = True, doc = "becomes BUILD.bazel"),
+        "torch_cuda_wheels": attr.string_list_dict(doc = "what torch needs besides, if it is the CUDA build: requirement -> sha256s"),
         "wheels": attr.string_list_dict(mandatory = True, doc = "requirement -> sha256s"),
     },
     environ = ["ACCEL_PYTHON"],
 )
 
 def _python_layer_impl(rctx):
-    _install_wheels(rctx, _host_python(rctx), rctx.attr.wheels, "site")
+    # Unpacked, not installed: several wheels may share a folder.
+    _unpack_wheels(rctx, _host_python(rctx), rctx.attr.wheels, "site")
 
     # The folder is no input of a test, as the environment below it is none: this file stands for
     # it, whose wheels change when the pins do.

@@ -36,8 +36,12 @@ LIBSTDCXX_DEBS = {
 # The Python environment of the build's own programs and of the tests (CPython 3.11).
 PYTHON_VERSION = "3.11"
 PYTHON_WHEELS = {
-    # The CPU build. Where a registry serves only CUDA builds, let pip find the CPU build.
-    "torch==2.13.0": ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"],
+    # The CPU build, and the CUDA build that ordinary indexes serve: pip takes the first where it
+    # finds both. What wheels are compiled with, the headers of the stable ABI, is equal in both.
+    "torch==2.13.0": [
+        "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+        "60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7",
+    ],
     "filelock==4.2.11": ["020e229e4bb9d410fc799c07ddf45fa217cba970278f40b30751d94f309b69e2"],
     "fsspec==2026.9.0": ["8dd6e646e99ea382bd85f97a45e6b526a442d79423a7dc673f1e2756d05fcb5f"],
     "jinja2==3.1.6": ["85ece4451f492d0c13c5dd7c13a64681a86afae63a5f347908daf103ce6d2f67"],
@@ -73,6 +77,22 @@ PYTHON_WHEELS = {
     "backports.zstd==1.8.0": ["9c7fe40a58dbe1fd358e0ceb5b6b3f50a9b328f8fff42dcb3bdaeb9a022c2506"],
     "py-rattler==0.28.0": ["4f4ab1d34d5394e7ce130a86e59009c95ace4f5757d9c3af04de1351bcea47eb"],
     "py-rattler-build==0.73.0": ["2a0d8b3fa656b334d16132927d37ef6061d706ee6598e5ccac98d8d8fb03a242"],
+}
+
+# What torch's CUDA build loads when it is imported, beside the toolkit's runtime.
+TORCH_CUDA_WHEELS = {
+    "nvidia-cublas==13.1.1.3": ["37936a16db8fe4ac1f065c2139360608a543a09275cb1a1af612e08cfa065436"],
+    "nvidia-cuda-cupti==13.0.85": ["4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8"],
+    "nvidia-cuda-nvrtc==13.0.88": ["ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575"],
+    "nvidia-cudnn-cu13==9.20.0.48": ["0c45dd8eeb50b603f07995b1b300c62ffe6a1980482b82b3bcf94a4ca9d49304"],
+    "nvidia-cufft==12.0.0.61": ["6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3"],
+    "nvidia-cufile==1.15.1.6": ["08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44"],
+    "nvidia-curand==10.4.0.35": ["1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc"],
+    "nvidia-cusparse==12.6.3.3": ["2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b"],
+    "nvidia-cusparselt-cu13==0.8.1": ["786ce87568c303fadb5afcc7102d454cd3040d75f6f8626f5db460d1871f4dd0"],
+    "nvidia-nccl-cu13==2.29.7": ["edd81538446786ec3b73972543e53bb43bcaf0bfc8ef76cb679fcc390ffe136d"],
+    "nvidia-nvjitlink==13.5.37": ["280d7cb9649704145f074b8dbde500de04ce02d0872e066e20a83c17bcaa93eb"],
+    "nvidia-nvshmem-cu13==3.4.5": ["290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80"],
 }
 
 # Further environments for tests, each over the one above: name -> wheels. An environment is fetched

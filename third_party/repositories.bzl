@@ -2,7 +2,7 @@
 
 load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
 load("//third_party:fetch.bzl", "cc_repository", "cpythons_repository", "npm_repository", "python_env_repository", "python_layer_repository", "wheels_repository")
-load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_ENVS", "PYTHON_VERSION", "PYTHON_WHEELS", "ZIG_WHEELS")
+load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_ENVS", "PYTHON_VERSION", "PYTHON_WHEELS", "TORCH_CUDA_WHEELS", "ZIG_WHEELS")
 load("//tools/lint:tree.bzl", "tree_repository")
 
 def _wheels(name, wheels):
@@ -31,6 +31,11 @@ def repositories():
         name = "python_env",
         build_file = "//third_party/python:python.BUILD",
         python_version = PYTHON_VERSION,
+        torch_cuda_wheels = TORCH_CUDA_WHEELS | {
+            requirement: hashes
+            for requirement, hashes in CUDA_WHEELS.items()
+            if "cuda-runtime" in requirement
+        },
         wheels = PYTHON_WHEELS,
     )
     for name, wheels in PYTHON_ENVS.items():

@@ -271,6 +271,8 @@ def test_the_metadata_is_valid_and_complete(wheel: Wheel) -> None:
     assert found.name.replace("_", "-").lower() == name
     assert found.version == version
     assert found.summary
+    assert found.description_content_type == "text/markdown"
+    assert found.description and found.description.startswith("# ")
     assert found.license_expression
     assert found.license_files
     for text in found.license_files:

@@ -12,7 +12,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     str(page.relative_to(ROOT))
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "python/*/README.md")
+    for page in ROOT.glob(pattern)
 )
 
 

@@ -62,7 +62,7 @@ def _wheel_impl(ctx):
     }
     spec = ctx.actions.declare_file(ctx.label.name + ".json")
     ctx.actions.write(spec, json.encode_indent({
-        "description": ctx.file.description.path if ctx.file.description else "",
+        "description": ctx.file.description.path,
         "dist_info": "%s-%s.dist-info" % (escaped, version),
         "files": files,
         "licenses": [f.path for f in ctx.files.licenses],
@@ -71,7 +71,7 @@ def _wheel_impl(ctx):
         "sbom": ctx.file.sbom.path if ctx.file.sbom else "",
         "tags": ["%s-%s-%s" % (python, abi, p) for p in platform.split(".")],
     }))
-    extra = [f for f in [ctx.file.description, ctx.file.sbom] if f]
+    extra = [ctx.file.description] + ([ctx.file.sbom] if ctx.file.sbom else [])
     ctx.actions.run(
         executable = ctx.executable._make_wheel,
         arguments = ["--spec", spec.path, "--out", out.path],
@@ -94,7 +94,7 @@ _wheel = rule(
             default = "//python/accel_core:files",
             doc = "what the packages share: copied into the wheel as <package>/_core",
         ),
-        "description": attr.label(allow_single_file = [".md"], doc = "the long description"),
+        "description": attr.label(mandatory = True, allow_single_file = [".md"], doc = "what an index shows on the wheel's page"),
         "distribution": attr.string(mandatory = True, doc = "the name as pip knows it"),
         "extras": attr.string_list(doc = "Provides-Extra"),
         "keywords": attr.string_list(doc = "for an index's search"),
