@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-
-_T = TypeVar("_T")
 
 
 def autocast_dtype(like: object) -> torch.dtype | None:
@@ -20,7 +18,7 @@ def autocast_dtype(like: object) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
-def lowered(t: _T, dtype: torch.dtype) -> _T:
+def lowered(t: Any, dtype: torch.dtype) -> Any:
     """``t`` in that dtype if it is a floating-point tensor, but for float64."""
     if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64:
         return t.to(dtype)

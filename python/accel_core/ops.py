@@ -7,7 +7,7 @@ position is written down anywhere.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import torch
@@ -41,21 +41,31 @@ class Op:
         self.gradients = {name: names.index(name) for name in gradients}
         self.tensors = [i for i, a in enumerate(schema.arguments) if "Tensor" in str(a.type)]
 
-    def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def save(self, ctx: Any, inputs: tuple[Any, ...]) -> None:
         rest = list(inputs)
-        ctx.save_for_backward(*(rest[i] for i in self.tensors))
+        ctx.save_for_backward(*[inputs[i] for i in self.tensors])
         for i in self.tensors:
             rest[i] = None
         ctx.rest = rest
 
-    def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def gradient(self, ctx: Any, needed: Sequence[bool], *grads: Tensor) -> list[Tensor | None]:
+        """What ``rule`` gives to each of ``gradients``; ``needed``: which of them want one."""
         inputs = list(ctx.rest)
         for i, tensor in zip(self.tensors, ctx.saved_tensors, strict=True):
             inputs[i] = tensor
-        wanted = {name for name, i in self.gradients.items() if ctx.needs_input_grad[i]}
-        result: list[Tensor | None] = [None] * len(inputs)
-        for name, grad in self.rule(self.arguments(*inputs), wanted, *grads).items():
-            result[self.gradients[name]] = grad
+        wanted = {name for name, need in zip(self.gradients, needed, strict=True) if need}
+        found = self.rule(self.arguments(*inputs), wanted, *grads)
+        return [found.get(name) for name in self.gradients]
+
+    def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        self.save(ctx, inputs)
+
+    def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        places = self.gradients.values()
+        result: list[Tensor | None] = [None] * len(ctx.rest)
+        needed = [ctx.needs_input_grad[i] for i in places]
+        for i, grad in zip(places, self.gradient(ctx, needed, *grads), strict=True):
+            result[i] = grad
         return tuple(result)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -68,36 +78,37 @@ class Op:
         if _transformed():
             return _Transformed.apply(*inputs, self)  # type: ignore[no-untyped-call]
         if torch.is_grad_enabled():
-            for i in self.gradients.values():
-                if inputs[i] is not None and inputs[i].requires_grad:
-                    return _Eager.apply(*inputs, self)  # type: ignore[no-untyped-call]
+            leaves = [inputs[i] for i in self.gradients.values()]
+            for x in leaves:
+                if x is not None and x.requires_grad:
+                    return _apply(*leaves, self, inputs)
         with _BelowAutograd():
             return self.op(*inputs)
 
 
 class _Eager(torch.autograd.Function):
-    """What register_autograd makes of setup_context and backward, for a third of the host time:
-    that fills in defaults of the schema at every call, quadratic in the number of arguments."""
+    """What register_autograd makes of setup_context and backward, for a quarter of the host time:
+    that fills in defaults of the schema at every call, quadratic in the number of arguments. Here
+    autograd sees the tensors that may have a gradient; the op's inputs come as one value."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        *arguments, op = inputs
+    def forward(ctx: Any, *leaves: Any) -> Any:
+        *_, ctx.op, inputs = leaves
         with _BelowAutograd():
-            output = op.op(*arguments)
-        op.setup_context(ctx, arguments, output)
-        ctx.op = op
+            output = ctx.op.op(*inputs)
+        ctx.op.save(ctx, inputs)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*ctx.op.backward(ctx, *grads), None)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        _refuse_forward_mode(ctx.op)
+        return (*ctx.op.gradient(ctx, ctx.needs_input_grad[:-2], *grads), None, None)
 
 
-class _Transformed(_Eager):
+# Function.apply without what it does for transforms, which do not come here.
+_apply: Any = super(torch.autograd.Function, _Eager).apply
+
+
+class _Transformed(torch.autograd.Function):
     """The same in the form that torch.func asks for, which costs more host time."""
 
     generate_vmap_rule = True
@@ -112,6 +123,14 @@ class _Transformed(_Eager):
         *arguments, op = inputs
         op.setup_context(ctx, arguments, output)
         ctx.op = op
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return (*ctx.op.backward(ctx, *grads), None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        _refuse_forward_mode(ctx.op)
 
 
 def _refuse_forward_mode(op: Op) -> NoReturn:

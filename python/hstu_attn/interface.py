@@ -40,6 +40,9 @@ the Ampere interface of the ``hstu_attn`` package in NVIDIA recsys-examples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
@@ -48,8 +51,31 @@ from hstu_attn._core.autocast import autocast_dtype, lowered
 from hstu_attn.problem import Mask, Pages, Problem
 
 
-def _checked(p: Problem, cu_seqlens_t: Tensor | None = None) -> Problem:
-    """``p``, its number of targets filled in, once all is well with it."""
+def _op_checks(p: Problem) -> bool:
+    """Whether the op may be asked first: on CUDA tensors in eager mode it refuses by itself all
+    that needs no values, but for numbers of a wrong type."""
+    m = p.mask
+    return (
+        not torch.compiler.is_compiling()
+        and isinstance(p.q, Tensor)
+        and p.q.is_cuda
+        and type(p.max_seqlen_q) is type(p.max_seqlen_k) is type(p.scaling_seqlen) is int
+        and type(m.target_group_size) is int
+        and type(m.window_size) is tuple
+        and all(type(side) is int for side in m.window_size)
+        and type(p.alpha) is float
+        and not checks.values_wanted(p.q)
+    )
+
+
+def _run(p: Problem, call: Callable[[Problem], Any], cu_seqlens_t: Tensor | None = None) -> Tensor:
+    """``call(p)`` once all is well with ``p``, its number of targets filled in."""
+    if cu_seqlens_t is None and _op_checks(p):
+        try:
+            return cast(Tensor, call(p))
+        except (RuntimeError, TypeError, ValueError):
+            checks.check_arguments(p)  # names what is wrong with the arguments, if anything
+            raise
     checks.check_arguments(p, cu_seqlens_t)
     eager_values = checks.values_wanted(p.q)
     if cu_seqlens_t is not None:
@@ -59,7 +85,7 @@ def _checked(p: Problem, cu_seqlens_t: Tensor | None = None) -> Problem:
             checks.check_targets_agree(cu_seqlens_t, p.mask.num_targets)
     if eager_values:
         checks.check_values(p)
-    return p
+    return cast(Tensor, call(p))
 
 
 def _window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
@@ -169,7 +195,8 @@ def hstu_attn_varlen_func(
         torch.Size([5, 2, 32])
     """
     if (dtype := autocast_dtype(q)) is not None:
-        q, k, v, rab, kv_cache = (lowered(t, dtype) for t in (q, k, v, rab, kv_cache))
+        q, k, v = (lowered(t, dtype) for t in (q, k, v))
+        rab, kv_cache = lowered(rab, dtype), lowered(kv_cache, dtype)
     p = Problem(
         q,
         k,
@@ -186,9 +213,7 @@ def hstu_attn_varlen_func(
         deterministic or torch.are_deterministic_algorithms_enabled(),
         Pages(kv_cache, page_offsets, page_ids, last_page_lens),
     )
-    p = _checked(p, cu_seqlens_t)
-    out: Tensor = ops.varlen(*p.schema(), *p.pages)
-    return out
+    return _run(p, lambda p: ops.varlen(*p.schema(), *p.pages), cu_seqlens_t)
 
 
 def hstu_attn_qkvpacked_func(
@@ -246,6 +271,4 @@ def hstu_attn_qkvpacked_func(
         has_drab,
         deterministic or torch.are_deterministic_algorithms_enabled(),
     )
-    p = _checked(p)
-    out: Tensor = ops.qkvpacked(qkv, *p.schema()[3:])
-    return out
+    return _run(p, lambda p: ops.qkvpacked(qkv, *p.schema()[3:]))
