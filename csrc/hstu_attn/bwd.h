@@ -12,9 +12,9 @@
 
 namespace accel::hstu {
 
-// One instance; T: __nv_bfloat16 or __half. kHasDrab needs kHasRab. Defined in bwd_launch.cuh.
-template <int kHeadDim, class T, bool kHasRab, bool kHasDrab>
-int run_bwd(const BwdParams& p, void* workspace, cudaStream_t stream);
+// One instance; Traits: BwdTraits. Defined in bwd_launch.cuh.
+template <class Traits>
+int RunBwd(const BwdParams& p, void* workspace, cudaStream_t stream);
 
 struct BwdWorkspace {
   Split split;
@@ -27,22 +27,22 @@ struct BwdWorkspace {
 };
 
 // For the current device.
-BwdWorkspace bwd_workspace(const BwdParams& p);
+BwdWorkspace BwdWorkspaceOf(const BwdParams& p);
 
-inline int64_t bwd_query_blocks(const BwdParams& p, int block_m) {
+inline int64_t BwdQueryBlocks(const BwdParams& p, int block_m) {
   return p.total_q / block_m + p.batch;
 }
 
 // Sorts the blocks of keys, the longest work first, and zeroes the accumulators, the semaphores and
 // the counters of parts.
-cudaError_t bwd_prepare(const BwdParams& p, int block_m, int block_n, void* workspace,
-                        cudaStream_t stream);
+cudaError_t BwdPrepare(const BwdParams& p, int block_m, int block_n, void* workspace,
+                       cudaStream_t stream);
 
 // Sorts the sequences, the longest first. Null: they are of one length.
-cudaError_t bwd_prepare_whole(const BwdParams& p, void* workspace, cudaStream_t stream,
-                              const int32_t** order);
+cudaError_t BwdPrepareWhole(const BwdParams& p, void* workspace, cudaStream_t stream,
+                            const int32_t** order);
 
 // Zeroes dRab where it is wanted.
-cudaError_t bwd_zero_drab(const BwdParams& p, cudaStream_t stream);
+cudaError_t BwdZeroDrab(const BwdParams& p, cudaStream_t stream);
 
 }  // namespace accel::hstu

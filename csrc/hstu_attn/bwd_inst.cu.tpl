@@ -3,7 +3,7 @@
 
 namespace accel::hstu {
 
-template int run_bwd<{HEAD_DIM}, {DTYPE}, {HAS_RAB}, {HAS_DRAB}>(const BwdParams&, void*,
-                                                                 cudaStream_t);
+template int RunBwd<BwdTraits<{DTYPE}, {HEAD_DIM}, {HAS_RAB}, {HAS_DRAB}>>(const BwdParams&, void*,
+                                                                            cudaStream_t);
 
 }  // namespace accel::hstu

@@ -9,12 +9,7 @@
 
 namespace accel::hstu {
 
-// Names that the kernels still use.
-constexpr bool kWithHeadDim32 = kWithHdim32, kWithHeadDim64 = kWithHdim64;
-constexpr bool kWithHeadDim128 = kWithHdim128, kWithHeadDim256 = kWithHdim256;
-constexpr bool kWith86Or89 = kWith86or89;
-
-inline bool in_build(const MaskParams& m) {
+inline bool InBuild(const MaskParams& m) {
   if (m.func != nullptr) return kWithArbitrary;
   const bool none = m.window_left < 0 && m.window_right < 0;
   const bool causal = m.window_left < 0 && m.window_right == 0;

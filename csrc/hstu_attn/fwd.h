@@ -13,7 +13,7 @@ namespace accel::hstu {
 
 // One instance; Traits: FwdTraits. Defined in fwd_launch.cuh.
 template <class Traits>
-int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream);
+int RunFwd(const FwdParams& p, void* workspace, cudaStream_t stream);
 
 struct FwdWorkspace {
   Split split;
@@ -24,6 +24,6 @@ struct FwdWorkspace {
 };
 
 // For the current device.
-FwdWorkspace fwd_workspace(const FwdParams& p);
+FwdWorkspace FwdWorkspaceOf(const FwdParams& p);
 
 }  // namespace accel::hstu

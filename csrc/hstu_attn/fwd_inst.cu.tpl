@@ -3,7 +3,7 @@
 
 namespace accel::hstu {
 
-template int run_fwd<FwdTraits<{DTYPE}, {HEAD_DIM}, {HAS_RAB}>>(const FwdParams&, void*,
+template int RunFwd<FwdTraits<{DTYPE}, {HEAD_DIM}, {HAS_RAB}>>(const FwdParams&, void*,
                                                                 cudaStream_t);
 
 }  // namespace accel::hstu

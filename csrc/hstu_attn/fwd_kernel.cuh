@@ -17,7 +17,7 @@
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/fwd_traits.h"
 #include "csrc/hstu_attn/hstu.h"
-#include "csrc/hstu_attn/mask.h"
+#include "csrc/hstu_attn/mask_bits.cuh"
 #include "csrc/hstu_attn/schedule.cuh"
 #include "csrc/hstu_attn/split.cuh"
 
@@ -31,15 +31,7 @@ struct FwdArgs {
   bool rab_aligned = false;  // its rows can be copied 16 bytes at a time
 };
 
-// Intervals of `func` that are summarised one by one; later ones share the last summary.
-constexpr int kFuncSummaries = 32;
 constexpr int kMaxWarps = 8;
-
-// The least and the greatest ends of one interval of `func` over the rows of a block. Aligned, so
-// that one load fetches them and nothing beside them.
-struct alignas(16) FuncSummary {
-  int32_t lo_min, lo_max, hi_min, hi_max;
-};
 
 // The tiles that a warp visits, 32 candidates at a time: codes of those that are not empty, then
 // kLastTile, or kMoreTiles when the candidates from `next` on have not been looked at yet.
@@ -69,71 +61,11 @@ struct FwdControl {
   TileList tiles[kMaxWarps];  // as many as the block has warps
 };
 
-// Bits 0..x-1, for any x.
-__device__ __forceinline__ uint32_t bits_below(int x) {
-  return x >= 32 ? ~0u : ~(~0u << Max(x, 0));
-}
-
-// Bits of the columns lo <= j < hi, bit 0 being column n.
-__device__ __forceinline__ uint32_t bits_between(int lo, int hi, int n) {
-  return bits_below(hi - n) & ~bits_below(lo - n);
-}
-
-// The visible columns n..n+31 of row `row` of the block, which sees `span` if it is of a structured
-// mask.
-template <bool kGeneral>
-__device__ __forceinline__ uint32_t visible_bits(const MaskParams& p, const FwdControl& c,
-                                                 const RowSpan& span, int row, int n) {
-  if (kGeneral && kWithArbitrary && p.func != nullptr) {
-    if (row >= c.rows) return 0;
-    const int32_t* f = p.func + c.q_row + row;
-    uint32_t bits = 0;
-    int lo = 0;
-    for (int i = 0; i < p.n_func; i += 2) {
-      if (i > 0) lo = f[(i - 1) * p.func_stride];
-      bits |= bits_between(lo, f[i * p.func_stride], n);
-    }
-    return bits & bits_below(c.mask.k_len - n);
-  }
-  return bits_between(span.begin, span.hist, n) | bits_between(span.group, span.end, n);
-}
-
-__device__ __forceinline__ void summarise_func(const MaskParams& p, FwdControl& c) {
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int warps = blockDim.x / kWarpSize;
-  const int intervals = (p.n_func + 1) / 2;
-  for (int i = warp; i < Min(intervals, kFuncSummaries); i += warps) {
-    FuncSummary s = {INT32_MAX, INT32_MIN, INT32_MAX, INT32_MIN};
-    const bool shared = i == kFuncSummaries - 1 && intervals > kFuncSummaries;
-    for (int n = i; n < (shared ? intervals : i + 1); ++n) {
-      for (int row = lane; row < c.rows; row += kWarpSize) {
-        const int32_t* f = p.func + c.q_row + row;
-        const int lo = n == 0 ? 0 : f[(2 * n - 1) * p.func_stride];
-        const int hi = f[2 * n * p.func_stride];
-        s = {min(s.lo_min, lo), max(s.lo_max, lo), min(s.hi_min, hi), max(s.hi_max, hi)};
-      }
-    }
-    s.lo_min = __reduce_min_sync(~0u, s.lo_min);
-    s.lo_max = shared ? INT32_MAX : __reduce_max_sync(~0u, s.lo_max);
-    s.hi_min = __reduce_min_sync(~0u, s.hi_min);
-    s.hi_max = __reduce_max_sync(~0u, s.hi_max);
-    if (lane == 0) c.func[i] = s;
-  }
-}
-
 // How the block's rows stand to the columns [n0, n1); kPartial where it is not known.
 template <bool kGeneral>
-__device__ __forceinline__ TileKind classify(const MaskParams& p, const FwdControl& c, int n0,
+__device__ __forceinline__ TileKind Classify(const MaskParams& p, const FwdControl& c, int n0,
                                              int n1) {
-  if (kGeneral && kWithArbitrary && p.func != nullptr) {
-    bool any = false, all = false;
-    for (int i = 0; i < Min((p.n_func + 1) / 2, kFuncSummaries); ++i) {
-      const FuncSummary s = c.func[i];
-      any |= s.lo_min < n1 && s.hi_max > n0;
-      all |= s.lo_max <= n0 && s.hi_min >= n1;
-    }
-    return !any ? TileKind::kEmpty : all ? TileKind::kFull : TileKind::kPartial;
-  }
+  if (kGeneral && kWithArbitrary && p.func != nullptr) return FuncTile(p, c.func, n0, n1);
   if (c.first_row < 0) return TileKind::kPartial;  // more rows than keys
   return c.mask.tile(c.first_row, c.first_row + c.rows, n0, n1);
 }
@@ -141,14 +73,14 @@ __device__ __forceinline__ TileKind classify(const MaskParams& p, const FwdContr
 // Lets each lane classify one of the next 32 tiles, and lists those that are not empty. Every warp
 // does so on its own, and alike.
 template <int kBlockN, bool kGeneral>
-__device__ __forceinline__ void list_tiles(const MaskParams& p, const FwdControl& c,
-                                           TileList& list) {
+__device__ __forceinline__ void ListTiles(const MaskParams& p, const FwdControl& c,
+                                          TileList& list) {
   const int lane = ThreadInBlock() % kWarpSize;
   const int k_len = c.mask.k_len;
   const int tile = (list.next + lane) * c.parts + c.part, n0 = tile * kBlockN;
   const TileKind kind =
-      n0 < k_len ? classify<kGeneral>(p, c, n0, Min(n0 + kBlockN, k_len)) : TileKind::kEmpty;
-  const uint32_t some = __ballot_sync(~0u, kind != TileKind::kEmpty);
+      n0 < k_len ? Classify<kGeneral>(p, c, n0, Min(n0 + kBlockN, k_len)) : TileKind::kEmpty;
+  const uint32_t some = __ballot_sync(kFullMask, kind != TileKind::kEmpty);
   if (kind != TileKind::kEmpty) {
     const bool plain = n0 + kBlockN <= k_len && (!kGeneral || n0 >= c.paged_end);
     list.codes[__popc(some & ((1u << lane) - 1))] =
@@ -164,12 +96,12 @@ __device__ __forceinline__ void list_tiles(const MaskParams& p, const FwdControl
 
 // The code at `*at` of the list, which is then passed by; kLastTile at the end.
 template <int kBlockN, bool kGeneral>
-__device__ __forceinline__ int next_tile(const MaskParams& p, FwdControl& c, int* at) {
+__device__ __forceinline__ int NextTile(const MaskParams& p, FwdControl& c, int* at) {
   TileList& list = c.tiles[ThreadInBlock() / kWarpSize];
   int code = list.codes[*at];
   while (code == kMoreTiles) {
     __syncwarp();
-    list_tiles<kBlockN, kGeneral>(p, c, list);
+    ListTiles<kBlockN, kGeneral>(p, c, list);
     code = list.codes[*at = 0];
   }
   ++*at;
@@ -178,7 +110,7 @@ __device__ __forceinline__ int next_tile(const MaskParams& p, FwdControl& c, int
 
 // Copies rows [0, kRows) of a (rows, kCols) matrix into a tile; rows from `valid` on become zeros.
 template <class SmemTile, int kThreads>
-__device__ __forceinline__ void load_rows(uint32_t dst, const char* src, int row_bytes, int valid) {
+__device__ __forceinline__ void LoadRows(uint32_t dst, const char* src, int row_bytes, int valid) {
   constexpr int kRowsPerPass = kThreads / SmemTile::kChunks;
   constexpr int kPasses = SmemTile::kRows / kRowsPerPass;
   static_assert(SmemTile::kRows % kRowsPerPass == 0, "whole passes");
@@ -223,13 +155,13 @@ struct FwdBlock {
   static constexpr int kSharers = Traits::kSharers;
   static constexpr int kPartN = 32;  // keys at a time where masks are looked at: bits of a word
 
-  __device__ __forceinline__ static const char* row_of(const Rows& r, int64_t row, int head) {
+  __device__ __forceinline__ static const char* RowOf(const Rows& r, int64_t row, int head) {
     return static_cast<const char*>(r.data) + 2 * (row * r.row_stride + head * r.head_stride);
   }
 
   // Loads the K and V tiles that start at column n0.
-  __device__ __forceinline__ static void load_kv(const FwdArgs& args, const FwdControl& c,
-                                                 uint32_t k_dst, uint32_t v_dst, int n0) {
+  __device__ __forceinline__ static void LoadKv(const FwdArgs& args, const FwdControl& c,
+                                                uint32_t k_dst, uint32_t v_dst, int n0) {
     const int valid = c.mask.k_len - n0;
     const char* k = c.k + static_cast<int64_t>(n0) * c.k_row_bytes;
     const char* v = c.v + static_cast<int64_t>(n0) * c.v_row_bytes;
@@ -260,13 +192,13 @@ struct FwdBlock {
         return;
       }
     }
-    load_rows<KvTile, kThreads>(k_dst, k, c.k_row_bytes, valid);
-    load_rows<KvTile, kThreads>(v_dst, v, c.v_row_bytes, valid);
+    LoadRows<KvTile, kThreads>(k_dst, k, c.k_row_bytes, valid);
+    LoadRows<KvTile, kThreads>(v_dst, v, c.v_row_bytes, valid);
   }
 
   // Loads the rab tile of the block's rows and the columns from n0 on.
-  __device__ __forceinline__ static void load_rab(const FwdArgs& args, const FwdControl& c,
-                                                  uint32_t dst, int n0) {
+  __device__ __forceinline__ static void LoadRab(const FwdArgs& args, const FwdControl& c,
+                                                 uint32_t dst, int n0) {
     constexpr int kRowsPerPass = kThreads / RabTile::kChunks;
     const int thread = ThreadInBlock();
     const int chunk = thread % RabTile::kChunks, first = thread / RabTile::kChunks;
@@ -300,22 +232,21 @@ struct FwdBlock {
     }
   }
 
-  __device__ __forceinline__ static void run(const FwdArgs& args, unsigned char* smem) {
+  __device__ __forceinline__ static void Run(const FwdArgs& args, unsigned char* smem) {
     const FwdParams& p = args.p;
     FwdControl& c = *reinterpret_cast<FwdControl*>(smem + Traits::kControlOffset);
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     bool of_contexts;
     {
       const int most = args.split.split.most;
-      const ScheduledWork work =
-          scheduled_work(args.schedule, most == 1 ? blockIdx.x : blockIdx.x / most);
+      const ScheduledWork work = WorkAt(args.schedule, most == 1 ? blockIdx.x : blockIdx.x / most);
       if (work.block == kNoBlock) return;
       const int q0 = p.cu_seqlens_q[work.seq], q_len = p.cu_seqlens_q[work.seq + 1] - q0;
       const int k0 = p.cu_seqlens_k[work.seq], k_len = p.cu_seqlens_k[work.seq + 1] - k0;
-      const SeqMask mask = seq_mask(p.mask, work.seq, k_len);
+      const SeqMask mask = SequenceMask(p.mask, work.seq, k_len);
       const int context_rows = args.schedule.context_rows == 0
                                    ? 0
-                                   : context_block_rows(mask, q_len, args.schedule.context_rows);
+                                   : ContextBlockRows(mask, q_len, args.schedule.context_rows);
       of_contexts = work.block == kContextBlock;
       const int m0 = of_contexts ? 0 : work.block * kBlockM;
       const int rows = of_contexts ? context_rows : Min(q_len - m0, kBlockM);
@@ -324,7 +255,7 @@ struct FwdBlock {
       int part = 0, parts = 1;
       if (most > 1) {
         part = blockIdx.x % most;
-        const int seen = columns_seen(p.mask, mask, first_row, first_row + rows - 1);
+        const int seen = ColumnsSeen(p.mask, mask, first_row, first_row + rows - 1);
         parts = args.split.split.parts(seen);
         if (part >= parts) return;
       }
@@ -358,9 +289,9 @@ struct FwdBlock {
         c.q_row_bytes = static_cast<int32_t>(2 * p.q.row_stride);
         c.k_row_bytes = static_cast<int32_t>(2 * p.k.row_stride);
         c.v_row_bytes = static_cast<int32_t>(2 * p.v.row_stride);
-        c.q = row_of(p.q, c.q_row, c.head);
-        c.k = row_of(p.k, k_row, c.head_k);
-        c.v = row_of(p.v, k_row, c.head_k);
+        c.q = RowOf(p.q, c.q_row, c.head);
+        c.k = RowOf(p.k, k_row, c.head_k);
+        c.v = RowOf(p.v, k_row, c.head_k);
       }
       if (lane == 0) {
         c.tiles[warp].next = 0;
@@ -368,50 +299,50 @@ struct FwdBlock {
       }
       __syncthreads();
       if (kGeneral && kWithArbitrary && p.mask.func != nullptr) {
-        summarise_func(p.mask, c);
+        SummariseFunc(p.mask, c.q_row, c.rows, c.func);
         __syncthreads();
       }
     }
     if constexpr (kWithContext && Traits::kContextRows > 0) {
       if (of_contexts) {
-        walk<true>(args, c, SmemAddress(smem));
+        Walk<true>(args, c, SmemAddress(smem));
         return;
       }
     }
-    walk<false>(args, c, SmemAddress(smem));
+    Walk<false>(args, c, SmemAddress(smem));
   }
 
   // The rest of the block's life. kOfContexts: it is a context block.
   template <bool kOfContexts>
-  __device__ __forceinline__ static void walk(const FwdArgs& args, FwdControl& c, uint32_t base) {
+  __device__ __forceinline__ static void Walk(const FwdArgs& args, FwdControl& c, uint32_t base) {
     const FwdParams& p = args.p;
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const uint32_t q_lane =
         base +
         QTile::Offset((kOfContexts ? 0 : warp * kWarpRows) + LaneMk(lane).row, LaneMk(lane).chunk);
     uint32_t q[Traits::kQInRegs ? kMmaK : 1][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
-    load_rows<QTile, kThreads>(base, c.q, c.q_row_bytes, c.rows);
+    LoadRows<QTile, kThreads>(base, c.q, c.q_row_bytes, c.rows);
     if constexpr (Traits::kShareQ) {
       CpAsyncWaitAll();
       __syncthreads();
-      load_q(q, q_lane);
+      LoadQ(q, q_lane);
       __syncthreads();
     }
 
-    int at = 0;                                               // in this warp's list of tiles
-    int code = next_tile<kBlockN, kGeneral>(p.mask, c, &at);  // of the tile in hand
-    int next = kLastTile;                                     // of the one after it
+    int at = 0;                                              // in this warp's list of tiles
+    int code = NextTile<kBlockN, kGeneral>(p.mask, c, &at);  // of the tile in hand
+    int next = kLastTile;                                    // of the one after it
     constexpr int kBothCopied = 2;  // added to the stage while there is nothing to copy
     int stage = kBothCopied;
     if (code >= 0) {
-      load_stage(args, c, base, 0, code);
+      LoadStage(args, c, base, 0, code);
       CpAsyncCommit();
-      next = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
-      if (next >= 0) load_stage(args, c, base, 1, next);
+      next = NextTile<kBlockN, kGeneral>(p.mask, c, &at);
+      if (next >= 0) LoadStage(args, c, base, 1, next);
       CpAsyncCommit();
       CpAsyncWait<1>();
       __syncthreads();  // Q and the first tile have come
-      if constexpr (Traits::kQInRegs && !Traits::kShareQ) load_q(q, q_lane);
+      if constexpr (Traits::kQInRegs && !Traits::kShareQ) LoadQ(q, q_lane);
     }
     float o[kMmaM][kHeadDim / 8][4];  // C fragments of (kWarpRows, kHeadDim)
 #pragma unroll
@@ -428,17 +359,17 @@ struct FwdBlock {
       const int copy = stage < kBothCopied ? next : kLastTile;
       stage &= 1;
       if constexpr (kOfContexts) {
-        if (copy >= 0) load_stage(args, c, base, stage ^ 1, copy);
-        compute_share(args.half_alpha, base, q_lane, stage, q, o);
+        if (copy >= 0) LoadStage(args, c, base, stage ^ 1, copy);
+        ComputeShare(args.half_alpha, base, q_lane, stage, q, o);
       } else if (code & 1) {
-        compute_full(args, c, base, q_lane, stage, copy, q, o);
+        ComputeFull(args, c, base, q_lane, stage, copy, q, o);
       } else {
-        if (copy >= 0) load_stage(args, c, base, stage ^ 1, copy);
-        compute_partial(args, c, base, q_lane, stage, (code >> 2) * kBlockN, q, o);
+        if (copy >= 0) LoadStage(args, c, base, stage ^ 1, copy);
+        ComputePartial(args, c, base, q_lane, stage, (code >> 2) * kBlockN, q, o);
       }
       stage ^= 1;
       code = next;
-      if (code >= 0) next = next_tile<kBlockN, kGeneral>(p.mask, c, &at);
+      if (code >= 0) next = NextTile<kBlockN, kGeneral>(p.mask, c, &at);
       CpAsyncWaitAll();
       __syncthreads();  // tile `code` has come; nobody reads the other stage any more
     }
@@ -447,15 +378,15 @@ struct FwdBlock {
       __syncthreads();
     }
     if constexpr (kOfContexts) {
-      sum_shares(base, o);
+      SumShares(base, o);
       if (warp > 0) return;
     } else if (c.parts > 1) {
-      if (!join_parts<kThreads>(args.split, c.place, c.part, c.parts, &c.arrived, o)) return;
+      if (!JoinParts<kThreads>(args.split, c.place, c.part, c.parts, &c.arrived, o)) return;
     }
-    store(p, c, base, o);
+    Store(p, c, base, o);
   }
 
-  __device__ __forceinline__ static void load_q(uint32_t (&q)[kMmaK][kMmaM][4], uint32_t q_lane) {
+  __device__ __forceinline__ static void LoadQ(uint32_t (&q)[kMmaK][kMmaM][4], uint32_t q_lane) {
 #pragma unroll
     for (int k = 0; k < kMmaK; ++k) {
 #pragma unroll
@@ -466,23 +397,23 @@ struct FwdBlock {
   }
 
   // Copies one tile of K, V and rab into a stage.
-  __device__ __forceinline__ static void load_stage(const FwdArgs& args, const FwdControl& c,
-                                                    uint32_t base, int stage, int code) {
+  __device__ __forceinline__ static void LoadStage(const FwdArgs& args, const FwdControl& c,
+                                                   uint32_t base, int stage, int code) {
     const int n0 = (code >> 2) * kBlockN;
-    load_kv(args, c, base + Traits::kKOffset + stage * KvTile::kBytes,
-            base + Traits::kVOffset + stage * KvTile::kBytes, n0);
+    LoadKv(args, c, base + Traits::kKOffset + stage * KvTile::kBytes,
+           base + Traits::kVOffset + stage * KvTile::kBytes, n0);
     if constexpr (Traits::kHasRab) {
-      load_rab(args, c, base + Traits::kRabOffset + stage * RabTile::kBytes, n0);
+      LoadRab(args, c, base + Traits::kRabOffset + stage * RabTile::kBytes, n0);
     }
   }
 
   // o += SiLU(alpha (q k^T + rab)) v over a partial tile, 32 keys at a time: those that none of the
   // warp's rows sees are skipped.
   template <int kQ>
-  __device__ __forceinline__ static void compute_partial(const FwdArgs& args, const FwdControl& c,
-                                                         uint32_t base, uint32_t q_lane, int stage,
-                                                         int n0, uint32_t (&q)[kQ][kMmaM][4],
-                                                         float (&o)[kMmaM][kHeadDim / 8][4]) {
+  __device__ __forceinline__ static void ComputePartial(const FwdArgs& args, const FwdControl& c,
+                                                        uint32_t base, uint32_t q_lane, int stage,
+                                                        int n0, uint32_t (&q)[kQ][kMmaM][4],
+                                                        float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
                       KvTile::Offset(LaneNk(lane).row, LaneNk(lane).chunk);
@@ -497,26 +428,27 @@ struct FwdBlock {
     for (int n = n0; n < n0 + kBlockN;
          n += kPartN, k_lane += kPartN * KvTile::kPitch, v_lane += kPartN * KvTile::kPitch) {
       const RowSpan span = row < c.rows ? c.mask.row(c.first_row + row) : RowSpan{0, 0, 0, 0};
-      const uint32_t bits = visible_bits<kGeneral>(args.p.mask, c, span, row, n);
-      add_visible(args.half_alpha, bits, q_lane, k_lane, v_lane, rab_lane ^ ((n - n0) * 2), q, o);
+      const uint32_t bits =
+          VisibleBits<kGeneral>(args.p.mask, c.mask, span, row < c.rows, c.q_row + row, n);
+      AddVisible(args.half_alpha, bits, q_lane, k_lane, v_lane, rab_lane ^ ((n - n0) * 2), q, o);
     }
   }
 
   // The same over 32 keys, of which row lane % kWarpRows of the warp sees `bits`.
   template <int kQ>
-  __device__ __forceinline__ static void add_visible(float half_alpha, uint32_t bits,
-                                                     uint32_t q_lane, uint32_t k_lane,
-                                                     uint32_t v_lane, uint32_t rab_lane,
-                                                     uint32_t (&q)[kQ][kMmaM][4],
-                                                     float (&o)[kMmaM][kHeadDim / 8][4]) {
-    if (!__any_sync(~0u, bits != 0)) return;
+  __device__ __forceinline__ static void AddVisible(float half_alpha, uint32_t bits,
+                                                    uint32_t q_lane, uint32_t k_lane,
+                                                    uint32_t v_lane, uint32_t rab_lane,
+                                                    uint32_t (&q)[kQ][kMmaM][4],
+                                                    float (&o)[kMmaM][kHeadDim / 8][4]) {
+    if (!__any_sync(kFullMask, bits != 0)) return;
     const int lane = threadIdx.x % kWarpSize;
     float s[kMmaM][kPartN / 8][4];  // C fragments of (kWarpRows, kPartN)
-    scores<kPartN>(s, q_lane, k_lane, rab_lane, q, [](int) {});
-    if (!__all_sync(~0u, bits == ~0u)) {
+    ComputeScores<kPartN>(s, q_lane, k_lane, rab_lane, q, [](int) {});
+    if (!__all_sync(kFullMask, bits == ~0u)) {
 #pragma unroll
       for (int r = 0; r < kWarpRows / 8; ++r) {
-        const uint32_t seen = __shfl_sync(~0u, bits, lane / 4 + 8 * r) >> (lane % 4 * 2);
+        const uint32_t seen = __shfl_sync(kFullMask, bits, lane / 4 + 8 * r) >> (lane % 4 * 2);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           float& x = s[r / 2][i / 2][r % 2 * 2 + i % 2];
@@ -524,16 +456,16 @@ struct FwdBlock {
         }
       }
     }
-    add_values<kPartN>(half_alpha, s, v_lane, o);
+    AddValues<kPartN>(half_alpha, s, v_lane, o);
   }
 
   // o += SiLU(alpha (q k^T + rab)) v over this warp's share of a tile, all of which is visible or
   // zeros.
   template <int kQ>
-  __device__ __forceinline__ static void compute_share(float half_alpha, uint32_t base,
-                                                       uint32_t q_lane, int stage,
-                                                       uint32_t (&q)[kQ][kMmaM][4],
-                                                       float (&o)[kMmaM][kHeadDim / 8][4]) {
+  __device__ __forceinline__ static void ComputeShare(float half_alpha, uint32_t base,
+                                                      uint32_t q_lane, int stage,
+                                                      uint32_t (&q)[kQ][kMmaM][4],
+                                                      float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     if (warp >= kSharers) return;
     const int n = warp * kShareN;
@@ -541,18 +473,18 @@ struct FwdBlock {
     const uint32_t rab_lane = base + Traits::kRabOffset + stage * RabTile::kBytes +
                               RabTile::Offset(LaneMk(lane).row, LaneMk(lane).chunk);
     float s[kMmaM][kShareN / 8][4];  // C fragments of (kWarpRows, kShareN)
-    scores<kShareN>(
+    ComputeScores<kShareN>(
         s, q_lane,
         kv_lane + Traits::kKOffset + KvTile::Offset(LaneNk(lane).row, LaneNk(lane).chunk),
         rab_lane ^ (n * 2), q, [](int) {});
-    add_values<kShareN>(
+    AddValues<kShareN>(
         half_alpha, s,
         kv_lane + Traits::kVOffset + KvTile::Offset(LaneKn(lane).row, LaneKn(lane).chunk), o);
   }
 
   // Adds the o of all warps into that of the first one, by way of shared memory.
-  __device__ __forceinline__ static void sum_shares(uint32_t base,
-                                                    float (&o)[kMmaM][kHeadDim / 8][4]) {
+  __device__ __forceinline__ static void SumShares(uint32_t base,
+                                                   float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     constexpr int kFragments = kMmaM * kHeadDim / 8, kFragmentBytes = kWarpSize * 16;
     static_assert((kSharers - 1) * kFragments * kFragmentBytes <= Traits::kControlOffset, "room");
@@ -584,15 +516,15 @@ struct FwdBlock {
 
   // s = q k^T + rab for kN keys; `beside(k)` is called after each sixteenth of the head dimension.
   template <int kN, int kQ, class Beside>
-  __device__ __forceinline__ static void scores(float (&s)[kMmaM][kN / 8][4], uint32_t q_lane,
-                                                uint32_t k_lane, uint32_t rab_lane,
-                                                uint32_t (&q)[kQ][kMmaM][4], Beside beside) {
+  __device__ __forceinline__ static void ComputeScores(float (&s)[kMmaM][kN / 8][4],
+                                                       uint32_t q_lane, uint32_t k_lane,
+                                                       uint32_t rab_lane,
+                                                       uint32_t (&q)[kQ][kMmaM][4], Beside beside) {
 #pragma unroll
     for (int m = 0; m < kMmaM; ++m) {
 #pragma unroll
       for (int n = 0; n < kN / 8; n += 2) {
-        init_scores(s[m][n], s[m][n + 1],
-                    (rab_lane ^ (n * kChunkBytes)) + m * 16 * RabTile::kPitch);
+        InitScores(s[m][n], s[m][n + 1], (rab_lane ^ (n * kChunkBytes)) + m * 16 * RabTile::kPitch);
       }
     }
 #pragma unroll
@@ -624,9 +556,9 @@ struct FwdBlock {
   // o += SiLU(alpha s) v for kN keys. SiLU of sixteen keys is computed between the products of the
   // sixteen before them: the special-function units work while the tensor cores do.
   template <int kN>
-  __device__ __forceinline__ static void add_values(float half_alpha, float (&s)[kMmaM][kN / 8][4],
-                                                    uint32_t v_lane,
-                                                    float (&o)[kMmaM][kHeadDim / 8][4]) {
+  __device__ __forceinline__ static void AddValues(float half_alpha, float (&s)[kMmaM][kN / 8][4],
+                                                   uint32_t v_lane,
+                                                   float (&o)[kMmaM][kHeadDim / 8][4]) {
     constexpr int kPacks = 4 * kMmaM;  // registers of an A fragment of (kWarpRows, 16)
     constexpr int kMmaD = kHeadDim / 16;
     uint32_t a[2][kMmaM][4];
@@ -659,10 +591,10 @@ struct FwdBlock {
   // The same over a full tile. The copies of the tile after the next (`copy_code`, or none) are
   // issued between the first products, whose time on the tensor cores hides them.
   template <int kQ>
-  __device__ __forceinline__ static void compute_full(const FwdArgs& args, const FwdControl& c,
-                                                      uint32_t base, uint32_t q_lane, int stage,
-                                                      int copy_code, uint32_t (&q)[kQ][kMmaM][4],
-                                                      float (&o)[kMmaM][kHeadDim / 8][4]) {
+  __device__ __forceinline__ static void ComputeFull(const FwdArgs& args, const FwdControl& c,
+                                                     uint32_t base, uint32_t q_lane, int stage,
+                                                     int copy_code, uint32_t (&q)[kQ][kMmaM][4],
+                                                     float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const uint32_t k_lane = base + Traits::kKOffset + stage * KvTile::kBytes +
                             KvTile::Offset(LaneNk(lane).row, LaneNk(lane).chunk);
@@ -680,10 +612,10 @@ struct FwdBlock {
     const bool copy = copy_code >= 0 && (copy_code & 2);
     if (copy_code >= 0) {
       if (!copy)
-        load_kv(args, c, base + Traits::kKOffset + (stage ^ 1) * KvTile::kBytes,
-                base + Traits::kVOffset + (stage ^ 1) * KvTile::kBytes, copy_n0);
+        LoadKv(args, c, base + Traits::kKOffset + (stage ^ 1) * KvTile::kBytes,
+               base + Traits::kVOffset + (stage ^ 1) * KvTile::kBytes, copy_n0);
       if constexpr (Traits::kHasRab) {
-        load_rab(args, c, base + Traits::kRabOffset + (stage ^ 1) * RabTile::kBytes, copy_n0);
+        LoadRab(args, c, base + Traits::kRabOffset + (stage ^ 1) * RabTile::kBytes, copy_n0);
       }
     }
     const int thread = ThreadInBlock();
@@ -717,15 +649,16 @@ struct FwdBlock {
 #pragma unroll
     for (int n = 0; n < kBlockN; n += kChunkN) {
       float s[kMmaM][kChunkN / 8][4];  // C fragments of (kWarpRows, kChunkN)
-      scores<kChunkN>(s, q_lane, k_lane + n * KvTile::kPitch, rab_lane ^ (n * 2), q, [&](int k) {
-        if (n == 0) copies(k);
-      });
-      add_values<kChunkN>(args.half_alpha, s, v_lane + n * KvTile::kPitch, o);
+      ComputeScores<kChunkN>(s, q_lane, k_lane + n * KvTile::kPitch, rab_lane ^ (n * 2), q,
+                             [&](int k) {
+                               if (n == 0) copies(k);
+                             });
+      AddValues<kChunkN>(args.half_alpha, s, v_lane + n * KvTile::kPitch, o);
     }
   }
 
   // Two neighbouring C fragments of scores before any product: rab, or zeros.
-  __device__ __forceinline__ static void init_scores(float (&s0)[4], float (&s1)[4], uint32_t rab) {
+  __device__ __forceinline__ static void InitScores(float (&s0)[4], float (&s1)[4], uint32_t rab) {
     if constexpr (Traits::kHasRab) {
       uint32_t r[4];
       LdMatrixX4(r, rab);
@@ -744,9 +677,9 @@ struct FwdBlock {
   }
 
   // Puts o / N, rounded, into the rows from `first` on of a tile at `base`.
-  __device__ __forceinline__ static void stage_output(uint32_t base, int first, int lane,
-                                                      float inv_n,
-                                                      float (&o)[kMmaM][kHeadDim / 8][4]) {
+  __device__ __forceinline__ static void StageOutput(uint32_t base, int first, int lane,
+                                                     float inv_n,
+                                                     float (&o)[kMmaM][kHeadDim / 8][4]) {
 #pragma unroll
     for (int m = 0; m < kMmaM; ++m) {
 #pragma unroll
@@ -763,10 +696,10 @@ struct FwdBlock {
   }
 
   // Writes this warp's rows of o / N, 16 bytes a lane, by way of shared memory.
-  __device__ __forceinline__ static void store(const FwdParams& p, const FwdControl& c,
+  __device__ __forceinline__ static void Store(const FwdParams& p, const FwdControl& c,
                                                uint32_t base, float (&o)[kMmaM][kHeadDim / 8][4]) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    stage_output(base, warp * kWarpRows, lane, p.inv_n, o);
+    StageOutput(base, warp * kWarpRows, lane, p.inv_n, o);
     __syncwarp();
     constexpr int kRowsPerPass = kWarpSize / QTile::kChunks;
     const int first = warp * kWarpRows + lane / QTile::kChunks, chunk = lane % QTile::kChunks;
@@ -789,7 +722,7 @@ template <class Traits, bool kGeneral>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     fwd_kernel(const __grid_constant__ FwdArgs args) {
   extern __shared__ __align__(1024) unsigned char smem[];
-  FwdBlock<Traits, kGeneral>::run(args, smem);
+  FwdBlock<Traits, kGeneral>::Run(args, smem);
 }
 
 }  // namespace accel::hstu

@@ -15,14 +15,14 @@
 
 namespace accel::hstu {
 
-inline bool copies_by_chunk(const Rab& r) {
+inline bool CopiesByChunk(const Rab& r) {
   return reinterpret_cast<uintptr_t>(r.data) % kChunkBytes == 0 &&
          r.batch_stride % kChunkElems == 0 && r.head_stride % kChunkElems == 0 &&
          r.row_stride % kChunkElems == 0;
 }
 
 template <class Traits>
-constexpr int smem_bytes() {
+constexpr int SmemBytes() {
   static_assert(Traits::kWarps <= kMaxWarps, "FwdControl has a list per warp");
   return Traits::kControlOffset +
          static_cast<int>(sizeof(FwdControl) - (kMaxWarps - Traits::kWarps) * sizeof(TileList));
@@ -30,28 +30,28 @@ constexpr int smem_bytes() {
 
 // Whether more blocks of the narrow tile run at a time than of the other one.
 template <class Traits, class Narrow>
-constexpr bool prefers_narrow(const SharedMemory& memory) {
-  return memory.Blocks(smem_bytes<Narrow>(), Narrow::kMinBlocks) >
-         memory.Blocks(smem_bytes<Traits>(), Traits::kMinBlocks);
+constexpr bool PrefersNarrow(const SharedMemory& memory) {
+  return memory.Blocks(SmemBytes<Narrow>(), Narrow::kMinBlocks) >
+         memory.Blocks(SmemBytes<Traits>(), Traits::kMinBlocks);
 }
 
 template <class Traits, bool kGeneral>
-int launch_fwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
+int LaunchFwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
   constexpr auto kKernel = fwd_kernel<Traits, kGeneral>;
-  constexpr int kBytes = smem_bytes<Traits>();
+  constexpr int kBytes = SmemBytes<Traits>();
   if (const cudaError_t e = AllowSharedMemory<kKernel>(kBytes)) return e;
   kKernel<<<static_cast<unsigned>(blocks), Traits::kThreads, kBytes, stream>>>(args);
   return cudaGetLastError();
 }
 
 template <class Traits>
-int run_tile(const FwdParams& p, void* workspace, cudaStream_t stream) {
+int RunTile(const FwdParams& p, void* workspace, cudaStream_t stream) {
   FwdArgs args;
   args.p = p;
   args.half_alpha = 0.5f * p.alpha;
-  args.rab_aligned = copies_by_chunk(p.rab);
+  args.rab_aligned = CopiesByChunk(p.rab);
   static_assert(Traits::kBlockM == kFwdRows, "what the workspace is made for");
-  const FwdWorkspace at = fwd_workspace(p);
+  const FwdWorkspace at = FwdWorkspaceOf(p);
   char* const base = static_cast<char*>(workspace);
   args.split = {at.split, reinterpret_cast<uint32_t*>(base + at.arrived),
                 reinterpret_cast<float*>(base + at.sums)};
@@ -60,17 +60,16 @@ int run_tile(const FwdParams& p, void* workspace, cudaStream_t stream) {
     const cudaError_t e = cudaMemsetAsync(base + at.arrived, 0, at.sums - at.arrived, stream);
     if (e != cudaSuccess) return e;
   }
-  const int64_t blocks =
-      at.split.most * make_schedule(p, kFwdRows, split ? 0 : Traits::kContextRows,
-                                    base + at.schedule, stream, &args.schedule);
+  const int64_t blocks = at.split.most * MakeSchedule(p, kFwdRows, split ? 0 : Traits::kContextRows,
+                                                      base + at.schedule, stream, &args.schedule);
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   const bool general = p.mask.func != nullptr || p.kv.data != nullptr || !args.rab_aligned;
-  return general ? launch_fwd<Traits, true>(args, blocks, stream)
-                 : launch_fwd<Traits, false>(args, blocks, stream);
+  return general ? LaunchFwd<Traits, true>(args, blocks, stream)
+                 : LaunchFwd<Traits, false>(args, blocks, stream);
 }
 
 template <class Traits>
-int run_short(const FwdParams& p, int rows, cudaStream_t stream) {
+int RunShort(const FwdParams& p, int rows, cudaStream_t stream) {
   constexpr int kRowBytes = 3 * 2 * Traits::kHeadDim;
   constexpr int kMostBytes = FwdShort<Traits::kHeadDim>::kRows * kRowBytes;
   static_assert(kMostBytes <= kSm86Memory.Block(), "runs everywhere");
@@ -86,7 +85,7 @@ int run_short(const FwdParams& p, int rows, cudaStream_t stream) {
 }
 
 template <class Traits>
-int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
+int RunFwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   constexpr int64_t kMostRowStride = 1 << 24;  // a pass of the copies adds 64 rows in 32 bits
   if (p.q.row_stride > kMostRowStride || p.k.row_stride > kMostRowStride ||
       p.v.row_stride > kMostRowStride) {
@@ -101,23 +100,23 @@ int run_fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
         p.kv.data == nullptr) {
       const int rows = (longest + 31) / 32 * 32;
       return rows <= Short::kRows / 2
-                 ? run_short<FwdTraits<Element, Traits::kHeadDim, false, typename Short::Half>>(
+                 ? RunShort<FwdTraits<Element, Traits::kHeadDim, false, typename Short::Half>>(
                        p, rows, stream)
-                 : run_short<FwdTraits<Element, Traits::kHeadDim, false, typename Short::Whole>>(
+                 : RunShort<FwdTraits<Element, Traits::kHeadDim, false, typename Short::Whole>>(
                        p, rows, stream);
     }
   }
   using Narrow = FwdTraits<Element, Traits::kHeadDim, Traits::kHasRab,
                            typename FwdNarrowTileFor<Traits::kHeadDim, Traits::kHasRab>::Tile>;
-  static_assert(smem_bytes<Traits>() <= kSm80Memory.Block(), "runs on sm_80");
-  static_assert(!kWith86Or89 || smem_bytes<Narrow>() <= kSm86Memory.Block(), "runs everywhere");
-  if constexpr (prefers_narrow<Traits, Narrow>(kSm80Memory) ||
-                (kWith86Or89 && prefers_narrow<Traits, Narrow>(kSm86Memory))) {
+  static_assert(SmemBytes<Traits>() <= kSm80Memory.Block(), "runs on sm_80");
+  static_assert(!kWith86or89 || SmemBytes<Narrow>() <= kSm86Memory.Block(), "runs everywhere");
+  if constexpr (PrefersNarrow<Traits, Narrow>(kSm80Memory) ||
+                (kWith86or89 && PrefersNarrow<Traits, Narrow>(kSm86Memory))) {
     SharedMemory memory;
     if (const cudaError_t e = SharedMemoryOfDevice(p.smem_kb, &memory); e != cudaSuccess) return e;
-    if (prefers_narrow<Traits, Narrow>(memory)) return run_tile<Narrow>(p, workspace, stream);
+    if (PrefersNarrow<Traits, Narrow>(memory)) return RunTile<Narrow>(p, workspace, stream);
   }
-  return run_tile<Traits>(p, workspace, stream);
+  return RunTile<Traits>(p, workspace, stream);
 }
 
 }  // namespace accel::hstu

@@ -13,7 +13,7 @@
 #include "csrc/hstu_attn/fwd_kernel.cuh"
 #include "csrc/hstu_attn/fwd_traits.h"
 #include "csrc/hstu_attn/hstu.h"
-#include "csrc/hstu_attn/mask.h"
+#include "csrc/hstu_attn/mask_bits.cuh"
 #include "csrc/hstu_attn/schedule.cuh"
 
 namespace accel::hstu {
@@ -40,13 +40,13 @@ struct ShortBlock {
   static constexpr int kChunkN = Traits::kChunkN;
 
   // Requests the first `valid` rows of a matrix; puts zeros after them, up to a multiple of 32.
-  __device__ __forceinline__ static void request(uint32_t dst, const Rows& rows, int64_t row_0,
+  __device__ __forceinline__ static void Request(uint32_t dst, const Rows& rows, int64_t row_0,
                                                  int head, int valid) {
     constexpr int kRowsPerPass = kThreads / Tile::kChunks;
     static_assert(kRowsPerPass % 8 == 0, "passes permute the chunks alike");
     const int chunk = threadIdx.x % Tile::kChunks;
     int row = threadIdx.x / Tile::kChunks;
-    const char* from = Block::row_of(rows, row_0 + row, head) + chunk * kChunkBytes;
+    const char* from = Block::RowOf(rows, row_0 + row, head) + chunk * kChunkBytes;
     const int64_t step = 2 * kRowsPerPass * rows.row_stride;
     uint32_t to = dst + Tile::Offset(row, chunk);
 #pragma unroll 4
@@ -60,20 +60,20 @@ struct ShortBlock {
     }
   }
 
-  __device__ __forceinline__ static void run(const ShortArgs& args, unsigned char* smem) {
+  __device__ __forceinline__ static void Run(const ShortArgs& args, unsigned char* smem) {
     const FwdParams& p = args.p;
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const int head = blockIdx.x, seq = blockIdx.y, head_k = head / args.group;
     const int q0 = p.cu_seqlens_q[seq], k0 = p.cu_seqlens_k[seq];
     const int q_len = Min(p.cu_seqlens_q[seq + 1] - q0, args.rows);
     const int k_len = Min(p.cu_seqlens_k[seq + 1] - k0, args.rows);
-    const SeqMask mask = seq_mask(p.mask, seq, k_len);
+    const SeqMask mask = SequenceMask(p.mask, seq, k_len);
 
     const uint32_t k_base = SmemAddress(smem), v_base = k_base + args.rows * Tile::kPitch;
     const uint32_t q_base = v_base + args.rows * Tile::kPitch;
-    request(k_base, p.k, k0, head_k, k_len);
-    request(q_base, p.q, q0, head, q_len);
-    request(v_base, p.v, k0, head_k, k_len);
+    Request(k_base, p.k, k0, head_k, k_len);
+    Request(q_base, p.q, q0, head, q_len);
+    Request(v_base, p.v, k0, head_k, k_len);
     CpAsyncWaitAll();
     __syncthreads();
 
@@ -87,49 +87,48 @@ struct ShortBlock {
       // gets a short one next.
       const int strip = strips - 1 - pass * kWarps - (pass % 2 == 0 ? warp : kWarps - 1 - warp);
       if (strip < 0) break;
-      run_strip(args, mask, strip * kWarpRows, q_len, q_base, q_lane, k_lane, v_lane,
-                const_cast<char*>(Block::row_of(p.o, q0, head)));
+      RunStrip(args, mask, strip * kWarpRows, q_len, q_base, q_lane, k_lane, v_lane,
+               const_cast<char*>(Block::RowOf(p.o, q0, head)));
     }
   }
 
   // The output of a strip, the rows from m0 on; `out` is that of row 0.
-  __device__ __forceinline__ static void run_strip(const ShortArgs& args, const SeqMask& mask,
-                                                   int m0, int q_len, uint32_t q_base,
-                                                   uint32_t q_lane, uint32_t k_lane,
-                                                   uint32_t v_lane, char* out) {
+  __device__ __forceinline__ static void RunStrip(const ShortArgs& args, const SeqMask& mask,
+                                                  int m0, int q_len, uint32_t q_base,
+                                                  uint32_t q_lane, uint32_t k_lane, uint32_t v_lane,
+                                                  char* out) {
     const int lane = threadIdx.x % kWarpSize;
     q_lane += m0 * Tile::kPitch;
     uint32_t q[kMmaK][kMmaM][4];  // A fragments of (kWarpRows, kHeadDim)
-    Block::load_q(q, q_lane);
+    Block::LoadQ(q, q_lane);
     float o[kMmaM][kHeadDim / 8][4] = {};  // C fragments of (kWarpRows, kHeadDim)
 
     // Some row sees columns from `begin` to `end`, all rows see those from `full_begin` to
     // `full_end`.
     const int row = Min(m0 + lane % kWarpRows, q_len - 1);
     const RowSpan span = mask.row(row + mask.k_len - q_len);
-    const int begin = __reduce_min_sync(~0u, span.begin) / kPartN * kPartN;
-    const int end = __reduce_max_sync(~0u, Max(span.hist, span.end));
-    const int full_begin = __reduce_max_sync(~0u, span.begin);
-    const int full_end = __reduce_min_sync(~0u, span.hist);
+    const int begin = __reduce_min_sync(kFullMask, span.begin) / kPartN * kPartN;
+    const int end = __reduce_max_sync(kFullMask, Max(span.hist, span.end));
+    const int full_begin = __reduce_max_sync(kFullMask, span.begin);
+    const int full_end = __reduce_min_sync(kFullMask, span.hist);
 #pragma unroll 1
     for (int n = begin; n < end;) {
       if (kChunkN > kPartN && n >= full_begin && n + kChunkN <= full_end) {
         float s[kMmaM][kChunkN / 8][4];  // C fragments of (kWarpRows, kChunkN)
-        Block::template scores<kChunkN>(s, q_lane, k_lane + n * Tile::kPitch, 0, q, [](int) {});
-        Block::template add_values<kChunkN>(args.half_alpha, s, v_lane + n * Tile::kPitch, o);
+        Block::template ComputeScores<kChunkN>(s, q_lane, k_lane + n * Tile::kPitch, 0, q,
+                                               [](int) {});
+        Block::template AddValues<kChunkN>(args.half_alpha, s, v_lane + n * Tile::kPitch, o);
         n += kChunkN;
       } else {
-        const uint32_t bits =
-            bits_between(span.begin, span.hist, n) | bits_between(span.group, span.end, n);
-        Block::add_visible(args.half_alpha, bits, q_lane, k_lane + n * Tile::kPitch,
-                           v_lane + n * Tile::kPitch, 0, q, o);
+        Block::AddVisible(args.half_alpha, SpanBits(span, n), q_lane, k_lane + n * Tile::kPitch,
+                          v_lane + n * Tile::kPitch, 0, q, o);
         n += kPartN;
       }
     }
 
     // By way of the strip's place in shared memory, which no other warp reads.
     __syncwarp();
-    Block::stage_output(q_base, m0, lane, args.p.inv_n, o);
+    Block::StageOutput(q_base, m0, lane, args.p.inv_n, o);
     __syncwarp();
     constexpr int kRowsPerPass = kWarpSize / Tile::kChunks;
     const int chunk = lane % Tile::kChunks, first = m0 + lane / Tile::kChunks;
@@ -147,7 +146,7 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     fwd_short_kernel(const __grid_constant__ ShortArgs args) {
   extern __shared__ __align__(1024) unsigned char smem[];
-  ShortBlock<Traits>::run(args, smem);
+  ShortBlock<Traits>::Run(args, smem);
 }
 
 }  // namespace accel::hstu

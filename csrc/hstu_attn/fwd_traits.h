@@ -12,35 +12,52 @@
 
 namespace accel::hstu {
 
-template <int kWarps_, int kWarpRows_, int kBlockN_, int kChunkN_, bool kQInRegs_, bool kShareQ_,
-          int kMinBlocks_>
+// What a tile may leave unsaid.
 struct FwdTile {
-  static constexpr int kWarps = kWarps_;
-  static constexpr int kWarpRows = kWarpRows_;    // 16 or 32
-  static constexpr int kBlockN = kBlockN_;        // keys per shared-memory stage
-  static constexpr int kChunkN = kChunkN_;        // keys per pass through the registers
-  static constexpr bool kQInRegs = kQInRegs_;     // else Q is read from shared memory every pass
-  static constexpr bool kShareQ = kShareQ_;       // Q passes through the memory of the K/V stages
-  static constexpr int kMinBlocks = kMinBlocks_;  // blocks that must fit on one multiprocessor
+  static constexpr int kWarps = 4;
+  static constexpr int kWarpRows = 32;    // 16 or 32
+  static constexpr bool kQInRegs = true;  // else Q is read from shared memory every pass
+  static constexpr bool kShareQ = false;  // Q passes through the memory of the K/V stages
 };
 
 // The tile of each instance; docs/hstu_kernels.md has the counts and measurements behind them.
+//   kBlockN     keys per shared-memory stage
+//   kChunkN     keys per pass through the registers
+//   kMinBlocks  blocks that must fit on one multiprocessor
 template <int kHeadDim, bool kHasRab>
 struct FwdTileFor;
 template <>
-struct FwdTileFor<32, false> : FwdTile<4, 32, 128, 64, true, false, 4> {};
+struct FwdTileFor<32, false> : FwdTile {
+  static constexpr int kBlockN = 128, kChunkN = 64, kMinBlocks = 4;
+};
 template <>
-struct FwdTileFor<32, true> : FwdTile<4, 32, 64, 32, true, false, 3> {};
+struct FwdTileFor<32, true> : FwdTile {
+  static constexpr int kBlockN = 64, kChunkN = 32, kMinBlocks = 3;
+};
 template <>
-struct FwdTileFor<64, false> : FwdTile<4, 32, 128, 32, true, true, 3> {};
+struct FwdTileFor<64, false> : FwdTile {
+  static constexpr int kBlockN = 128, kChunkN = 32, kMinBlocks = 3;
+  static constexpr bool kShareQ = true;
+};
 template <>
-struct FwdTileFor<64, true> : FwdTile<4, 32, 64, 32, true, false, 2> {};
+struct FwdTileFor<64, true> : FwdTile {
+  static constexpr int kBlockN = 64, kChunkN = 32, kMinBlocks = 2;
+};
 template <>
-struct FwdTileFor<128, false> : FwdTile<4, 32, 64, 64, false, false, 2> {};
+struct FwdTileFor<128, false> : FwdTile {
+  static constexpr int kBlockN = 64, kChunkN = 64, kMinBlocks = 2;
+  static constexpr bool kQInRegs = false;
+};
 template <>
-struct FwdTileFor<128, true> : FwdTile<4, 32, 32, 32, false, false, 2> {};
+struct FwdTileFor<128, true> : FwdTile {
+  static constexpr int kBlockN = 32, kChunkN = 32, kMinBlocks = 2;
+  static constexpr bool kQInRegs = false;
+};
 template <bool kHasRab>
-struct FwdTileFor<256, kHasRab> : FwdTile<8, 16, 64, 32, true, true, 1> {};
+struct FwdTileFor<256, kHasRab> : FwdTile {
+  static constexpr int kWarps = 8, kWarpRows = 16, kBlockN = 64, kChunkN = 32, kMinBlocks = 1;
+  static constexpr bool kShareQ = true;
+};
 
 // The tile where more blocks of it fit into the shared memory of a multiprocessor: half of the keys
 // at a time, where that was found to pay.
@@ -50,15 +67,21 @@ struct FwdNarrowTileFor {
 };
 template <>
 struct FwdNarrowTileFor<64, false> {
-  using Tile = FwdTile<4, 32, 64, 32, true, true, 3>;
+  struct Tile : FwdTileFor<64, false> {
+    static constexpr int kBlockN = 64;
+  };
 };
 template <>
 struct FwdNarrowTileFor<128, false> {
-  using Tile = FwdTile<4, 32, 32, 32, false, false, 2>;
+  struct Tile : FwdTileFor<128, false> {
+    static constexpr int kBlockN = 32, kChunkN = 32;
+  };
 };
 template <bool kHasRab>
 struct FwdNarrowTileFor<256, kHasRab> {
-  using Tile = FwdTile<8, 16, 32, 32, true, true, 1>;
+  struct Tile : FwdTileFor<256, kHasRab> {
+    static constexpr int kBlockN = 32;
+  };
 };
 
 // Sequences of at most kRows rows and keys are worked off whole by one CUDA block each
@@ -70,19 +93,27 @@ struct FwdShort {
 template <>
 struct FwdShort<32> {
   static constexpr int kRows = 256;
-  using Whole = FwdTile<4, 32, 32, 32, true, false, 4>;
+  struct Whole : FwdTile {
+    static constexpr int kBlockN = 32, kChunkN = 32, kMinBlocks = 4;
+  };
   using Half = Whole;
 };
 template <>
 struct FwdShort<64> {
   static constexpr int kRows = 256;
-  using Whole = FwdTile<8, 16, 64, 64, true, false, 2>;
-  using Half = FwdTile<4, 16, 64, 64, true, false, 4>;
+  struct Whole : FwdTile {
+    static constexpr int kWarps = 8, kWarpRows = 16, kBlockN = 64, kChunkN = 64, kMinBlocks = 2;
+  };
+  struct Half : Whole {
+    static constexpr int kWarps = 4, kMinBlocks = 4;
+  };
 };
 template <>
 struct FwdShort<128> {
   static constexpr int kRows = 128;
-  using Whole = FwdTile<4, 16, 32, 32, true, false, 3>;
+  struct Whole : FwdTile {
+    static constexpr int kWarpRows = 16, kBlockN = 32, kChunkN = 32, kMinBlocks = 3;
+  };
   using Half = Whole;
 };
 
@@ -125,5 +156,4 @@ struct FwdTraits : Tile_ {
   static_assert(!Tile::kShareQ || QTile::kBytes <= kControlOffset, "Q fits into the stages");
 };
 
-// Defined in fwd_launch.cuh, instantiated one per translation unit.
 }  // namespace accel::hstu

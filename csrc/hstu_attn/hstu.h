@@ -86,14 +86,14 @@ struct BwdParams : Problem {
   bool deterministic = false;  // bit-equal results from run to run
 };
 
-// Bytes of device scratch that fwd()/bwd() need for these parameters. Reads sizes only (no device
+// Bytes of device scratch that Fwd()/Bwd() need for these parameters. Reads sizes only (no device
 // pointer is followed), so that a caller can allocate without a synchronisation.
-size_t fwd_workspace_bytes(const FwdParams& p);
-size_t bwd_workspace_bytes(const BwdParams& p);
+size_t FwdWorkspaceBytes(const FwdParams& p);
+size_t BwdWorkspaceBytes(const BwdParams& p);
 
 // Launch on the current device. `workspace` may hold anything; it is free again when the stream
 // has passed the call. cudaErrorNotSupported: this build has no such instance.
-int fwd(const FwdParams& p, void* workspace, cudaStream_t stream);
-int bwd(const BwdParams& p, void* workspace, cudaStream_t stream);
+int Fwd(const FwdParams& p, void* workspace, cudaStream_t stream);
+int Bwd(const BwdParams& p, void* workspace, cudaStream_t stream);
 
 }  // namespace accel::hstu

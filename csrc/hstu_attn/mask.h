@@ -1,8 +1,9 @@
 // File: mask.h
 //
-// One home for what every mask means. A mask is a union of column intervals per row; the kernels
-// ask two questions of it: how a tile of rows x columns stands (empty, partial, full), and, inside
-// a partial tile, whether a pair (i, j) is visible. Host and device code; tested on the CPU.
+// One home, with mask_bits.cuh, for what every mask means. A mask is a union of column intervals
+// per row; the kernels ask two questions of it: how a tile of rows x columns stands (empty,
+// partial, full), and, inside a partial tile, which columns a row sees. Host and device code;
+// tested on the CPU.
 //
 //   rows        columns visible                                (0 <= j < k_len always)
 //   none        all

@@ -279,8 +279,8 @@ Tensor Forward(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const
   p.k = RowsOf(k);
   p.v = RowsOf(v);
   p.o = RowsOf(out);
-  const Scratch workspace(q, fwd_workspace_bytes(p));
-  const int code = fwd(p, workspace.data(), CurrentStream(q.get_device_index()));
+  const Scratch workspace(q, FwdWorkspaceBytes(p));
+  const int code = Fwd(p, workspace.data(), CurrentStream(q.get_device_index()));
   CheckHstuLaunch(code, "the forward", q);
   return out;
 }
@@ -329,8 +329,8 @@ Tensor Backward(const Tensor& dout_in, const Tensor& q_in, const Tensor& k_in, c
   if (a.has_drab) {
     p.drab = {drab.mutable_data_ptr(), drab.stride(0), drab.stride(1), drab.stride(2)};
   }
-  const Scratch workspace(q, bwd_workspace_bytes(p));
-  const int code = bwd(p, workspace.data(), CurrentStream(q.get_device_index()));
+  const Scratch workspace(q, BwdWorkspaceBytes(p));
+  const int code = Bwd(p, workspace.data(), CurrentStream(q.get_device_index()));
   CheckHstuLaunch(code, "the backward", q);
   if (a.has_drab && a.rab->size(1) == 1 && p.heads > 1) {
     const int64_t heads_dim = 1;

@@ -2,6 +2,8 @@
 //
 // The sort behind the listed order of schedule.cuh: a counting sort of all row blocks by the
 // columns that they see, in one CUDA block.
+#include "csrc/common/warp.cuh"
+#include "csrc/hstu_attn/mask_bits.cuh"
 #include "csrc/hstu_attn/schedule.cuh"
 
 namespace accel::hstu {
@@ -16,16 +18,16 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
                                int context_rows, int bucket_columns, int capacity,
                                ScheduleHeader* out) {
   __shared__ int32_t start[kScheduleBuckets];  // bucket 0 holds the most columns
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   RowBlock* items = reinterpret_cast<RowBlock*>(out + 1);
   start[threadIdx.x] = 0;
   __syncthreads();
   for (int pass = 0; pass < 2; ++pass) {
-    for (int b = warp; b < batch; b += kScheduleThreads / 32) {
+    for (int b = warp; b < batch; b += kScheduleThreads / kWarpSize) {
       const int q_len = cu_seqlens_q[b + 1] - cu_seqlens_q[b];
       const int k_len = cu_seqlens_k[b + 1] - cu_seqlens_k[b];
-      SeqMask m = seq_mask(mask, b, k_len);
-      if (context_rows > 0 && context_block_rows(m, q_len, context_rows) > 0) {
+      SeqMask m = SequenceMask(mask, b, k_len);
+      if (context_rows > 0 && ContextBlockRows(m, q_len, context_rows) > 0) {
         m.contexts = 0;  // for the row blocks
         // Its tiles take less than half of the time of those of a row block.
         const int bucket =
@@ -34,12 +36,12 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
         if (pass == 1 && place < capacity) items[place] = {b, kContextBlock};
       }
       const int blocks = (q_len + block_m - 1) / block_m;
-      for (int above = lane * kNeighbours; above < blocks; above += 32 * kNeighbours) {
+      for (int above = lane * kNeighbours; above < blocks; above += kWarpSize * kNeighbours) {
         // The last kNeighbours blocks but `above`, sorted as one by the first of them.
         const int block = blocks - 1 - above;
         const int first = block * block_m + k_len - q_len;
         const int last = Min(first + block_m, k_len) - 1;
-        const int columns = columns_seen(mask, m, first, last);
+        const int columns = ColumnsSeen(mask, m, first, last);
         const int bucket =
             kScheduleBuckets - 1 - Min(columns / bucket_columns, kScheduleBuckets - 1);
         const int width = Min(kNeighbours, block + 1);
@@ -51,25 +53,17 @@ __global__ void build_schedule(MaskParams mask, const int32_t* __restrict__ cu_s
     __syncthreads();
     if (pass == 1) break;
     // Exclusive prefix sum over the buckets, one bucket a thread.
-    __shared__ int32_t warp_sum[32];
+    __shared__ int32_t warp_sum[kScheduleThreads / kWarpSize];
     const int mine = start[threadIdx.x];
-    int sum = mine;
-    for (int d = 1; d < 32; d *= 2) {
-      const int below = __shfl_up_sync(~0u, sum, d);
-      if (lane >= d) sum += below;
-    }
-    if (lane == 31) warp_sum[warp] = sum;
-    __syncthreads();
-    int before = 0;
-    for (int w = 0; w < warp; ++w) before += warp_sum[w];
-    start[threadIdx.x] = before + sum - mine;
-    if (threadIdx.x == kScheduleThreads - 1) out->count = Min(before + sum, capacity);
+    const int before = BlockExclusiveSum(mine, warp_sum);
+    start[threadIdx.x] = before;
+    if (threadIdx.x == kScheduleThreads - 1) out->count = Min(before + mine, capacity);
     __syncthreads();
   }
 }
 
-int64_t make_schedule(const Problem& p, int block_m, int context_rows, void* workspace,
-                      cudaStream_t stream, Schedule* schedule) {
+int64_t MakeSchedule(const Problem& p, int block_m, int context_rows, void* workspace,
+                     cudaStream_t stream, Schedule* schedule) {
   const MaskParams& mask = p.mask;
   const bool contexts = kWithContext && context_rows > 0 && mask.num_contexts != nullptr &&
                         mask.func == nullptr && mask.window_left < 0 && mask.window_right == 0;

@@ -22,9 +22,8 @@ struct SplitSums {
 // Called by all kThreads of part `part` of block `block`; `arrived` is shared memory. The last one
 // gets true, and in `o` the sum over all parts.
 template <int kThreads, int kM, int kN>
-__device__ __forceinline__ bool join_parts(const SplitSums& s, int32_t block, int32_t part,
-                                           int32_t parts, uint32_t* arrived,
-                                           float (&o)[kM][kN][4]) {
+__device__ __forceinline__ bool JoinParts(const SplitSums& s, int32_t block, int32_t part,
+                                          int32_t parts, uint32_t* arrived, float (&o)[kM][kN][4]) {
   constexpr int kFragments = kM * kN;
   constexpr int64_t kPart = kFragments * kThreads;  // float4s
   float4* const all =

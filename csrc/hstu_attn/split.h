@@ -11,7 +11,7 @@
 #include "csrc/common/portable.h"
 #include "csrc/common/scratch.h"
 #include "csrc/hstu_attn/hstu.h"
-#include "csrc/hstu_attn/mask.h"
+#include "csrc/hstu_attn/mask_bits.cuh"
 
 namespace accel::hstu {
 
@@ -36,7 +36,7 @@ struct SplitWork {
   float rounds = 1.0f;            // of parts, to level out: more cost more sums
 };
 
-inline Split plan_split(const SplitWork& w) {
+inline Split PlanSplit(const SplitWork& w) {
   constexpr int kMost = 8;
   constexpr int64_t kLeast = 256;  // length of a part
   Split split;
@@ -49,59 +49,49 @@ inline Split plan_split(const SplitWork& w) {
 }
 
 constexpr int kFwdRows = 128;  // of a block of rows, in every instance of the forward
-constexpr int bwd_keys(int head_dim) { return head_dim == 32 || head_dim == 256 ? 64 : 128; }
+constexpr int BwdKeys(int head_dim) { return head_dim == 32 || head_dim == 256 ? 64 : 128; }
 
-inline int64_t fwd_row_blocks(const Problem& p) { return p.total_q / kFwdRows + p.batch; }
-inline int64_t bwd_key_blocks(const Problem& p) {
-  return p.total_k / bwd_keys(p.head_dim) + p.batch;
-}
-
-// The length of what a block of `block` rows or columns sees, of `whole`.
-inline void set_lengths(const MaskParams& m, int64_t block, int64_t whole, SplitWork* w) {
-  const bool structured = m.func == nullptr;
-  const bool local = structured && m.window_left >= 0 && m.window_right >= 0;
-  const bool causal = structured && m.window_left < 0 && m.window_right == 0;
-  const int64_t window = int64_t{m.window_left} + m.window_right + block;
-  w->longest = local && window < whole ? window : whole;
-  w->mean = causal ? w->longest / 2 : w->longest;
-}
+inline int64_t FwdRowBlocks(const Problem& p) { return p.total_q / kFwdRows + p.batch; }
+inline int64_t BwdKeyBlocks(const Problem& p) { return p.total_k / BwdKeys(p.head_dim) + p.batch; }
 
 // What a GPU of so many multiprocessors has to do.
-inline SplitWork fwd_split_work(const Problem& p, int processors) {
+inline SplitWork FwdSplitWork(const Problem& p, int processors) {
   const int64_t dense = CeilDiv(p.max_seqlen_q, kFwdRows) * int64_t{p.batch};
-  const int64_t present = fwd_row_blocks(p);
+  const int64_t present = FwdRowBlocks(p);
   SplitWork w;
   w.blocks = (dense < present ? dense : present) * p.heads;
   w.room = int64_t{processors} * (p.head_dim == 256 ? 1 : 2);  // eight warps each
   w.join = 1200;
   w.rounds = 2.0f;
-  set_lengths(p.mask, kFwdRows, p.max_seqlen_k, &w);
+  const SeenLengths seen = LengthsSeen(p.mask, kFwdRows, p.max_seqlen_k);
+  w.longest = seen.longest;
+  w.mean = seen.mean;
   return w;
 }
 
-inline SplitWork bwd_split_work(const Problem& p, int processors) {
-  const int keys = bwd_keys(p.head_dim);
+inline SplitWork BwdSplitWork(const Problem& p, int processors) {
+  const int keys = BwdKeys(p.head_dim);
   const int64_t dense = CeilDiv(p.max_seqlen_k, keys) * int64_t{p.batch};
-  const int64_t present = bwd_key_blocks(p);
+  const int64_t present = BwdKeyBlocks(p);
   const int group = p.heads / p.heads_k;
   SplitWork w;
   w.blocks = (dense < present ? dense : present) * p.heads_k;
   w.room = int64_t{processors} * (p.head_dim == 32 ? 4 : 1);
   w.join = 700;
   w.rounds = 1.4f;
-  set_lengths(p.mask, keys, p.max_seqlen_q, &w);
-  w.longest *= group;
-  w.mean *= group;
+  const SeenLengths seen = LengthsSeen(p.mask, keys, p.max_seqlen_q);
+  w.longest = seen.longest * group;
+  w.mean = seen.mean * group;
   return w;
 }
 
 // Bytes of scratch memory for the counters of ended parts, one a block.
-inline size_t split_counter_bytes(const Split& split, int64_t blocks) {
+inline size_t SplitCounterBytes(const Split& split, int64_t blocks) {
   return split.most == 1 ? 0 : AlignScratch(blocks * sizeof(uint32_t));
 }
 
 // Bytes of scratch memory for the sums of all parts, `floats` per block.
-inline size_t split_bytes(const Split& split, int64_t blocks, int64_t floats) {
+inline size_t SplitBytes(const Split& split, int64_t blocks, int64_t floats) {
   return split.most == 1 ? 0 : blocks * split.most * floats * sizeof(float);
 }
 

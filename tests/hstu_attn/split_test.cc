@@ -39,10 +39,10 @@ void expect(bool holds, const char* what, const Problem& p, const Split& split) 
 
 // What holds for every plan.
 void check(const Problem& p, const SplitWork& work, int64_t blocks, int64_t floats) {
-  const Split split = plan_split(work);
+  const Split split = PlanSplit(work);
   expect(split.most >= 1 && split.most <= 8, "one part to eight", p, split);
   if (split.most == 1) {
-    expect(split_bytes(split, blocks, floats) == 0, "a block that is whole leaves nothing", p,
+    expect(SplitBytes(split, blocks, floats) == 0, "a block that is whole leaves nothing", p,
            split);
     return;
   }
@@ -51,7 +51,7 @@ void check(const Problem& p, const SplitWork& work, int64_t blocks, int64_t floa
          split);
   expect(split.parts(static_cast<int32_t>(work.longest)) == split.most, "the longest has most", p,
          split);
-  expect(split_bytes(split, blocks, floats) <= int64_t{160} << 20, "at most 160 MB", p, split);
+  expect(SplitBytes(split, blocks, floats) <= int64_t{160} << 20, "at most 160 MB", p, split);
   int32_t before = 1;
   for (int32_t seen = 0; seen <= p.max_seqlen_k; seen += 37) {
     const int32_t parts = split.parts(seen);
@@ -74,12 +74,12 @@ int main() {
             for (int left : {-1, 0, 300}) {
               for (int right : {-1, 0, 300}) {
                 const Problem p = problem(batch, length, heads, dim, left, right);
-                const SplitWork fwd = fwd_split_work(p, processors);
-                const SplitWork bwd = bwd_split_work(p, processors);
-                check(p, fwd, fwd_row_blocks(p) * heads, accel::hstu::kFwdRows * dim);
-                check(p, bwd, bwd_key_blocks(p) * heads, 2 * accel::hstu::bwd_keys(dim) * dim);
+                const SplitWork fwd = FwdSplitWork(p, processors);
+                const SplitWork bwd = BwdSplitWork(p, processors);
+                check(p, fwd, FwdRowBlocks(p) * heads, accel::hstu::kFwdRows * dim);
+                check(p, bwd, BwdKeyBlocks(p) * heads, 2 * accel::hstu::BwdKeys(dim) * dim);
                 plans += 2;
-                splits += (plan_split(fwd).most > 1) + (plan_split(bwd).most > 1);
+                splits += (PlanSplit(fwd).most > 1) + (PlanSplit(bwd).most > 1);
               }
             }
           }
@@ -91,11 +91,11 @@ int main() {
          Split{});
 
   const Problem lone = problem(1, 4096, 4, 128, -1, 0), full = problem(16, 2048, 4, 128, -1, 0);
-  expect(plan_split(fwd_split_work(lone, 132)).most > 1, "split", lone, {});
-  expect(plan_split(bwd_split_work(lone, 132)).most > 1, "split", lone, {});
-  expect(plan_split(fwd_split_work(lone, 0)).most == 1, "no GPU to ask", lone, {});
-  expect(plan_split(fwd_split_work(full, 132)).most == 1, "whole", full, {});
-  expect(plan_split(bwd_split_work(full, 132)).most == 1, "whole", full, {});
+  expect(PlanSplit(FwdSplitWork(lone, 132)).most > 1, "split", lone, {});
+  expect(PlanSplit(BwdSplitWork(lone, 132)).most > 1, "split", lone, {});
+  expect(PlanSplit(FwdSplitWork(lone, 0)).most == 1, "no GPU to ask", lone, {});
+  expect(PlanSplit(FwdSplitWork(full, 132)).most == 1, "whole", full, {});
+  expect(PlanSplit(BwdSplitWork(full, 132)).most == 1, "whole", full, {});
 
   std::printf("%lld plans, %lld of them split, %d wrong\n", static_cast<long long>(plans),
               static_cast<long long>(splits), wrong);
