@@ -36,6 +36,7 @@
 #include "csrc/hstu_attn/mask_bits.cuh"
 #include "csrc/hstu_attn/schedule.cuh"
 #include "csrc/hstu_attn/split.cuh"
+#include "csrc/hstu_attn/tail.cuh"
 
 namespace accel::hstu {
 
@@ -558,7 +559,7 @@ __global__ __launch_bounds__(Traits::kThreads, Traits::kMinBlocks) void bwd_kern
   block.Run();
 }
 
-// dQ from the accumulators: one CUDA block per (block of queries, head).
+// dQ from the accumulators: one CUDA block per (block of queries, head), and those of the tail.
 template <class Traits>
 __global__ __launch_bounds__(Traits::kDqWarps* kWarpSize) void bwd_convert_dq(
     const __grid_constant__ BwdArgs args) {
@@ -569,6 +570,8 @@ __global__ __launch_bounds__(Traits::kDqWarps* kWarpSize) void bwd_convert_dq(
   __shared__ __align__(1024) unsigned char smem[Tile::kBytes];
   const uint32_t tile = SmemAddress(smem);
   const BwdParams& p = args.p;
+  const uint32_t blocks = gridDim.x - args.tail_blocks;
+  if (blockIdx.x >= blocks) return ClearGradients(p, blockIdx.x - blocks, args.tail_blocks);
   const int slot = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
   // The last sequence whose blocks start at or before `slot`.
   int seq = 0;

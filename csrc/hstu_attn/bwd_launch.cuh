@@ -12,6 +12,7 @@
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/bwd_whole.cuh"
 #include "csrc/hstu_attn/features.h"
+#include "csrc/hstu_attn/tail.cuh"
 
 namespace accel::hstu {
 
@@ -26,6 +27,7 @@ inline BwdArgs MakeBwdArgs(const BwdParams& p, void* workspace) {
   args.dq = reinterpret_cast<float*>(base + at.dq);
   args.split = {at.split, reinterpret_cast<uint32_t*>(base + at.arrived),
                 reinterpret_cast<float*>(base + at.sums)};
+  args.tail_blocks = TailBlocks(p);
   args.drab_by_pairs = reinterpret_cast<uintptr_t>(p.drab.data) % 4 == 0 &&
                        p.drab.batch_stride % 2 == 0 && p.drab.head_stride % 2 == 0 &&
                        p.drab.row_stride % 2 == 0;
@@ -49,10 +51,8 @@ cudaError_t LaunchBwd(const BwdParams& p, void* workspace, cudaStream_t stream) 
     kKernel<<<static_cast<uint32_t>(key_blocks * p.heads_k * args.split.split.most),
               Traits::kThreads, Traits::kSmemBytes, stream>>>(args);
   }
-  if (p.total_q > 0) {
-    bwd_convert_dq<Traits><<<static_cast<uint32_t>(query_blocks * p.heads),
-                             Traits::kDqWarps * kWarpSize, 0, stream>>>(args);
-  }
+  bwd_convert_dq<Traits><<<static_cast<uint32_t>(query_blocks * p.heads + args.tail_blocks),
+                           Traits::kDqWarps * kWarpSize, 0, stream>>>(args);
   return cudaGetLastError();
 }
 
@@ -63,8 +63,8 @@ cudaError_t LaunchBwdWhole(const BwdParams& p, void* workspace, cudaStream_t str
   if (const cudaError_t e = BwdZeroDrab(p, stream)) return e;
   BwdArgs args = MakeBwdArgs(p, workspace);
   if (const cudaError_t e = BwdPrepareWhole(p, workspace, stream, &args.order)) return e;
-  kKernel<<<static_cast<uint32_t>(p.batch) * p.heads_k, Traits::kThreads, Traits::kSmemBytes,
-            stream>>>(args);
+  kKernel<<<static_cast<uint32_t>(p.batch) * p.heads_k + args.tail_blocks, Traits::kThreads,
+            Traits::kSmemBytes, stream>>>(args);
   return cudaGetLastError();
 }
 

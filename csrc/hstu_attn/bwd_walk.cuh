@@ -24,6 +24,7 @@ struct BwdArgs {
   const int32_t* order;  // kernel for whole sequences: the longest first; null: as they come
   float* dq;
   SplitSums split;
+  int32_t tail_blocks;   // the last ones of the last grid (tail.cuh)
   bool drab_by_pairs;  // two neighbours of drab may be written as one 32-bit word
 };
 

@@ -21,6 +21,7 @@
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/bwd_walk.cuh"
 #include "csrc/hstu_attn/mask_bits.cuh"
+#include "csrc/hstu_attn/tail.cuh"
 
 namespace accel::hstu {
 
@@ -346,6 +347,10 @@ template <class Traits>
 __global__ __launch_bounds__(Traits::kThreads, Traits::kMinBlocks) void bwd_whole_kernel(
     const __grid_constant__ BwdArgs args) {
   extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t blocks = gridDim.x - args.tail_blocks;
+  if (blockIdx.x >= blocks) {
+    return ClearGradients(args.p, blockIdx.x - blocks, args.tail_blocks);
+  }
   BwdSequence& own = *reinterpret_cast<BwdSequence*>(smem + Traits::kWalkOffset);
   BwdWholeBlock<Traits> block(args, own, SmemAddress(smem));
   block.Run();

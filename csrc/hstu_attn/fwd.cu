@@ -54,7 +54,7 @@ size_t FwdWorkspaceBytes(const FwdParams& p) { return FwdWorkspaceOf(p).bytes; }
 
 int Fwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   if (!InBuild(p.mask)) return cudaErrorNotSupported;
-  if (p.batch == 0 || p.total_q == 0 || p.max_seqlen_q == 0) return cudaSuccess;
+  if (p.batch == 0 || p.total_q == 0) return cudaSuccess;
   switch (p.dtype) {
     case DType::kBf16:
       if constexpr (kWithBf16) return FwdOfHeadDim<__nv_bfloat16>(p, workspace, stream);

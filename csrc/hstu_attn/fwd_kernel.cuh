@@ -20,6 +20,7 @@
 #include "csrc/hstu_attn/mask_bits.cuh"
 #include "csrc/hstu_attn/schedule.cuh"
 #include "csrc/hstu_attn/split.cuh"
+#include "csrc/hstu_attn/tail.cuh"
 
 namespace accel::hstu {
 
@@ -29,6 +30,7 @@ struct FwdArgs {
   SplitSums split;
   float half_alpha = 0.5f;
   bool rab_aligned = false;  // its rows can be copied 16 bytes at a time
+  int32_t tail_blocks = 0;   // the last ones of the grid (tail.cuh)
 };
 
 constexpr int kMaxWarps = 8;
@@ -722,6 +724,13 @@ template <class Traits, bool kGeneral>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     fwd_kernel(const __grid_constant__ FwdArgs args) {
   extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t blocks = gridDim.x - args.tail_blocks;
+  if (blockIdx.x >= blocks) {
+    const FwdParams& p = args.p;
+    ClearRows(p.o, p.cu_seqlens_q[p.batch], p.total_q, p.heads, Traits::kHeadDim,
+              blockIdx.x - blocks, args.tail_blocks);
+    return;
+  }
   FwdBlock<Traits, kGeneral>::Run(args, smem);
 }
 

@@ -40,7 +40,8 @@ int LaunchFwd(const FwdArgs& args, int64_t blocks, cudaStream_t stream) {
   constexpr auto kKernel = fwd_kernel<Traits, kGeneral>;
   constexpr int kBytes = SmemBytes<Traits>();
   if (const cudaError_t e = AllowSharedMemory<kKernel>(kBytes)) return e;
-  kKernel<<<static_cast<unsigned>(blocks), Traits::kThreads, kBytes, stream>>>(args);
+  kKernel<<<static_cast<unsigned>(blocks + args.tail_blocks), Traits::kThreads, kBytes, stream>>>(
+      args);
   return cudaGetLastError();
 }
 
@@ -62,11 +63,15 @@ int RunTile(const FwdParams& p, void* workspace, cudaStream_t stream) {
   }
   const int64_t blocks = at.split.most * MakeSchedule(p, kFwdRows, split ? 0 : Traits::kContextRows,
                                                       base + at.schedule, stream, &args.schedule);
-  if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+  args.tail_blocks = TailBlocks(p);
+  if (blocks + args.tail_blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   const bool general = p.mask.func != nullptr || p.kv.data != nullptr || !args.rab_aligned;
   return general ? LaunchFwd<Traits, true>(args, blocks, stream)
                  : LaunchFwd<Traits, false>(args, blocks, stream);
 }
+
+// The tail of its grid, which has a row of blocks for each sequence.
+inline int ShortTail(const FwdParams& p) { return CeilDiv(TailBlocks(p), p.heads); }
 
 template <class Traits>
 int RunShort(const FwdParams& p, int rows, cudaStream_t stream) {
@@ -80,7 +85,8 @@ int RunShort(const FwdParams& p, int rows, cudaStream_t stream) {
   args.half_alpha = 0.5f * p.alpha;
   args.group = p.heads / p.heads_k;
   args.rows = rows;
-  kKernel<<<dim3(p.heads, p.batch), Traits::kThreads, rows * kRowBytes, stream>>>(args);
+  kKernel<<<dim3(p.heads, p.batch + ShortTail(p)), Traits::kThreads, rows * kRowBytes, stream>>>(
+      args);
   return cudaGetLastError();
 }
 
@@ -96,7 +102,7 @@ int RunFwd(const FwdParams& p, void* workspace, cudaStream_t stream) {
   if constexpr (!Traits::kHasRab && Short::kRows > 0) {
     constexpr int kMostGridY = 65535;
     const int longest = p.max_seqlen_q > p.max_seqlen_k ? p.max_seqlen_q : p.max_seqlen_k;
-    if (longest <= Short::kRows && p.batch <= kMostGridY && p.mask.func == nullptr &&
+    if (longest <= Short::kRows && p.batch + ShortTail(p) <= kMostGridY && p.mask.func == nullptr &&
         p.kv.data == nullptr) {
       const int rows = (longest + 31) / 32 * 32;
       return rows <= Short::kRows / 2

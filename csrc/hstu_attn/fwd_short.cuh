@@ -14,7 +14,7 @@
 #include "csrc/hstu_attn/fwd_traits.h"
 #include "csrc/hstu_attn/hstu.h"
 #include "csrc/hstu_attn/mask_bits.cuh"
-#include "csrc/hstu_attn/schedule.cuh"
+#include "csrc/hstu_attn/tail.cuh"
 
 namespace accel::hstu {
 
@@ -146,6 +146,13 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     fwd_short_kernel(const __grid_constant__ ShortArgs args) {
   extern __shared__ __align__(1024) unsigned char smem[];
+  const FwdParams& p = args.p;
+  if (blockIdx.y >= p.batch) {
+    ClearRows(p.o, p.cu_seqlens_q[p.batch], p.total_q, p.heads, Traits::kHeadDim,
+              (blockIdx.y - p.batch) * gridDim.x + blockIdx.x,
+              (gridDim.y - p.batch) * gridDim.x);
+    return;
+  }
   ShortBlock<Traits>::Run(args, smem);
 }
 

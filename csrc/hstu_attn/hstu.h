@@ -74,13 +74,13 @@ struct Problem {
 };
 
 struct FwdParams : Problem {
-  Rows o;      // every row of every sequence is written
+  Rows o;      // written whole; rows behind the last sequence become zeros
   PagedKv kv;  // data == null: k and v hold all columns
 };
 
 struct BwdParams : Problem {
   Rows d_o;         // gradient of o
-  Rows dq, dk, dv;  // written whole
+  Rows dq, dk, dv;  // written whole, as o
   Rab drab;         // data == null: not wanted; else rab's dtype, written whole, head_stride
                     // may not be 0: heads are summed by the caller when rab has one head
   bool deterministic = false;  // bit-equal results from run to run
