@@ -11,6 +11,7 @@
 #include "csrc/common/portable.h"
 #include "csrc/common/sm80_tile.cuh"
 #include "csrc/common/warp.cuh"
+#include "csrc/hstu_attn/bias.cuh"
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/bwd_walk.cuh"
 #include "csrc/hstu_attn/hstu.h"
@@ -226,7 +227,7 @@ __device__ __forceinline__ void LoadRab(float (&s)[kRows16][kTiles8][4], const R
         for (int low = 0; low < 2; ++low) {
           const int n = n_warp + r * 16 + lane / 4 + low * 8;
           const uint16_t bits = m < w.q_len && n < w.mask.k_len ? row[n] : uint16_t{0};
-          s[r][t][low * 2 + odd] = Unpack<Element>(bits).x;
+          s[r][t][low * 2 + odd] = UnpackBias<Element>(bits).x;
         }
       }
     }
@@ -245,6 +246,13 @@ __device__ __forceinline__ SiluAndSlope SiluAndSlopeOfHalf(float h) {
   const float up = 1.0f + t;
   const float silu = h * up;
   return {silu, fmaf(silu, 1.0f - t, up)};
+}
+
+// dS = dP * dSiLU(S). kPartial: a pair that the mask hides, whose slope is 0, has none, whatever dP
+// is: values of hidden keys may be infinite or NaN.
+template <bool kPartial>
+__device__ __forceinline__ float ScoreGradient(float dp, float slope) {
+  return kPartial && slope == 0.0f ? 0.0f : dp * slope;
 }
 
 // Stages this warp's (kWarpRows, kWarpD) sums in its part of a tile and writes the rows < valid.

@@ -279,18 +279,10 @@ struct BwdWholeBlock {
       ProductNt<Element, QTile, false>(dp, own_k + Traits::kKvBytes, d_o + at_nk, none);
       if (all) {
         SiluInPlace<false>(s, probs, word);
+        TimesSlopes<false>(dp, s, grad);
       } else {
         SiluInPlace<true>(s, probs, word);
-      }
-#pragma unroll
-      for (int t = 0; t < kBlockM / 8; ++t) {
-#pragma unroll
-        for (int low = 0; low < 2; ++low) {
-          const float* const d = &s[0][t][low * 2];
-          const float* const g = &dp[0][t][low * 2];
-          grad[0][t / 2][t % 2 * 2 + low] =
-              Pack<Element>(g[0] * Traits::kScale * d[0], g[1] * Traits::kScale * d[1]);
-        }
+        TimesSlopes<true>(dp, s, grad);
       }
       ProductRn<Element, QTile>(dv, probs, d_o + at_kn);
     }
@@ -332,6 +324,22 @@ struct BwdWholeBlock {
       }
       p[0][t / 2][t % 2 * 2] = Pack<Element>(silu[0], silu[1]);
       p[0][t / 2][t % 2 * 2 + 1] = Pack<Element>(silu[2], silu[3]);
+    }
+  }
+
+  template <bool kPartial>
+  __device__ __forceinline__ static void TimesSlopes(const Scores& dp, const Scores& slopes,
+                                                     Packed& grad) {
+#pragma unroll
+    for (int t = 0; t < kBlockM / 8; ++t) {
+#pragma unroll
+      for (int low = 0; low < 2; ++low) {
+        const float* const d = &slopes[0][t][low * 2];
+        const float* const g = &dp[0][t][low * 2];
+        grad[0][t / 2][t % 2 * 2 + low] =
+            Pack<Element>(ScoreGradient<kPartial>(g[0] * Traits::kScale, d[0]),
+                          ScoreGradient<kPartial>(g[1] * Traits::kScale, d[1]));
+      }
     }
   }
 
