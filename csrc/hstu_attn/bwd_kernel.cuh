@@ -265,6 +265,10 @@ struct BwdBlock {
       }
       CpAsyncWait<0>();
       __syncthreads();
+      if (i == 0) {
+        HideKeys<KvTile, Element>(base, walk.not_finite);
+        __syncthreads();
+      }
       const QueryBlock block = walk.at(i);
       if (Traits::kStages == 2 && block.head >= 0) RequestQueries(i + 1);
       ReleaseDq(i - 2);
@@ -344,6 +348,7 @@ struct BwdBlock {
     }
     ProductNt<Element, QTile, Traits::kResident>(s, own_rows,
                                                  at.q + at_nk + m_chunk * QTile::kPitch, resident);
+    ScoresOfHidden(s, walk.not_finite, row0);
     Packed probs;
     const uint32_t out = own_dsilu + (kSplit > 1 ? 0 : at.ds + m_chunk * 2);
     uint32_t words[kWarpM / kMaskBits];

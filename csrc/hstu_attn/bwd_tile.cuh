@@ -234,6 +234,52 @@ __device__ __forceinline__ void LoadRab(float (&s)[kRows16][kTiles8][4], const R
   }
 }
 
+// Rows of K that hold an infinity or a NaN become zeros, so that they add nothing to dQ = dS K
+// where dS is 0; what sees them is told by `not_finite`, a bit each. Whole block; a barrier
+// follows.
+template <class Tile, class Element>
+__device__ __forceinline__ void HideKeys(uint32_t k, uint32_t* not_finite) {
+  static_assert(Tile::kRows % kWarpSize == 0, "a word for each warp's rows");
+  const int row = threadIdx.x;
+  if (row >= Tile::kRows) return;
+  uint32_t sum = 0;
+#pragma unroll
+  for (int chunk = 0; chunk < Tile::kChunks; ++chunk) {
+    const uint4 v = LoadShared(k + Tile::Offset(row, chunk));
+    sum = AddZeroTimes<Element>(v.x, sum);
+    sum = AddZeroTimes<Element>(v.y, sum);
+    sum = AddZeroTimes<Element>(v.z, sum);
+    sum = AddZeroTimes<Element>(v.w, sum);
+  }
+  const bool bad = (sum & 0x7fff7fffu) != 0;
+  const uint32_t all = __ballot_sync(kFullMask, bad);
+  if (row % kWarpSize == 0) not_finite[row / kWarpSize] = all;
+  if (!bad) return;
+#pragma unroll 1
+  for (int chunk = 0; chunk < Tile::kChunks; ++chunk) {
+    StoreShared(k + Tile::Offset(row, chunk), make_uint4(0, 0, 0, 0));
+  }
+}
+
+// The scores of the keys from row0 on that HideKeys() hid: NaN.
+template <int kRows16, int kTiles8>
+__device__ __forceinline__ void ScoresOfHidden(float (&s)[kRows16][kTiles8][4],
+                                               const uint32_t* not_finite, int row0) {
+  const uint32_t bad = not_finite[row0 / kWarpSize] >> row0 % kWarpSize;
+  if (bad == 0) return;
+  const uint32_t mine = bad >> threadIdx.x % kWarpSize / 4;
+#pragma unroll
+  for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+    for (int t = 0; t < kTiles8; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (mine >> (r * 16 + i / 2 * 8) & 1) s[r][t][i] = __int_as_float(0x7fffffff);
+      }
+    }
+  }
+}
+
 // Half a score of a pair that the mask hides: SiLU and its derivative are 0 far below 0.
 constexpr float kHiddenHalf = -1e4f;
 

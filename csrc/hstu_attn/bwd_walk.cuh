@@ -24,8 +24,8 @@ struct BwdArgs {
   const int32_t* order;  // kernel for whole sequences: the longest first; null: as they come
   float* dq;
   SplitSums split;
-  int32_t tail_blocks;   // the last ones of the last grid (tail.cuh)
-  bool drab_by_pairs;  // two neighbours of drab may be written as one 32-bit word
+  int32_t tail_blocks;  // the last ones of the last grid (tail.cuh)
+  bool drab_by_pairs;   // two neighbours of drab may be written as one 32-bit word
 };
 
 // The dQ accumulator block of a sequence's first rows; no two sequences share a block.
@@ -47,6 +47,7 @@ struct BwdSequence {
   int32_t seq, q_begin, q_len, off, k_begin, head_k;
   int32_t n0, n1;
   int32_t head, head_end;  // the next query head, the end of the group
+  uint32_t not_finite[4];  // keys at hand, a bit each: HideKeys()
 };
 
 // And how far the walk has come.

@@ -149,6 +149,10 @@ struct BwdWholeBlock {
       for (int i = 0;; ++i) {
         CpAsyncWait<0>();
         __syncthreads();
+        if (i == 0) {
+          HideKeys<KvTile, Element>(base, own.not_finite);
+          __syncthreads();
+        }
         const QueryBlock previous = block;
         block = next;
         if (block.head >= 0) {
@@ -276,6 +280,7 @@ struct BwdWholeBlock {
         LoadRab<Element>(s, p.rab, own, block.head, block.m0, own.n0 + row0);
       }
       ProductNt<Element, QTile, false>(s, own_k, q + at_nk, none);
+      ScoresOfHidden(s, own.not_finite, row0);
       ProductNt<Element, QTile, false>(dp, own_k + Traits::kKvBytes, d_o + at_nk, none);
       if (all) {
         SiluInPlace<false>(s, probs, word);

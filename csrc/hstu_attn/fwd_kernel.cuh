@@ -525,7 +525,8 @@ struct FwdBlock {
         for (int m = 0; m < kMmaM; ++m) {
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
-            if (m * 16 + i % 4 / 2 * 8 + lane / 4 == row) o[m][2 * d + i / 4][i % 4] += x[m][i / 4][i % 4];
+            if (m * 16 + i % 4 / 2 * 8 + lane / 4 == row)
+              o[m][2 * d + i / 4][i % 4] += x[m][i / 4][i % 4];
           }
         }
       }

@@ -149,8 +149,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   const FwdParams& p = args.p;
   if (blockIdx.y >= p.batch) {
     ClearRows(p.o, p.cu_seqlens_q[p.batch], p.total_q, p.heads, Traits::kHeadDim,
-              (blockIdx.y - p.batch) * gridDim.x + blockIdx.x,
-              (gridDim.y - p.batch) * gridDim.x);
+              (blockIdx.y - p.batch) * gridDim.x + blockIdx.x, (gridDim.y - p.batch) * gridDim.x);
     return;
   }
   ShortBlock<Traits>::Run(args, smem);
