@@ -13,6 +13,13 @@ softmax. A row that sees nothing, and an empty sequence, give 0. Backward, from 
     dP = (do . v) / N        dS = visible * dP * sigmoid(S) * (1 + S * (1 - sigmoid(S)))
     dv = P^T do              dq = alpha * dS k         dk = alpha * dS^T q      drab = alpha * dS
 
+A pair that the mask hides adds nothing, whatever k, v and rab hold there: infinities and NaN reach
+the rows that see them and no others. ``rab = -inf`` hides a pair too (with alpha > 0; a GPU
+multiplies k and v with 0 there, which should then be finite). In gradients on a GPU, a row of q or
+dout that is infinite or NaN may reach dk and dv of keys that it does not see, up to 128 rows away.
+Rows behind the last sequence (``cu_seqlens[-1]``) are not read, and are zeros in the output and the
+gradients.
+
 A sequence is laid out as [contexts | history | targets]. What a row (down) sees of the columns
 (across), for 6 positions; ``#`` is visible::
 
@@ -134,8 +141,8 @@ def hstu_attn_varlen_func(
         k: (total_k, H_k, D), dtype as q; H_k divides H (each head of k serves H / H_k of q).
         v: (total_k, H_k, D), as k.
         cu_seqlens_q: (B + 1) int32, contiguous: prefix sums of the lengths of the sequences in q,
-            contexts and targets included. Rows behind the last sequence belong to nobody: on a
-            GPU, what the results hold there is undefined.
+            contexts and targets included. Rows behind the last sequence are not read, and
+            zeros in the results.
         cu_seqlens_k: (B + 1) int32: the same for k and v. No sequence is longer in q than in k;
             where it is shorter, the rows of q are the last positions of the sequence.
         max_seqlen_q: the longest sequence in q, in rows (a larger number is allowed).

@@ -15,12 +15,15 @@ and backwards, from ``do``::
     dv_j    = sum_i P[i,j] * do_i           dq_i     = alpha * sum_j dS[i,j] * k_j
     dk_j    = alpha * sum_i dS[i,j] * q_i   drab[i,j] = alpha * dS[i,j]
 
+What is not visible adds nothing, whatever it holds: 0 is not multiplied with NaN.
+
 Formula: J. Zhai et al., "Actions Speak Louder than Words" (2024), with the conventions of NVIDIA
 recsys-examples: the bias is added before ``alpha``, and N is one number for the whole call.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -143,13 +146,30 @@ def _per_q_head(x: Tensor, heads: int) -> Tensor:
     return x.transpose(0, 1)
 
 
-def _scores(q: Tensor, k: Tensor, rab: Tensor | None, s: Sequence, alpha: float) -> Tensor:
-    """S of one sequence, (H, q_len, k_len), from q (H, q_len, D) and k (H, k_len, D)."""
-    scores = q @ k.transpose(1, 2)
+def _scores(
+    q: Tensor, k: Tensor, rab: Tensor | None, s: Sequence, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """S of one sequence, (H, q_len, k_len), from q (H, q_len, D) and k (H, k_len, D), and which of
+    the pairs are visible, (H or 1, q_len, k_len): the mask, without those whose rab is -inf."""
+    scores, seen = q @ k.transpose(1, 2), s.mask[None]
     if rab is not None:
-        bias = rab[s.index, :, s.offset : s.k_len, : s.k_len]
-        scores = scores + bias.to(scores.dtype)
-    return scores * alpha
+        bias = rab[s.index, :, s.offset : s.k_len, : s.k_len].to(scores.dtype)
+        hidden = bias == -torch.inf
+        scores, seen = scores + bias.masked_fill(hidden, 0), seen & ~hidden
+    return scores * alpha, seen
+
+
+def _product(weights: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """weights @ values, (.., M, N) and (.., N, D), of which pairs that are not ``seen``, whose
+    weight is 0, add nothing even where the value is infinite or NaN."""
+    product = weights @ values
+    if math.isfinite(product.detach().sum().item()):
+        return product
+    wild = ~values.isfinite()
+    met = (seen.to(weights.dtype) @ wild.to(weights.dtype)) > 0
+    hidden = ((~seen).to(weights.dtype) @ wild.to(weights.dtype)) > 0
+    clean = (weights @ values.masked_fill(wild, 0)).masked_fill(met, torch.nan)
+    return torch.where(hidden, clean, product)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -171,9 +191,9 @@ def forward(p: Problem, *, upcast: bool = True) -> Tensor:
         q_b = q[s.q_rows].to(dtype).transpose(0, 1)
         k_b = _per_q_head(_columns(p.k, s, cache, 0).to(dtype), heads)
         v_b = _per_q_head(_columns(p.v, s, cache, 1).to(dtype), heads)
-        scores = _scores(q_b, k_b, p.rab, s, p.alpha)
-        weights = torch.where(s.mask, torch.nn.functional.silu(scores) / p.scaling_seqlen, 0)
-        out[s.q_rows] = (weights @ v_b).transpose(0, 1)
+        scores, seen = _scores(q_b, k_b, p.rab, s, p.alpha)
+        weights = torch.where(seen, torch.nn.functional.silu(scores) / p.scaling_seqlen, 0)
+        out[s.q_rows] = _product(weights, v_b, seen).transpose(0, 1)
     return out.to(q.dtype)
 
 
@@ -195,14 +215,15 @@ def backward(p: Problem, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor |
         do_b = dout[s.q_rows].to(dtype).transpose(0, 1)
         k_b = _per_q_head(k[s.k_rows].to(dtype), heads)
         v_b = _per_q_head(v[s.k_rows].to(dtype), heads)
-        scores = _scores(q_b, k_b, rab, s, p.alpha)
+        scores, seen = _scores(q_b, k_b, rab, s, p.alpha)
         sigma = torch.sigmoid(scores)
-        weights = torch.where(s.mask, scores * sigma / n, 0)
+        weights = torch.where(seen, scores * sigma / n, 0)
         dp = do_b @ v_b.transpose(1, 2) / n
-        ds = torch.where(s.mask, dp * sigma * (1 + scores * (1 - sigma)), 0)
-        dq[s.q_rows] = p.alpha * (ds @ k_b).transpose(0, 1)
-        dk[s.k_rows] = p.alpha * per_k_head(ds.transpose(1, 2) @ q_b)
-        dv[s.k_rows] = per_k_head(weights.transpose(1, 2) @ do_b)
+        ds = torch.where(seen, dp * sigma * (1 + scores * (1 - sigma)), 0)
+        seen_by = seen.transpose(1, 2)
+        dq[s.q_rows] = p.alpha * _product(ds, k_b, seen).transpose(0, 1)
+        dk[s.k_rows] = p.alpha * per_k_head(_product(ds.transpose(1, 2), q_b, seen_by))
+        dv[s.k_rows] = per_k_head(_product(weights.transpose(1, 2), do_b, seen_by))
         if drab is not None:
             dbias = p.alpha * (ds if drab.shape[1] == heads else ds.sum(0, keepdim=True))
             drab[s.index, :, s.offset : s.k_len, : s.k_len] = dbias
