@@ -7,15 +7,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
 #include <memory>
 #include <string>
 #include <type_traits>
-#include <utility>
-#include <vector>
 
-#include "csrc/common/cuda_memory.h"
-#include "csrc/common/dlpack.h"
+#include "csrc/common/errors.h"
+#include "csrc/hkv/capsules.h"
+#include "csrc/hkv/device_memory.h"
 #include "csrc/hkv/table.h"
 
 namespace py = pybind11;
@@ -24,98 +22,6 @@ ACCEL_PACKAGE("hkv");
 
 namespace hkv {
 namespace {
-
-using accel::CheckCuda;
-using accel::DeviceGuard;
-using accel::DLManagedTensor;
-using accel::DLTensor;
-
-using Address = uintptr_t;
-
-template <class T>
-T* At(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// Device memory for results, zeroed; allocated and freed in the order of one stream.
-class DeviceMemory {
- public:
-  DeviceMemory(size_t bytes, int device, Address stream) : device_(device) {
-    DeviceGuard guard(device);
-    memory_ = accel::Buffer(bytes, "results", At<CUstream_st>(stream));
-    CheckCuda(cudaMemsetAsync(data(), 0, bytes, At<CUstream_st>(stream)), "cudaMemsetAsync");
-  }
-
-  void* data() const { return memory_.As<void>(); }
-  size_t bytes() const { return memory_.bytes(); }
-  int device() const { return device_; }
-
-  void ToHost(Address to, Address stream) const { Copy(At<void>(to), data(), stream); }
-  void FromHost(Address from, Address stream) { Copy(data(), At<void>(from), stream); }
-
- private:
-  void Copy(void* to, const void* from, Address stream) const {
-    DeviceGuard guard(device_);
-    const auto s = At<CUstream_st>(stream);
-    CheckCuda(cudaMemcpyAsync(to, from, bytes(), cudaMemcpyDefault, s), "copying an array");
-    CheckCuda(cudaStreamSynchronize(s), "copying an array");
-  }
-
-  accel::Buffer memory_;
-  int device_;
-};
-
-struct Exported {
-  DLManagedTensor tensor;
-  std::shared_ptr<DeviceMemory> memory;
-  std::vector<int64_t> shape;
-};
-
-py::capsule ToDLPack(const std::shared_ptr<DeviceMemory>& memory, std::vector<int64_t> shape,
-                     int code, int bits) {
-  auto* exported = new Exported{{}, memory, std::move(shape)};
-  DLTensor& t = exported->tensor.dl_tensor;
-  t.data = memory->data();
-  t.device = {accel::kDLCuda, memory->device()};
-  t.ndim = static_cast<int32_t>(exported->shape.size());
-  t.dtype = {static_cast<uint8_t>(code), static_cast<uint8_t>(bits), 1};
-  t.shape = exported->shape.data();
-  t.strides = nullptr;
-  t.byte_offset = 0;
-  exported->tensor.manager_ctx = exported;
-  exported->tensor.deleter = [](DLManagedTensor* self) {
-    delete static_cast<Exported*>(self->manager_ctx);
-  };
-  PyObject* capsule = PyCapsule_New(&exported->tensor, "dltensor", [](PyObject* object) {
-    if (!PyCapsule_IsValid(object, "dltensor")) return;  // taken over by a consumer
-    auto* tensor = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(object, "dltensor"));
-    tensor->deleter(tensor);
-  });
-  if (capsule == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::capsule>(capsule);
-}
-
-// (address, device type, device id, type code, bits, shape, strides or None). The capsule is not
-// consumed: keep it for as long as the address is used.
-py::tuple FromDLPack(const py::object& capsule) {
-  if (!PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    throw py::type_error(
-        accel::ErrorText("__dlpack__ returned something that is not a 'dltensor' capsule"));
-  }
-  const auto* managed =
-      static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-  const DLTensor& t = managed->dl_tensor;
-  if (t.dtype.lanes != 1) {
-    throw py::type_error(accel::ErrorText("DLPack arrays of vector types are not taken"));
-  }
-  py::object strides = py::none();
-  if (t.strides != nullptr) {
-    strides = py::cast(std::vector<int64_t>(t.strides, t.strides + t.ndim));
-  }
-  return py::make_tuple(reinterpret_cast<Address>(t.data) + t.byte_offset, t.device.device_type,
-                        t.device.device_id, t.dtype.code, t.dtype.bits,
-                        std::vector<int64_t>(t.shape, t.shape + t.ndim), strides);
-}
 
 template <class Enum>
 Enum ByName(const std::string& name, int count, const char* argument) {
@@ -135,14 +41,6 @@ std::unique_ptr<Table> Create(bool on_device, const std::string& key, const std:
   const auto evict = ByName<EvictStrategy>(strategy, 5, "evict_strategy");
   return on_device ? CreateDeviceTable(options, key_type, value_type, evict)
                    : CreateHostTable(options, key_type, value_type, evict, num_threads);
-}
-
-int DeviceCount() {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaSuccess) return count;
-  cudaGetLastError();
-  return 0;
 }
 
 // What Python gives for a parameter: an address where C++ has a pointer.
@@ -249,6 +147,7 @@ void BindMemory(py::module_& m) {
         CheckCuda(cudaStreamSynchronize(At<CUstream_st>(stream)), "cudaStreamSynchronize");
       },
       unlocked);
+  py::class_<Event>(m, "Event").def(py::init<int, Address>()).def("done", &Event::Done);
   m.def("to_dlpack", &ToDLPack);
   m.def("from_dlpack", &FromDLPack);
 }
@@ -257,6 +156,10 @@ void BindMemory(py::module_& m) {
 }  // namespace hkv
 
 PYBIND11_MODULE(_hkv, m) {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    throw py::import_error(
+        accel::ErrorText("only the main interpreter can import it, a sub-interpreter cannot"));
+  }
   m.doc() = "Hash tables with arrays as addresses; use the classes of the package hkv.";
   hkv::BindOptions(m);
   hkv::BindTable(m);

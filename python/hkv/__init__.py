@@ -14,16 +14,23 @@ Method names and meanings are those of HierarchicalKV's ``nv::merlin::HashTable`
 
 from __future__ import annotations
 
+from importlib import metadata
+
 from hkv._arrays import ArrayLike, DeviceArray
 from hkv._hkv import device_count
-from hkv._table import (
-    Evicted,
-    Exported,
-    HashTable,
-    Missed,
-    Status,
-)
+from hkv._results import Evicted, Exported, Missed, Status
+from hkv._table import HashTable
 
+
+def _version() -> str:
+    """The installed package's version; in a source tree there is none."""
+    try:
+        return metadata.version("hkv")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+__version__ = _version()
 __all__ = [
     "ArrayLike",
     "DeviceArray",
@@ -32,5 +39,6 @@ __all__ = [
     "HashTable",
     "Missed",
     "Status",
+    "__version__",
     "device_count",
 ]

@@ -6,14 +6,12 @@ arrays of their bits.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, Union
 
 import numpy as np
 
-from hkv import _hkv
-
-ArrayLike: TypeAlias = Any  # NumPy, CuPy, JAX, torch, ...: what has one of the interfaces above
-Stream: TypeAlias = Any  # None, an address, or an object with .ptr or .cuda_stream
+from hkv import _checks, _hkv
 
 _DL_CPU, _DL_CUDA, _DL_CUDA_HOST = 1, 2, 3
 _DL_CODES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
@@ -27,8 +25,37 @@ _DL_TYPES = {
 }  # fmt: skip
 
 
+class SupportsDLPack(Protocol):
+    """torch, CuPy, JAX, ..."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+    def __dlpack_device__(self) -> tuple[Any, int]: ...
+
+
+class SupportsCudaArray(Protocol):
+    """Numba, CuPy, torch, ..."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+
+class CupyStream(Protocol):
+    @property
+    def ptr(self) -> int: ...
+
+
+class TorchStream(Protocol):
+    @property
+    def cuda_stream(self) -> int: ...
+
+
+Array: TypeAlias = Union[np.ndarray, "DeviceArray", SupportsDLPack, SupportsCudaArray]
+ArrayLike: TypeAlias = Array
+Stream: TypeAlias = int | CupyStream | TorchStream | None  # an int is a cudaStream_t
+
+
 class View(NamedTuple):
-    """An array's memory. ``owner`` keeps it alive."""
+    """An array's memory. ``owner`` keeps it alive where the array alone would not."""
 
     address: int
     shape: tuple[int, ...]
@@ -36,7 +63,7 @@ class View(NamedTuple):
     device: int  # CUDA ordinal, -1: host
     contiguous: bool
     read_only: bool
-    owner: Any
+    owner: Any = None
 
 
 class DeviceArray:
@@ -50,12 +77,14 @@ class DeviceArray:
     def __init__(
         self, shape: tuple[int, ...], dtype: str, device: int, stream: Stream = None
     ) -> None:
-        self.shape = tuple(shape)
-        self.dtype = dtype
-        self.device = device
+        if not isinstance(shape, Sequence) or isinstance(shape, str):
+            raise TypeError(f"hkv: shape is {shape!r}; it must be a tuple of integers >= 0")
+        self.shape = tuple(_checks.integer("shape", extent) for extent in shape)
+        self.dtype = _checks.dtype("dtype", dtype, tuple(_ITEM_BYTES))
+        self.device = _checks.integer("device", device, 0, 2**31 - 1)
         self._stream = stream_address(stream)
-        size = int(np.prod(self.shape, dtype=np.int64)) * _ITEM_BYTES[dtype]
-        self._memory = _hkv.DeviceMemory(size, device, self._stream)
+        size = int(np.prod(self.shape, dtype=np.int64)) * _ITEM_BYTES[self.dtype]
+        self._memory = _hkv.DeviceMemory(size, self.device, self._stream)
 
     @classmethod
     def of(
@@ -66,12 +95,20 @@ class DeviceArray:
         stream: Stream = None,
     ) -> DeviceArray:
         """A copy of a NumPy array (``dtype="bfloat16"``: of its bits) on the GPU."""
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError("hkv: array is masked; give .filled(...), which says what stands there")
         array = np.ascontiguousarray(array)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         result = cls(array.shape, dtype or array.dtype.name, device, stream)
         if array.nbytes != result._memory.bytes:
             raise ValueError(f"hkv: an array of {array.dtype} does not hold {dtype} values")
         result._memory.from_host(array.ctypes.data, result._stream)
         return result
+
+    @property
+    def address(self) -> int:
+        """Where its memory begins on the device; 0 if it has none."""
+        return self._memory.address
 
     def numpy(self) -> np.ndarray:
         """A copy on the host (bfloat16: the bits as uint16). Waits for the array's stream."""
@@ -90,7 +127,7 @@ class DeviceArray:
         return {
             "shape": self.shape,
             "typestr": np.dtype(self.dtype).str,
-            "data": (self._memory.address, False),
+            "data": (self.address, False),
             "version": 3,
             "stream": self._stream or 1,
         }
@@ -112,28 +149,30 @@ def stream_address(stream: Stream) -> int:
     if stream is None:
         return 0
     if isinstance(stream, int):
-        return stream
+        return _checks.integer("stream", stream)
     for name in ("ptr", "cuda_stream"):
         address = getattr(stream, name, None)
         if isinstance(address, int):
             return address
     raise TypeError(
-        f"hkv: stream is a {type(stream).__name__}; it must be None, an address, or have .ptr "
-        "(CuPy) or .cuda_stream (torch)"
+        f"hkv: stream is a {type(stream).__name__}, {stream!r}; it must be None, an address, or "
+        "have .ptr (CuPy) or .cuda_stream (torch)"
     )
 
 
-def _numpy_view(array: np.ndarray) -> View:
-    dtype = "bfloat16" if array.dtype.name == "bfloat16" else array.dtype.name
+def _numpy_view(name: str, array: np.ndarray) -> View:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"hkv: {name} is masked; give .filled(...), which says what stands there")
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"hkv: {name} has dtype {array.dtype.str}; its bytes must be in the machine's order: "
+            "give .astype(x.dtype.newbyteorder('='))"
+        )
+    flags = array.flags
     return View(
-        array.ctypes.data,
-        array.shape,
-        dtype,
-        -1,
-        array.flags.c_contiguous,
-        not array.flags.writeable,
-        array,
-    )
+        array.ctypes.data, array.shape, array.dtype.name, -1, flags.c_contiguous,
+        not flags.writeable,
+    )  # fmt: skip
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, item: int) -> bool:
@@ -147,9 +186,13 @@ def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, item
     return True
 
 
-def _cuda_interface_view(array: Any, interface: dict[str, Any], stream: int) -> View:
+def _cuda_interface_view(name: str, array: Any, interface: dict[str, Any], stream: int) -> View:
     shape = tuple(interface["shape"])
     dtype = np.dtype(interface["typestr"])
+    if interface.get("mask") is not None:
+        raise TypeError(f"hkv: {name} is masked; the table has no place for masks")
+    if not dtype.isnative:
+        raise TypeError(f"hkv: {name} has dtype {dtype.str}, not the machine's byte order")
     producer = interface.get("stream")
     if producer is not None and producer != (stream or 1):
         _hkv.synchronize_stream(0 if producer == 1 else producer)
@@ -157,23 +200,41 @@ def _cuda_interface_view(array: Any, interface: dict[str, Any], stream: int) -> 
     ordinal = 0
     if hasattr(array, "__dlpack_device__"):
         ordinal = int(array.__dlpack_device__()[1])
-    return View(
-        address,
-        shape,
-        dtype.name,
-        ordinal,
-        _is_contiguous(shape, interface.get("strides"), dtype.itemsize),
-        read_only,
-        array,
+    contiguous = _is_contiguous(shape, interface.get("strides"), dtype.itemsize)
+    return View(address, shape, dtype.name, ordinal, contiguous, read_only)
+
+
+def _refuse_lazy(name: str, array: Any) -> None:
+    """Tensors of torch whose memory does not hold what they stand for."""
+    if getattr(array, "requires_grad", False) is True:
+        raise TypeError(f"hkv: {name} requires grad; give .detach(), the table has no gradients")
+    for bit, mend in (("is_neg", "resolve_neg"), ("is_conj", "resolve_conj")):
+        asked = getattr(array, bit, None)
+        if callable(asked) and asked() is True:
+            raise TypeError(f"hkv: {name} has its {bit} bit set; give .{mend}()")
+
+
+def _dlpack_view(name: str, array: Any, stream: int) -> View:
+    _refuse_lazy(name, array)
+    try:
+        kind, _ = array.__dlpack_device__()
+        options: dict[str, Any] = {"stream": stream or 1} if kind == _DL_CUDA else {}
+        try:
+            capsule = array.__dlpack__(max_version=(1, 0), **options)
+        except TypeError:  # a library that knows DLPack before version 1 only
+            capsule = array.__dlpack__(**options)
+    except Exception as error:
+        raise TypeError(
+            f"hkv: {name} is a {type(array).__name__} that DLPack cannot hand over ({error}); "
+            "it must be a dense array on the table's device"
+        ) from error
+    address, device_type, device_id, code, bits, shape, strides, read_only = _hkv.from_dlpack(
+        capsule
     )
-
-
-def _dlpack_view(array: Any, stream: int) -> View:
-    kind, _ = array.__dlpack_device__()
-    capsule = array.__dlpack__(stream=stream or 1) if kind == _DL_CUDA else array.__dlpack__()
-    address, device_type, device_id, code, bits, shape, strides = _hkv.from_dlpack(capsule)
     if int(device_type) not in (_DL_CPU, _DL_CUDA, _DL_CUDA_HOST):
-        raise TypeError(f"hkv: DLPack device type {device_type} is neither host nor CUDA memory")
+        raise TypeError(
+            f"hkv: {name} is on DLPack device type {device_type}, neither host nor CUDA"
+        )
     dtype = "bool" if code == 6 else f"{_DL_CODES.get(code, 'type')}{bits}"
     return View(
         address,
@@ -181,23 +242,22 @@ def _dlpack_view(array: Any, stream: int) -> View:
         dtype,
         device_id if device_type == _DL_CUDA else -1,
         _is_contiguous(tuple(shape), None if strides is None else tuple(strides), 1),
-        False,
-        (array, capsule),
+        read_only,
+        capsule,
     )
 
 
 def view(name: str, array: ArrayLike, stream: int = 0) -> View:
     """The memory of ``array``; TypeError names the argument when it has no known interface."""
     if isinstance(array, np.ndarray):
-        return _numpy_view(array)
+        return _numpy_view(name, array)
     if isinstance(array, DeviceArray):
-        address = array._memory.address
-        return View(address, array.shape, array.dtype, array.device, True, False, array)
+        return View(array.address, array.shape, array.dtype, array.device, True, False)
     if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
-        return _dlpack_view(array, stream)
+        return _dlpack_view(name, array, stream)
     interface = getattr(array, "__cuda_array_interface__", None)
     if interface is not None:
-        return _cuda_interface_view(array, interface, stream)
+        return _cuda_interface_view(name, array, interface, stream)
     raise TypeError(
         f"hkv: {name} is a {type(array).__name__}; it must be an array with DLPack, "
         "__cuda_array_interface__ or a NumPy array"

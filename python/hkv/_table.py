@@ -2,83 +2,35 @@
 
 from __future__ import annotations
 
-import enum
 import os
-from typing import Any, NamedTuple
 
-import numpy as np
+from hkv import _checks, _hkv
+from hkv._arrays import Array, ArrayLike, Stream, stream_address
+from hkv._batch import Batch, Place
+from hkv._results import Evicted, Exported, Missed
 
-from hkv import _hkv
-from hkv._arrays import ArrayLike, DeviceArray, Stream, View, stream_address, view
-
-_VALUE_ALIASES = {"bfloat16": ("bfloat16", "uint16")}
-_MAX_U64 = 2**64 - 1
-
-
-class Status(enum.IntEnum):
-    """What a writing call did with one key of the batch."""
-
-    SKIPPED = 0
-    UPDATED = 1
-    INSERTED = 2
-    EVICTED = 3  # inserted in place of the key with the smallest score, which is gone
-    REFUSED = 4  # not inserted: its score is below every score of the full bucket
-    LOCKED = 5  # not written: lock_keys holds the row
-
-
-class Evicted(NamedTuple):
-    """Rows that left the table in ``insert_and_evict``, refused input rows among them.
-
-    The first ``count[0]`` entries of each array are valid. On the host table the arrays are cut to
-    that length.
-    """
-
-    keys: Any  # (n,)
-    values: Any  # (n, dim)
-    scores: Any  # (n,) uint64
-    count: Any  # (1,) uint64
-    status: Any  # (n,) uint8 of Status, for the input keys
-
-
-class Exported(NamedTuple):
-    """Live rows of a range of slots; the first ``count[0]`` entries are valid (as in Evicted)."""
-
-    keys: Any  # (n,)
-    values: Any  # (n, dim)
-    scores: Any  # (n,) uint64
-    count: Any  # (1,) uint64
-
-
-class Missed(NamedTuple):
-    """Result of ``find_missed``; the first ``count[0]`` entries of keys and indices are valid."""
-
-    values: Any  # (n, dim)
-    keys: Any  # (n,)
-    indices: Any  # (n,) int32
-    count: Any  # (1,) uint64
-
-
-def _parse_device(device: str | int) -> int:
-    """CUDA ordinal, or -1 for the host."""
-    if isinstance(device, int) and device >= 0:
-        return device
-    if device == "cpu":
-        return -1
-    if device == "cuda":
-        return 0
-    if isinstance(device, str) and device.startswith("cuda:") and device[5:].isdigit():
-        return int(device[5:])
-    raise ValueError(f"hkv: device is {device!r}; it must be 'cpu', 'cuda', 'cuda:N' or N >= 0")
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"hkv: {name} is {value!r}; it must be a positive integer")
-    return int(value)
+_KEYS = ("int64", "uint64")
+_VALUES = ("float32", "float16", "bfloat16")
+_STRATEGIES = ("lru", "lfu", "epoch_lru", "epoch_lfu", "customized")
+_MAX_U64 = _checks.MAX_U64
 
 
 class HashTable:
     """A bounded hash table of keys to rows of ``dim`` values, on a GPU or in host memory.
+
+    >>> import hkv, numpy as np
+    >>> table = hkv.HashTable(capacity=1000, dim=2, device="cpu")
+    >>> keys = np.array([7, -1], np.int64)
+    >>> status = table.insert_or_assign(keys, np.array([[1, 2], [3, 4]], np.float32))
+    >>> [hkv.Status(s).name for s in status]
+    ['INSERTED', 'INSERTED']
+    >>> values, founds = table.find(np.array([-1, 5], np.int64))
+    >>> values.tolist(), founds.tolist()
+    ([[3.0, 4.0], [0.0, 0.0]], [True, False])
+    >>> table.size()
+    2
+
+    On a GPU the same calls take arrays of torch, CuPy or JAX on it, or ``hkv.DeviceArray.of(...)``.
 
     Args:
         capacity: rows, any positive number. A full table evicts the key with the smallest score of
@@ -120,62 +72,54 @@ class HashTable:
     """
 
     def __init__(
-        self,
-        capacity: int,
-        dim: int,
-        *,
-        key_dtype: str = "int64",
-        value_dtype: str = "float32",
-        evict_strategy: str = "lru",
-        device: str | int = "cuda",
-        init_capacity: int | None = None,
-        max_load_factor: float = 0.5,
-        hbm_bytes: int | None = None,
-        num_threads: int = 0,
-        passes_from: int = 1 << 18,
-        api_lock: bool = True,
-    ) -> None:
-        ordinal = _parse_device(device)
+        self, capacity: int, dim: int, *, key_dtype: str = "int64", value_dtype: str = "float32",
+        evict_strategy: str = "lru", device: str | int = "cuda", init_capacity: int | None = None,
+        max_load_factor: float = 0.5, hbm_bytes: int | None = None, num_threads: int = 0,
+        passes_from: int = 1 << 18, api_lock: bool = True,
+    ) -> None:  # fmt: skip
+        ordinal = _checks.device(device)
+        key_dtype = _checks.dtype("key_dtype", key_dtype, _KEYS)
+        value_dtype = _checks.dtype("value_dtype", value_dtype, _VALUES)
+        _checks.choice("evict_strategy", evict_strategy, _STRATEGIES)
         options = _hkv.Options()
-        options.max_capacity = _positive("capacity", capacity)
-        options.dim = _positive("dim", dim)
+        options.max_capacity = _checks.integer("capacity", capacity, 1)
+        options.dim = _checks.integer("dim", dim, 1, 2**16)
         if init_capacity is not None:
-            options.init_capacity = _positive("init_capacity", init_capacity)
-        options.max_load_factor = float(max_load_factor)
+            options.init_capacity = _checks.integer("init_capacity", init_capacity, 1)
+        options.max_load_factor = _checks.fraction("max_load_factor", max_load_factor)
         if hbm_bytes is not None:
-            if hbm_bytes < 0:
-                raise ValueError(f"hkv: hbm_bytes is {hbm_bytes}; it must not be negative")
-            options.max_hbm_for_vectors = hbm_bytes
-        options.device_id = ordinal
-        options.passes_from = _positive("passes_from", passes_from)
-        options.api_lock = bool(api_lock)
+            options.max_hbm_for_vectors = _checks.integer("hbm_bytes", hbm_bytes)
+        threads = _checks.integer("num_threads", num_threads, 0, 2**31 - 1)
+        options.passes_from = _checks.integer("passes_from", passes_from, 1)
+        options.api_lock = _checks.flag("api_lock", api_lock)
         if ordinal >= 0 and _hkv.device_count() <= ordinal:
             raise RuntimeError(
                 f"hkv: device is {device!r}, but this machine has {_hkv.device_count()} usable "
                 "CUDA devices; device='cpu' needs none"
             )
+        options.device_id = ordinal
         self._native = _hkv.create(
-            ordinal >= 0, key_dtype, value_dtype, evict_strategy, options, num_threads
+            ordinal >= 0, key_dtype, value_dtype, evict_strategy, options, threads
         )
-        self._device = ordinal
+        self._place = Place(ordinal, options.dim, key_dtype, value_dtype)
 
     # -- properties
 
     @property
     def dim(self) -> int:
-        return self._native.dim()
+        return self._place.dim
 
     @property
     def device(self) -> str:
-        return "cpu" if self._device < 0 else f"cuda:{self._device}"
+        return self._place.name
 
     @property
     def key_dtype(self) -> str:
-        return self._native.key_type()
+        return self._place.key_dtype
 
     @property
     def value_dtype(self) -> str:
-        return self._native.value_type()
+        return self._place.value_dtype
 
     @property
     def evict_strategy(self) -> str:
@@ -202,76 +146,32 @@ class HashTable:
 
     # -- arguments
 
-    def _allocate(self, shape: tuple[int, ...], dtype: str, stream: Stream) -> Any:
-        if self._device >= 0:
-            return DeviceArray(shape, dtype, self._device, stream)
-        return np.zeros(shape, "uint16" if dtype == "bfloat16" else dtype)
+    def _batch(self, keys: ArrayLike, stream: Stream) -> Batch:
+        return Batch(self._place, keys, stream)
 
-    def _checked(
-        self, name: str, v: View, dtype: str, shape: tuple[int, ...], writable: bool = False
-    ) -> View:
-        if v.device != self._device:
-            where = "the host" if v.device < 0 else f"cuda:{v.device}"
-            raise ValueError(f"hkv: {name} is on {where}; the table is on {self.device}")
-        if v.dtype not in _VALUE_ALIASES.get(dtype, (dtype,)):
-            raise TypeError(f"hkv: {name} has dtype {v.dtype}; it must be {dtype}")
-        if v.shape != shape:
-            raise ValueError(f"hkv: {name} has shape {v.shape}; it must be {shape}")
-        if not v.contiguous:
-            raise ValueError(f"hkv: {name} is not contiguous (C order)")
-        if writable and v.read_only:
-            raise ValueError(f"hkv: {name} is read-only; the call writes it")
-        return v
-
-    def _view(
-        self, name: str, array: ArrayLike, dtype: str, shape: tuple[int, ...], stream: Stream,
-        writable: bool = False,
-    ) -> View:  # fmt: skip
-        v = view(name, array, stream_address(stream))
-        return self._checked(name, v, dtype, shape, writable)
-
-    def _keys(self, keys: ArrayLike, stream: Stream) -> tuple[int, View]:
-        v = view("keys", keys, stream_address(stream))
-        if len(v.shape) != 1:
-            raise ValueError(f"hkv: keys has shape {v.shape}; it must have one dimension")
-        return v.shape[0], self._checked("keys", v, self.key_dtype, v.shape)
-
-    def _input(
-        self, name: str, array: ArrayLike | None, dtype: str, shape: tuple[int, ...],
-        stream: Stream,
-    ) -> int:  # fmt: skip
-        if array is None:
-            return 0
-        return self._view(name, array, dtype, shape, stream).address
-
-    def _output(
-        self, name: str, array: ArrayLike | None, dtype: str, shape: tuple[int, ...],
-        stream: Stream,
-    ) -> tuple[Any, int]:  # fmt: skip
-        if array is None:
-            array = self._allocate(shape, dtype, stream)
-        return array, self._view(name, array, dtype, shape, stream, writable=True).address
-
-    def _status(self, status: ArrayLike | None, n: int, stream: Stream) -> tuple[Any, int]:
+    def _status(self, batch: Batch, status: ArrayLike | None = None) -> tuple[Array | None, int]:
         """Upstream HierarchicalKV reports none: its calls return None for the status."""
-        if status is None and self.engine == "upstream":
+        if status is None and self._place.device >= 0 and self.engine == "upstream":
             return None, 0
-        return self._output("status", status, "uint8", (n,), stream)
+        return batch.output("status", status, "uint8")
 
-    def _rows(self, n: int) -> tuple[int, int]:
-        return (n, self.dim)
+    def _predicate(
+        self, key_mask: int, key_pattern: int, score_min: int, score_max: int
+    ) -> _hkv.Predicate:
+        low = -(2**63) if self._place.key_dtype == "int64" else 0
+        mask = _checks.integer("key_mask", key_mask, low)
+        pattern = _checks.integer("key_pattern", key_pattern, low)
+        return _hkv.Predicate(
+            mask & _MAX_U64, pattern & _MAX_U64, _checks.integer("score_min", score_min),
+            _checks.integer("score_max", score_max),
+        )  # fmt: skip
 
     # -- reading
 
     def find(
-        self,
-        keys: ArrayLike,
-        *,
-        values: ArrayLike | None = None,
-        founds: ArrayLike | None = None,
-        scores: ArrayLike | None = None,
-        stream: Stream = None,
-    ) -> tuple[Any, Any]:
+        self, keys: ArrayLike, *, values: ArrayLike | None = None, founds: ArrayLike | None = None,
+        scores: ArrayLike | None = None, stream: Stream = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Reads rows. Scores do not change.
 
         Args:
@@ -284,85 +184,68 @@ class HashTable:
         Returns:
             (values, founds)
         """
-        n, k = self._keys(keys, stream)
-        values, v = self._output("values", values, self.value_dtype, self._rows(n), stream)
-        founds, f = self._output("founds", founds, "bool", (n,), stream)
-        s = 0 if scores is None else self._output("scores", scores, "uint64", (n,), stream)[1]
-        self._native.find(n, k.address, v, f, s, stream_address(stream))
+        b = self._batch(keys, stream)
+        values, v = b.output_rows("values", values)
+        founds, f = b.output("founds", founds, "bool")
+        s = b.scores_out(scores)
+        b.call(self._native.find, v, f, s)
         return values, founds
 
     def find_pointers(
-        self,
-        keys: ArrayLike,
-        *,
-        rows: ArrayLike | None = None,
-        founds: ArrayLike | None = None,
-        scores: ArrayLike | None = None,
-        stream: Stream = None,
-    ) -> tuple[Any, Any]:
+        self, keys: ArrayLike, *, rows: ArrayLike | None = None, founds: ArrayLike | None = None,
+        scores: ArrayLike | None = None, stream: Stream = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Addresses of rows: (rows (n,) uint64, 0 for absent keys; founds (n,) bool).
 
         They are valid until a call inserts, erases, clears or reserves.
         """
-        n, k = self._keys(keys, stream)
-        rows, r = self._output("rows", rows, "uint64", (n,), stream)
-        founds, f = self._output("founds", founds, "bool", (n,), stream)
-        s = 0 if scores is None else self._output("scores", scores, "uint64", (n,), stream)[1]
-        self._native.find_pointers(n, k.address, r, f, s, stream_address(stream))
+        b = self._batch(keys, stream)
+        rows, r = b.output("rows", rows, "uint64")
+        founds, f = b.output("founds", founds, "bool")
+        s = b.scores_out(scores)
+        b.call(self._native.find_pointers, r, f, s)
         return rows, founds
 
     def find_missed(
         self, keys: ArrayLike, *, values: ArrayLike | None = None, stream: Stream = None
     ) -> Missed:
         """As find; lists the absent keys and their indices in ``keys`` (in any order)."""
-        n, k = self._keys(keys, stream)
-        values, v = self._output("values", values, self.value_dtype, self._rows(n), stream)
-        missed, m = self._output("missed", None, self.key_dtype, (n,), stream)
-        indices, i = self._output("indices", None, "int32", (n,), stream)
-        count, c = self._output("count", None, "uint64", (1,), stream)
-        self._native.find_missed(n, k.address, v, m, i, c, 0, stream_address(stream))
-        if self._device < 0:
-            missed, indices = missed[: int(count[0])], indices[: int(count[0])]
+        b = self._batch(keys, stream)
+        values, v = b.output_rows("values", values)
+        missed, m = b.output("missed", None, self.key_dtype)
+        indices, i = b.output("indices", None, "int32")
+        count, c = b.output("count", None, "uint64", (1,))
+        b.call(self._native.find_missed, v, m, i, c, 0)
+        missed, indices = b.cut(count, missed, indices)
         return Missed(values, missed, indices, count)
 
     def contains(
         self, keys: ArrayLike, *, founds: ArrayLike | None = None, stream: Stream = None
-    ) -> Any:
+    ) -> Array:
         """(n,) bool: which keys are present."""
-        n, k = self._keys(keys, stream)
-        founds, f = self._output("founds", founds, "bool", (n,), stream)
-        self._native.contains(n, k.address, f, stream_address(stream))
+        b = self._batch(keys, stream)
+        founds, f = b.output("founds", founds, "bool")
+        b.call(self._native.contains, f)
         return founds
 
     # -- writing
 
     def find_and_update(
-        self,
-        keys: ArrayLike,
-        scores: ArrayLike | None = None,
-        *,
-        values: ArrayLike | None = None,
-        founds: ArrayLike | None = None,
-        stream: Stream = None,
-    ) -> tuple[Any, Any]:
+        self, keys: ArrayLike, scores: ArrayLike | None = None, *, values: ArrayLike | None = None,
+        founds: ArrayLike | None = None, stream: Stream = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
         """As find, and updates the scores of present keys as a write does."""
-        n, k = self._keys(keys, stream)
-        s = self._input("scores", scores, "uint64", (n,), stream)
-        values, v = self._output("values", values, self.value_dtype, self._rows(n), stream)
-        founds, f = self._output("founds", founds, "bool", (n,), stream)
-        self._native.find_and_update(n, k.address, v, f, s, 0, stream_address(stream))
+        b = self._batch(keys, stream)
+        s = b.input("scores", scores)
+        values, v = b.output_rows("values", values)
+        founds, f = b.output("founds", founds, "bool")
+        b.call(self._native.find_and_update, v, f, s, 0)
         return values, founds
 
     def find_or_insert(
-        self,
-        keys: ArrayLike,
-        values: ArrayLike,
-        scores: ArrayLike | None = None,
-        *,
-        founds: ArrayLike | None = None,
-        status: ArrayLike | None = None,
-        stream: Stream = None,
-    ) -> tuple[Any, Any]:
+        self, keys: ArrayLike, values: ArrayLike, scores: ArrayLike | None = None, *,
+        founds: ArrayLike | None = None, status: ArrayLike | None = None, stream: Stream = None,
+    ) -> tuple[Array, Array | None]:  # fmt: skip
         """Inserts the given rows of absent keys; rows of present keys are written to ``values``.
 
         Args:
@@ -373,25 +256,19 @@ class HashTable:
         Returns:
             (founds (n,) bool, status (n,) uint8 of Status)
         """
-        n, k = self._keys(keys, stream)
-        v = self._view("values", values, self.value_dtype, self._rows(n), stream, writable=True)
-        s = self._input("scores", scores, "uint64", (n,), stream)
-        founds, f = self._output("founds", founds, "bool", (n,), stream)
-        status, st = self._status(status, n, stream)
-        self._native.find_or_insert(n, k.address, v.address, f, s, st, stream_address(stream))
+        b = self._batch(keys, stream)
+        v = b.input_rows("values", values, writes=True)
+        s = b.input("scores", scores)
+        founds, f = b.output("founds", founds, "bool")
+        status, st = self._status(b, status)
+        b.call(self._native.find_or_insert, v, f, s, st)
         return founds, status
 
     def find_or_insert_pointers(
-        self,
-        keys: ArrayLike,
-        scores: ArrayLike | None = None,
-        *,
-        lock: bool = False,
-        rows: ArrayLike | None = None,
-        founds: ArrayLike | None = None,
-        status: ArrayLike | None = None,
-        stream: Stream = None,
-    ) -> tuple[Any, Any, Any]:
+        self, keys: ArrayLike, scores: ArrayLike | None = None, *, lock: bool = False,
+        rows: ArrayLike | None = None, founds: ArrayLike | None = None,
+        status: ArrayLike | None = None, stream: Stream = None,
+    ) -> tuple[Array, Array, Array | None]:  # fmt: skip
         """Addresses of the rows of all keys; absent keys are inserted with arbitrary bytes.
 
         ``lock``: leave every row locked as by ``lock_keys``, so that nothing evicts it before
@@ -400,26 +277,18 @@ class HashTable:
         Returns:
             (rows (n,) uint64, 0 for refused keys; founds (n,) bool; status (n,) uint8)
         """
-        n, k = self._keys(keys, stream)
-        s = self._input("scores", scores, "uint64", (n,), stream)
-        rows, r = self._output("rows", rows, "uint64", (n,), stream)
-        founds, f = self._output("founds", founds, "bool", (n,), stream)
-        status, st = self._status(status, n, stream)
-        self._native.find_or_insert_pointers(
-            n, k.address, r, f, s, lock, st, stream_address(stream)
-        )
+        b = self._batch(keys, stream)
+        s = b.input("scores", scores)
+        rows, r = b.output("rows", rows, "uint64")
+        founds, f = b.output("founds", founds, "bool")
+        status, st = self._status(b, status)
+        b.call(self._native.find_or_insert_pointers, r, f, s, _checks.flag("lock", lock), st)
         return rows, founds, status
 
     def insert_or_assign(
-        self,
-        keys: ArrayLike,
-        values: ArrayLike,
-        scores: ArrayLike | None = None,
-        *,
-        ignore_evict_strategy: bool = False,
-        status: ArrayLike | None = None,
-        stream: Stream = None,
-    ) -> Any:
+        self, keys: ArrayLike, values: ArrayLike, scores: ArrayLike | None = None, *,
+        ignore_evict_strategy: bool = False, status: ArrayLike | None = None, stream: Stream = None,
+    ) -> Array | None:  # fmt: skip
         """Writes rows, inserting absent keys.
 
         Args:
@@ -431,171 +300,151 @@ class HashTable:
         Returns:
             status (n,) uint8 of Status: REFUSED where the score was too low to evict anything.
         """
-        n, k = self._keys(keys, stream)
-        v = self._input("values", values, self.value_dtype, self._rows(n), stream)
-        s = self._input("scores", scores, "uint64", (n,), stream)
-        status, st = self._status(status, n, stream)
-        self._native.insert_or_assign(
-            n, k.address, v, s, ignore_evict_strategy, st, stream_address(stream)
-        )
+        b = self._batch(keys, stream)
+        verbatim = _checks.flag("ignore_evict_strategy", ignore_evict_strategy)
+        v = b.input_rows("values", values)
+        s = b.input("scores", scores)
+        status, st = self._status(b, status)
+        b.call(self._native.insert_or_assign, v, s, verbatim, st)
         return status
 
     def insert_and_evict(
-        self,
-        keys: ArrayLike,
-        values: ArrayLike,
-        scores: ArrayLike | None = None,
-        *,
-        ignore_evict_strategy: bool = False,
-        stream: Stream = None,
-    ) -> Evicted:
+        self, keys: ArrayLike, values: ArrayLike, scores: ArrayLike | None = None, *,
+        ignore_evict_strategy: bool = False, stream: Stream = None,
+    ) -> Evicted:  # fmt: skip
         """As insert_or_assign; returns what left the table and what was refused."""
-        n, k = self._keys(keys, stream)
-        v = self._input("values", values, self.value_dtype, self._rows(n), stream)
-        s = self._input("scores", scores, "uint64", (n,), stream)
-        out_keys, ok = self._output("evicted_keys", None, self.key_dtype, (n,), stream)
-        out_values, ov = self._output(
-            "evicted_values", None, self.value_dtype, self._rows(n), stream
-        )
-        out_scores, os_ = self._output("evicted_scores", None, "uint64", (n,), stream)
-        count, c = self._output("count", None, "uint64", (1,), stream)
-        status, st = self._status(None, n, stream)
-        self._native.insert_and_evict(
-            n, k.address, v, s, ok, ov, os_, c, ignore_evict_strategy, st, stream_address(stream)
-        )
-        if self._device < 0:
-            m = int(count[0])
-            out_keys, out_values, out_scores = out_keys[:m], out_values[:m], out_scores[:m]
+        b = self._batch(keys, stream)
+        verbatim = _checks.flag("ignore_evict_strategy", ignore_evict_strategy)
+        v = b.input_rows("values", values)
+        s = b.input("scores", scores)
+        out_keys, ok = b.output("evicted_keys", None, self.key_dtype)
+        out_values, ov = b.output_rows("evicted_values")
+        out_scores, os_ = b.output("evicted_scores", None, "uint64")
+        count, c = b.output("count", None, "uint64", (1,))
+        status, st = self._status(b)
+        b.call(self._native.insert_and_evict, v, s, ok, ov, os_, c, verbatim, st)
+        out_keys, out_values, out_scores = b.cut(count, out_keys, out_values, out_scores)
         return Evicted(out_keys, out_values, out_scores, count, status)
 
     def accum_or_assign(
-        self,
-        keys: ArrayLike,
-        values_or_deltas: ArrayLike,
-        accums: ArrayLike,
-        scores: ArrayLike | None = None,
-        *,
-        status: ArrayLike | None = None,
-        stream: Stream = None,
-    ) -> Any:
+        self, keys: ArrayLike, values_or_deltas: ArrayLike, accums: ArrayLike,
+        scores: ArrayLike | None = None, *, status: ArrayLike | None = None, stream: Stream = None,
+    ) -> Array | None:  # fmt: skip
         """Adds to present keys where ``accums`` ((n,) bool), inserts absent ones where not.
 
         A key that is present without the flag, or absent with it, is SKIPPED. Sums are made in
         float32 and rounded to value_dtype. Returns status (n,) uint8.
         """
-        n, k = self._keys(keys, stream)
-        v = self._input("values_or_deltas", values_or_deltas, self.value_dtype, self._rows(n),
-                        stream)  # fmt: skip
-        a = self._input("accums", accums, "bool", (n,), stream)
-        s = self._input("scores", scores, "uint64", (n,), stream)
-        status, st = self._status(status, n, stream)
-        self._native.accum_or_assign(n, k.address, v, a, s, st, stream_address(stream))
+        b = self._batch(keys, stream)
+        v = b.input_rows("values_or_deltas", values_or_deltas)
+        a = b.input("accums", accums, "bool")
+        s = b.input("scores", scores)
+        status, st = self._status(b, status)
+        b.call(self._native.accum_or_assign, v, a, s, st)
         return status
 
     def assign(
-        self,
-        keys: ArrayLike,
-        values: ArrayLike,
-        scores: ArrayLike | None = None,
-        *,
+        self, keys: ArrayLike, values: ArrayLike, scores: ArrayLike | None = None, *,
         stream: Stream = None,
-    ) -> Any:
+    ) -> Array | None:  # fmt: skip
         """Overwrites rows and scores of present keys. Returns status (n,) uint8."""
-        n, k = self._keys(keys, stream)
-        v = self._input("values", values, self.value_dtype, self._rows(n), stream)
-        s = self._input("scores", scores, "uint64", (n,), stream)
-        status, st = self._status(None, n, stream)
-        self._native.assign(n, k.address, v, s, st, stream_address(stream))
+        b = self._batch(keys, stream)
+        v = b.input_rows("values", values)
+        s = b.input("scores", scores)
+        status, st = self._status(b)
+        b.call(self._native.assign, v, s, st)
         return status
 
-    def assign_values(self, keys: ArrayLike, values: ArrayLike, *, stream: Stream = None) -> Any:
+    def assign_values(
+        self, keys: ArrayLike, values: ArrayLike, *, stream: Stream = None
+    ) -> Array | None:
         """Overwrites rows of present keys; scores stay. Returns status (n,) uint8."""
-        n, k = self._keys(keys, stream)
-        v = self._input("values", values, self.value_dtype, self._rows(n), stream)
-        status, st = self._status(None, n, stream)
-        self._native.assign_values(n, k.address, v, st, stream_address(stream))
+        b = self._batch(keys, stream)
+        v = b.input_rows("values", values)
+        status, st = self._status(b)
+        b.call(self._native.assign_values, v, st)
         return status
 
     def assign_scores(
         self, keys: ArrayLike, scores: ArrayLike | None = None, *, stream: Stream = None
-    ) -> Any:
+    ) -> Array | None:
         """Updates scores of present keys by the strategy's rule. Returns status (n,) uint8."""
-        n, k = self._keys(keys, stream)
-        s = self._input("scores", scores, "uint64", (n,), stream)
-        status, st = self._status(None, n, stream)
-        self._native.assign_scores(n, k.address, s, st, stream_address(stream))
+        b = self._batch(keys, stream)
+        s = b.input("scores", scores)
+        status, st = self._status(b)
+        b.call(self._native.assign_scores, s, st)
         return status
 
-    def erase(self, keys: ArrayLike, *, stream: Stream = None) -> Any:
+    def erase(self, keys: ArrayLike, *, stream: Stream = None) -> Array | None:
         """Removes keys. Returns status (n,) uint8: UPDATED where one was removed."""
-        n, k = self._keys(keys, stream)
-        status, st = self._status(None, n, stream)
-        self._native.erase(n, k.address, st, stream_address(stream))
+        b = self._batch(keys, stream)
+        status, st = self._status(b)
+        b.call(self._native.erase, st)
         return status
 
     def erase_if(
-        self,
-        *,
-        key_mask: int = 0,
-        key_pattern: int = 0,
-        score_min: int = 0,
-        score_max: int = _MAX_U64,
-        stream: Stream = None,
-    ) -> int:
+        self, *, key_mask: int = 0, key_pattern: int = 0, score_min: int = 0,
+        score_max: int = _MAX_U64, stream: Stream = None,
+    ) -> int:  # fmt: skip
         """Removes the keys with ``key & key_mask == key_pattern`` and a score in
-        [score_min, score_max]; returns how many. Locked keys stay."""
-        predicate = _hkv.Predicate(key_mask, key_pattern, score_min, score_max)
+        [score_min, score_max]; returns how many. Locked keys stay.
+
+        With "int64" keys the mask and the pattern may be negative: they are bits as the keys are.
+        A call that would remove every key is refused: that is ``clear()``.
+        """
+        predicate = self._predicate(key_mask, key_pattern, score_min, score_max)
+        if (key_mask, key_pattern, score_min, score_max) == (0, 0, 0, _MAX_U64):
+            raise ValueError(
+                "hkv: erase_if has no condition (key_mask is 0, score_min 0, score_max 2**64 - 1); "
+                "it must have one, or be clear()"
+            )
         return self._native.erase_if(predicate, stream_address(stream))
 
     def clear(self, *, stream: Stream = None) -> None:
         """Removes all keys, locked ones too."""
         self._native.clear(stream_address(stream))
 
-    def lock_keys(self, keys: ArrayLike, *, stream: Stream = None) -> Any:
+    def lock_keys(self, keys: ArrayLike, *, stream: Stream = None) -> Array:
         """Protects present keys from being overwritten, evicted or erased; they are still found.
 
         Returns (n,) bool: this call locked the key (False: absent, or locked already).
         """
-        n, k = self._keys(keys, stream)
-        done, d = self._output("succeeded", None, "bool", (n,), stream)
-        self._native.lock_keys(n, k.address, d, stream_address(stream))
+        b = self._batch(keys, stream)
+        done, d = b.output("succeeded", None, "bool")
+        b.call(self._native.lock_keys, d)
         return done
 
-    def unlock_keys(self, keys: ArrayLike, *, stream: Stream = None) -> Any:
+    def unlock_keys(self, keys: ArrayLike, *, stream: Stream = None) -> Array:
         """Ends lock_keys. Returns (n,) bool: this call unlocked the key."""
-        n, k = self._keys(keys, stream)
-        done, d = self._output("succeeded", None, "bool", (n,), stream)
-        self._native.unlock_keys(n, k.address, d, stream_address(stream))
+        b = self._batch(keys, stream)
+        done, d = b.output("succeeded", None, "bool")
+        b.call(self._native.unlock_keys, d)
         return done
 
     # -- the whole table
 
     def export_batch(
-        self,
-        n: int,
-        offset: int = 0,
-        *,
-        key_mask: int = 0,
-        key_pattern: int = 0,
-        score_min: int = 0,
-        score_max: int = _MAX_U64,
-        stream: Stream = None,
-    ) -> Exported:
+        self, n: int, offset: int = 0, *, key_mask: int = 0, key_pattern: int = 0,
+        score_min: int = 0, score_max: int = _MAX_U64, stream: Stream = None,
+    ) -> Exported:  # fmt: skip
         """The live rows of slots [offset, offset + n) of ``capacity``, in no particular order.
 
         With a key mask or score bounds: only those that match (see erase_if).
         """
-        keys, k = self._output("keys", None, self.key_dtype, (n,), stream)
-        values, v = self._output("values", None, self.value_dtype, self._rows(n), stream)
-        scores, s = self._output("scores", None, "uint64", (n,), stream)
-        count, c = self._output("count", None, "uint64", (1,), stream)
-        predicate = _hkv.Predicate(key_mask, key_pattern, score_min, score_max)
-        self._native.export_batch_if(
-            predicate, n, offset, c, k, v, s, stream_address(stream)
-        )  # fmt: skip
-        if self._device < 0:
-            m = int(count[0])
-            keys, values, scores = keys[:m], values[:m], scores[:m]
+        predicate = self._predicate(key_mask, key_pattern, score_min, score_max)
+        first, capacity = _checks.integer("offset", offset), self.capacity
+        if _checks.integer("n", n) + first > capacity:
+            raise ValueError(
+                f"hkv: slots offset = {first} ... offset + n = {first + n} are not inside the "
+                f"capacity, {capacity}"
+            )
+        b = Batch.without_keys(self._place, int(n), stream)
+        keys, k = b.output("keys", None, self.key_dtype)
+        values, v = b.output_rows("values")
+        scores, s = b.output("scores", None, "uint64")
+        count, c = b.output("count", None, "uint64", (1,))
+        self._native.export_batch_if(predicate, b.n, first, c, k, v, s, b.stream)
+        keys, values, scores = b.cut(count, keys, values, scores)
         return Exported(keys, values, scores, count)
 
     def size(self, *, stream: Stream = None) -> int:
@@ -605,17 +454,16 @@ class HashTable:
     def __len__(self) -> int:
         return self.size()
 
+    def __bool__(self) -> bool:
+        """True, an empty table too: ``if table`` asks whether there is one."""
+        return True
+
     def size_if(
-        self,
-        *,
-        key_mask: int = 0,
-        key_pattern: int = 0,
-        score_min: int = 0,
-        score_max: int = _MAX_U64,
-        stream: Stream = None,
-    ) -> int:
+        self, *, key_mask: int = 0, key_pattern: int = 0, score_min: int = 0,
+        score_max: int = _MAX_U64, stream: Stream = None,
+    ) -> int:  # fmt: skip
         """Number of keys that match (see erase_if). Waits for the stream."""
-        predicate = _hkv.Predicate(key_mask, key_pattern, score_min, score_max)
+        predicate = self._predicate(key_mask, key_pattern, score_min, score_max)
         return self._native.size_if(predicate, stream_address(stream))
 
     def load_factor(self, *, stream: Stream = None) -> float:
@@ -624,24 +472,33 @@ class HashTable:
 
     def reserve(self, capacity: int, *, stream: Stream = None) -> None:
         """Grows to at least ``capacity`` rows, at most ``max_capacity``."""
-        self._native.reserve(_positive("capacity", capacity), stream_address(stream))
+        self._native.reserve(_checks.integer("capacity", capacity, 1), stream_address(stream))
 
     def set_global_epoch(self, epoch: int) -> None:
-        """The epoch of "epoch_lru" and "epoch_lfu" scores from now on."""
-        self._native.set_global_epoch(epoch)
+        """The epoch of "epoch_lru" and "epoch_lfu" scores from now on, 0 ... 2**32 - 1."""
+        self._native.set_global_epoch(_checks.integer("epoch", epoch, 0, 2**32 - 1))
 
     def save(self, path: str | os.PathLike[str], *, stream: Stream = None) -> int:
-        """Writes all rows to a file (temporary name, synced, renamed); returns their number."""
-        return self._native.save(os.fspath(path), stream_address(stream))
+        """Writes all rows to a file; returns their number.
+
+        The file is put in its place when it is whole and synced: whatever happens, the old file or
+        the new one is there, and of several savers the last one wins. An existing file's mode is
+        kept, symbolic links are followed, what is not a regular file is refused. Takes 64 MB of
+        memory at most.
+        """
+        return self._native.save(_checks.path(path), stream_address(stream))
 
     def load(self, path: str | os.PathLike[str], *, stream: Stream = None) -> int:
         """Adds the rows of a file with their scores, overwriting equal keys.
 
         The file is checked wholly (format, dtypes, dim, strategy, checksum) before the table is
-        changed. Returns how many of its rows are in the table: fewer than it holds where a full
-        bucket refused some.
+        changed. Every row finds its place where there is one, whatever order the file is in; where
+        the table's and the file's rows are too many, the greatest scores stay. "lru" and
+        "epoch_lru" tables go on behind the file's clock (and epoch): every later write is newer.
+
+        Returns how many of the file's rows are in the table.
         """
-        return self._native.load(os.fspath(path), stream_address(stream))
+        return self._native.load(_checks.path(path), stream_address(stream))
 
     def synchronize(self, *, stream: Stream = None) -> None:
         """Waits for the stream."""

@@ -91,3 +91,126 @@ def test_the_stub_names_what_the_module_has() -> None:
         n.name for n in ast.parse(stub).body if isinstance(n, ast.ClassDef | ast.FunctionDef)
     }
     assert {n for n in dir(hkv._hkv) if not n.startswith("_")} == declared
+
+
+class Producer:
+    """An array of a library that says by DLPack 1.0 whether it may be written."""
+
+    def __init__(self, array: np.ndarray, versions: bool = True) -> None:
+        self.array, self.versions = array, versions
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if "max_version" in options and not self.versions:
+            raise TypeError("max_version is not known")
+        return self.array.__dlpack__(**options)
+
+
+def numpy_has_dlpack_1() -> bool:
+    try:
+        KEYS.__dlpack__(max_version=(1, 0))
+    except TypeError:
+        return False
+    return True
+
+
+def test_arrays_that_dlpack_calls_read_only_are_read_but_not_written() -> None:
+    if not numpy_has_dlpack_1():
+        pytest.skip("this NumPy has no DLPack 1.0")
+    table = hkv.HashTable(100, 4, device="cpu")
+    values = np.ones((10, 4), np.float32)
+    table.insert_or_assign(Producer(KEYS), Producer(values))
+    values.flags.writeable = False
+    table.insert_or_assign(Producer(KEYS), Producer(values))
+    with pytest.raises(ValueError, match="values is read-only"):
+        table.find(KEYS, values=Producer(values))
+    assert (values == 1).all()
+    out = np.zeros((10, 4), np.float32)
+    table.find(Producer(KEYS), values=Producer(out))
+    assert (out == 1).all()
+
+
+def test_libraries_from_before_dlpack_1_are_taken() -> None:
+    table = hkv.HashTable(100, 4, device="cpu")
+    table.insert_or_assign(
+        Producer(KEYS, versions=False), Producer(np.ones((10, 4), np.float32), versions=False)
+    )
+    assert table.size() == 10
+
+
+class Copying(Producer):
+    """Its capsule owns a copy that nobody else keeps."""
+
+    alive = 0
+
+    def __dlpack__(self, **options: Any) -> Any:
+        class Owner(np.ndarray):
+            def __del__(self) -> None:
+                Copying.alive -= 1
+
+        Copying.alive += 1
+        return self.array.copy().view(Owner).__dlpack__()
+
+
+def test_what_a_capsule_owns_lives_until_the_call_has_ended() -> None:
+    table = hkv.HashTable(100, 4, device="cpu")
+    native, seen = table.native, []
+
+    class Watch:
+        def __getattr__(self, name: str) -> Any:
+            def call(*arguments: Any) -> Any:
+                seen.append(Copying.alive)
+                return getattr(native, name)(*arguments)
+
+            return call
+
+    table._native = Watch()
+    values = np.arange(40, dtype=np.float32).reshape(10, 4)
+    table.insert_or_assign(Copying(KEYS), Copying(values), status=np.zeros(10, np.uint8))
+    assert seen == [2] and Copying.alive == 0
+    np.testing.assert_array_equal(hkv.HashTable.find(table, KEYS)[0], values)
+
+
+def test_other_byte_orders_and_masked_arrays_are_refused() -> None:
+    table = hkv.HashTable(100, 4, device="cpu")
+    values = np.ones((10, 4), np.float32)
+    for keys, rows, words in [
+        (KEYS.astype(">i8"), values, "keys has dtype >i8"),
+        (KEYS, values.astype(">f4"), "values has dtype >f4"),
+        (KEYS, np.ma.masked_equal(values, 1), "values is masked"),
+        (np.ma.array(KEYS), values, "keys is masked"),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            table.insert_or_assign(keys, rows)
+    with pytest.raises(TypeError, match=r"values has dtype"):
+        table.find(KEYS, values=np.zeros((10, 4), ">f4"))
+    assert table.size() == 0
+
+
+def test_tensors_that_are_not_what_their_memory_holds_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    table = hkv.HashTable(100, 4, device="cpu")
+    keys = torch.from_numpy(KEYS)
+    negative = torch.view_as_real(torch.ones(10, 4, dtype=torch.complex64).conj())[..., 1]
+    assert negative.is_neg()
+    for values, words in [
+        (negative, "is_neg bit"),
+        (torch.ones(10, 4, requires_grad=True), "values requires grad"),
+        (torch.ones(10, 4).to_sparse(), "values is a Tensor that DLPack cannot"),
+        (torch.nested.nested_tensor([torch.ones(4)] * 10), "values"),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            table.insert_or_assign(keys, values)
+    assert table.size() == 0
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from importlib import metadata
+
+    try:
+        want = metadata.version("hkv")
+    except metadata.PackageNotFoundError:
+        want = "unknown"
+    assert hkv.__version__ == want

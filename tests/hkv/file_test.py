@@ -218,7 +218,7 @@ def test_names_hold_255_bytes_and_no_nul(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 255)
     assert small_table().save(path) == 5 == small_table().load(path)
     for call in (small_table().save, small_table().load):
-        with pytest.raises(RuntimeError, match="NUL"):
+        with pytest.raises(ValueError, match=r"path is .* without a NUL"):
             call(str(tmp_path / "a\0b"))
     assert os.listdir(tmp_path) == [path.name]
 

@@ -1,0 +1,87 @@
+// File: device_memory.h
+//
+// What a binding needs beside the table: memory for results on the device, and when a call on it
+// has ended. Addresses are integers, as they come from other languages.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "csrc/common/cuda_memory.h"
+
+namespace hkv {
+
+using accel::CheckCuda;
+using accel::DeviceGuard;
+
+using Address = uintptr_t;
+
+template <class T>
+T* At(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Device memory for results, zeroed; allocated and freed in the order of one stream.
+class DeviceMemory {
+ public:
+  DeviceMemory(size_t bytes, int device, Address stream) : device_(device) {
+    DeviceGuard guard(device);
+    memory_ = accel::Buffer(bytes, "results", At<CUstream_st>(stream));
+    CheckCuda(cudaMemsetAsync(data(), 0, bytes, At<CUstream_st>(stream)), "cudaMemsetAsync");
+  }
+
+  void* data() const { return memory_.As<void>(); }
+  size_t bytes() const { return memory_.bytes(); }
+  int device() const { return device_; }
+
+  void ToHost(Address to, Address stream) const { Copy(At<void>(to), data(), stream); }
+  void FromHost(Address from, Address stream) { Copy(data(), At<void>(from), stream); }
+
+ private:
+  void Copy(void* to, const void* from, Address stream) const {
+    DeviceGuard guard(device_);
+    const auto s = At<CUstream_st>(stream);
+    CheckCuda(cudaMemcpyAsync(to, from, bytes(), cudaMemcpyDefault, s), "copying an array");
+    CheckCuda(cudaStreamSynchronize(s), "copying an array");
+  }
+
+  accel::Buffer memory_;
+  int device_;
+};
+
+// What stands before this on a stream. A stream that is being captured has nothing to wait for.
+class Event {
+ public:
+  Event(int device, Address stream) {
+    DeviceGuard guard(device);
+    const auto s = At<CUstream_st>(stream);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    CheckCuda(cudaStreamIsCapturing(s, &status), "cudaStreamIsCapturing");
+    if (status != cudaStreamCaptureStatusNone) return;
+    CheckCuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
+    CheckCuda(cudaEventRecord(event_, s), "cudaEventRecord");
+  }
+  ~Event() {
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  bool Done() const { return event_ == nullptr || cudaEventQuery(event_) != cudaErrorNotReady; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// How many GPUs this machine can use.
+inline int DeviceCount() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
+}  // namespace hkv
