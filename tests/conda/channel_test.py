@@ -13,6 +13,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -23,16 +24,15 @@ from typing import Any
 import pytest
 from backports import zstd
 
-if "PACKAGES" not in os.environ:
+if "README" not in os.environ:
     pytest.skip(
         "tools/bazel test //tests/conda/... builds what it looks at", allow_module_level=True
     )
 
+from tests.common.processes import environment
 from tools.release import channel, conda, distribution
 from tools.release.refused import Refused
 
-PACKAGES = Path(os.environ["PACKAGES"]).resolve()
-CHANNEL = Path(os.environ["CHANNEL"]).resolve()
 README = Path(os.environ["README"]).resolve()
 
 
@@ -46,10 +46,16 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def package(folder: Path, name: str, payload: bytes = b"", kind: str = ".conda") -> Path:
+def package(
+    folder: Path,
+    name: str,
+    payload: bytes = b"",
+    kind: str = ".conda",
+    subdir: str = "linux-64",
+) -> Path:
     """A conda package of one file."""
     index = {"name": name, "version": "1.0", "build": "0", "build_number": 0}
-    index |= {"subdir": "linux-64", "depends": []}
+    index |= {"subdir": subdir, "depends": []}
     info = {"info/index.json": json.dumps(index).encode(), "info/paths.json": b'{"paths": []}'}
     path = folder / f"{name}-1.0-0{kind}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,13 +79,13 @@ def index(folder: Path) -> dict[str, Any]:
 
 
 def start(
-    *args: object, program: Path = PACKAGES, before: Callable[[], None] | None = None
+    *args: object, program: str = "packages", before: Callable[[], None] | None = None
 ) -> subprocess.Popen[str]:
-    """Starts recipe/packages.py, or another program, as a user does."""
-    env = {**os.environ, "BUILD_WORKSPACE_DIRECTORY": os.environ["TEST_TMPDIR"] + "/checkout"}
+    """Starts recipe/packages.py, or channel.py, as `bazel run` does."""
+    checkout = os.environ["TEST_TMPDIR"] + "/checkout"
     return subprocess.Popen(
-        [program, *map(str, args)],
-        env=env,
+        [sys.executable, "-m", f"recipe.{program}", *map(str, args)],
+        env={**environment(), "BUILD_WORKSPACE_DIRECTORY": checkout},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -226,6 +232,16 @@ def test_a_package_under_another_ones_name_is_refused(tmp_path: Path) -> None:
     path = package(tmp_path, "foreign").rename(tmp_path / "part-1.0-0.conda")
     with pytest.raises(Refused, match=r"holds linux-64/foreign-1\.0-0: give it its own name"):
         channel.publish([path], tmp_path / "channel")
+    path = package(tmp_path, "foreign", subdir="../linux-64")
+    with pytest.raises(Refused, match=r"holds \.\./linux-64/foreign"):
+        channel.publish([path], tmp_path / "channel")
+
+
+def test_a_package_for_another_platform_goes_into_its_own_folder(tmp_path: Path) -> None:
+    path = package(tmp_path, "foreign", subdir="linux-aarch64")
+    (place,) = channel.publish([path], tmp_path / "channel")
+    assert place == tmp_path / "channel/linux-aarch64" / path.name
+    assert channel.problems(tmp_path / "channel") == []
 
 
 def test_a_truncated_package_of_ours_is_called_damaged(tmp_path: Path, mine: list[Path]) -> None:
@@ -302,7 +318,7 @@ def test_a_port_in_use_is_named_before_anything_is_built(tmp_path: Path) -> None
         taken.listen()
         port = taken.getsockname()[1]
         args = ["--facts=absent", "--wheels=", f"--out={tmp_path}/channel", "--serve"]
-        said = refusal(start(*args, f"--port={port}", program=CHANNEL))
+        said = refusal(start(*args, f"--port={port}", program="channel"))
     assert f"127.0.0.1:{port}: Address already in use: name another --port" in said
     assert not (tmp_path / "channel").exists()
 
@@ -320,7 +336,7 @@ def test_a_channel_that_would_dirty_the_checkout_is_refused(
     inside = Path(os.environ["TEST_TMPDIR"], "checkout/channel")
     assert f"{inside} lies in the checkout" in refusal(add(inside, mine))
     args = ["--facts=absent", "--wheels=", f"--out={inside}"]
-    assert f"{inside} lies in the checkout" in refusal(start(*args, program=CHANNEL))
+    assert f"{inside} lies in the checkout" in refusal(start(*args, program="channel"))
     assert not inside.exists()
 
 
@@ -355,10 +371,13 @@ def test_a_package_that_is_taken_back_is_gone_for_ever(tmp_path: Path, mine: lis
     taken = start(folder, "take-back", name)
     assert taken.wait(timeout=60) == 0
     assert name not in names(folder) and mine[0].name not in index(folder)["packages.conda"]
-    assert index(folder)["removed"] == [mine[0].name]
+    # As conda-index does, which knows nothing of it.
+    shutil.rmtree(folder / "noarch")
+    (folder / "linux-64/repodata.json").unlink()
     assert f"{folder / name} was taken back: raise the version" in refusal(add(folder, mine))
     for wrong in (name, mine[1].name, "linux-64/absent-1.0-0.conda", "linux-64/repodata.json"):
         assert f"{Path(wrong).name} is n" in refusal(start(folder, "take-back", wrong))
+    channel.publish(mine[1:], folder)
     assert channel.problems(folder) == []
 
 

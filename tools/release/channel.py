@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import io
 import json
+import re
 import shutil
 import sys
 import tarfile
@@ -30,6 +31,7 @@ from tools.release.refused import Refused
 SUBDIRS = ("linux-64", "noarch")  # clients ask for both
 INDEX = "repodata.json"
 LOCK = ".lock"
+TAKEN_BACK = "taken-back.txt"  # our own list: other indexers forget the `removed` of INDEX
 STAGE = ".new-"
 # Other indexers' files, which clients read instead of INDEX, or beside it: they would stay old.
 OTHER_INDEXES = (
@@ -56,21 +58,25 @@ def publish(packages: list[Path], channel: Path) -> list[Path]:
             the channel is damaged; the folder cannot be written.
     """
     with _locked(channel) as stage:
-        indexes = {subdir: _index(channel, subdir) for subdir in _subdirs(channel)}
+        entries = {package: describe(package) for package in packages}
+        subdirs = {entry["subdir"] for entry in entries.values()} | _subdirs(channel)
+        indexes = {subdir: _index(channel, subdir) for subdir in sorted(subdirs)}
+        taken_back = _taken_back(channel)
         places = []
-        for package in packages:
-            entry = describe(package)
-            place = channel / entry["subdir"] / package.name
-            places.append(place)
-            if _is_new(place, entry, indexes[entry["subdir"]]):
-                _write(stage / entry["subdir"] / package.name, package.read_bytes())
+        for package, entry in entries.items():
+            name = f"{entry['subdir']}/{package.name}"
+            if name in taken_back:
+                raise Refused(f"{channel / name} was taken back: raise the version")
+            if _is_new(channel / name, entry, indexes[entry["subdir"]]):
+                _write(stage / name, package.read_bytes())
             indexes[entry["subdir"]][_kind(package)].setdefault(package.name, entry)
-        _finish(channel, stage, indexes)
+            places.append(channel / name)
+        _finish(channel, stage, indexes, taken_back)
         return places
 
 
 def take_back(names: list[str], channel: Path) -> None:
-    """Removes packages, each named as <subdir>/<file>; the index remembers the name for ever.
+    """Removes packages, each named as <subdir>/<file>; the channel remembers the name for ever.
 
     Raises:
         Refused: there is no such package in the channel; the folder cannot be written.
@@ -83,8 +89,7 @@ def take_back(names: list[str], channel: Path) -> None:
             if not file or file not in index.get(_kind(Path(file)), {}):
                 raise Refused(f"{channel / name} is not in the index: name it as <subdir>/<file>")
             del index[_kind(Path(file))][file]
-            index["removed"] = sorted({*index.get("removed", []), file})
-        _finish(channel, stage, indexes)
+        _finish(channel, stage, indexes, _taken_back(channel).union(names))
         for name in names:
             (channel / name).unlink(missing_ok=True)
 
@@ -92,7 +97,7 @@ def take_back(names: list[str], channel: Path) -> None:
 def problems(channel: Path) -> list[str]:
     """One line for each package that is not what the index says: absent, altered, not in it."""
     found = []
-    for subdir in _subdirs(channel):
+    for subdir in sorted(_subdirs(channel)):
         index = _index(channel, subdir)
         said = {name: entry for kind in KINDS.values() for name, entry in index[kind].items()}
         there = {path.name for path in _packages(channel / subdir)}
@@ -124,7 +129,7 @@ def describe(package: Path) -> dict[str, Any]:
         raise _damaged(package, error) from None
     except Exception as error:  # noqa: BLE001 - zip, tar, two compressors, JSON: each has its own
         raise _damaged(package, error) from None
-    if not package.name.startswith(f"{name}."):
+    if not package.name.startswith(f"{name}.") or not re.fullmatch(r"[a-z0-9-]+", str(subdir)):
         raise Refused(f"{package} holds {subdir}/{name}: give it its own name")
     return {**entry, **_hashes(package)}
 
@@ -162,15 +167,12 @@ def _hashes(package: Path) -> dict[str, Any]:
 
 def _is_new(place: Path, entry: dict[str, Any], index: dict[str, Any]) -> bool:
     """Whether the file must be written; what is published under its name must be the same."""
-    raise_it = "raise the version"
-    if place.name in index.get("removed", []):
-        raise Refused(f"{place} was taken back: {raise_it}")
     published = index[_kind(place)].get(place.name, {}).get("sha256")
     there = _hashes(place)["sha256"] if place.exists() else None
     if published is None:
         published = there
     if published not in (None, entry["sha256"]):
-        raise Refused(f"{place} is published with other contents: {raise_it}")
+        raise Refused(f"{place} is published with other contents: raise the version")
     if there not in (None, entry["sha256"]):
         raise Refused(f"{place} is damaged, the index has another sha256: remove it and try again")
     return there is None
@@ -187,10 +189,15 @@ def _packages(folder: Path) -> list[Path]:
     return sorted(p for ending in KINDS for p in folder.glob(f"*{ending}") if p.is_file())
 
 
-def _subdirs(channel: Path) -> list[str]:
-    """The two that clients ask for, and others that have packages or an index."""
-    found = {place.parent.name for place in channel.glob(f"[!.]*/{INDEX}")}
-    return sorted({*SUBDIRS, *found})
+def _subdirs(channel: Path) -> set[str]:
+    """The two that clients ask for, and others that have an index."""
+    return {*SUBDIRS, *(place.parent.name for place in channel.glob(f"[!.]*/{INDEX}"))}
+
+
+def _taken_back(channel: Path) -> set[str]:
+    """The packages that nobody is to have any more, as <subdir>/<file>."""
+    place = channel / TAKEN_BACK
+    return set(place.read_text().split()) if place.exists() else set()
 
 
 def _index(channel: Path, subdir: str) -> dict[str, Any]:
@@ -207,12 +214,14 @@ def _index(channel: Path, subdir: str) -> dict[str, Any]:
     return index
 
 
-def _finish(channel: Path, stage: Path, indexes: dict[str, dict[str, Any]]) -> None:
+def _finish(
+    channel: Path, stage: Path, indexes: dict[str, dict[str, Any]], taken_back: set[str]
+) -> None:
     """Brings the indexes up to date and puts all that is staged into place."""
     for subdir, index in indexes.items():
         folder, new = channel / subdir, stage / subdir
         for path in _packages(folder):  # somebody else's, not indexed yet
-            if path.name not in index[_kind(path)] and path.name not in index.get("removed", []):
+            if path.name not in index[_kind(path)] and f"{subdir}/{path.name}" not in taken_back:
                 index[_kind(path)][path.name] = describe(path)
         for kind in KINDS.values():
             index[kind] = {
@@ -223,6 +232,9 @@ def _finish(channel: Path, stage: Path, indexes: dict[str, dict[str, Any]]) -> N
         text = json.dumps(index, indent=2, sort_keys=True).encode()
         _write(new / INDEX, text)
         _write(new / f"{INDEX}.zst", zstd.compress(text))
+    if taken_back:
+        _write(stage / TAKEN_BACK, "".join(f"{name}\n" for name in sorted(taken_back)).encode())
+        (stage / TAKEN_BACK).replace(channel / TAKEN_BACK)
     for subdir in indexes:
         folder, new = channel / subdir, stage / subdir
         folder.mkdir(exist_ok=True)
