@@ -7,6 +7,8 @@ compiled code.
 from __future__ import annotations
 
 import itertools
+import reprlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +25,16 @@ class TensorChecks(Checks):
 
     integers = (int, torch.SymInt)
 
+    def number(self, value: Any, name: str) -> None:
+        if not torch.compiler.is_compiling():  # a symbolic one is left to the op
+            super().number(value, name)
+
     def tensor(self, t: object, name: str) -> None:
         if not isinstance(t, Tensor):
-            self.fail(f"{name} must be a tensor, got {type(t).__name__}")
+            self.fail(f"{name} must be a tensor, got {type(t).__name__}: {reprlib.repr(t)}")
+        if t.layout != torch.strided or t.is_nested:
+            kind = "a nested tensor" if t.is_nested else f"one of layout {t.layout}"
+            self.fail(f"{name} must be a dense tensor, got {kind}")
 
     def device(self, t: Tensor, name: str, like: Tensor, of: str) -> None:
         if t.device != like.device:

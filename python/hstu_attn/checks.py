@@ -66,16 +66,17 @@ def check_packed(qkv: Tensor) -> None:
 
 def check_causal(causal: bool, window_size: tuple[int, int]) -> None:
     """``causal=True`` says the whole window."""
-    if tuple(window_size) not in ((-1, -1), CAUSAL):
-        _fail(f"causal=True is window_size={CAUSAL}, which must not be another, got {window_size}")
+    _CHECKS.boolean(causal, "causal")
+    if not isinstance(window_size, (tuple, list)) or tuple(window_size) not in ((-1, -1), CAUSAL):
+        _fail(f"causal=True is window_size={CAUSAL}: it must not be another, got {window_size!r}")
 
 
 def _check_mask(mask: Mask, batch: int, q: Tensor) -> None:
-    if len(mask.window_size) != 2:
-        _fail(f"window_size must be (left, right), got {mask.window_size}")
+    if not isinstance(mask.window_size, (tuple, list)) or len(mask.window_size) != 2:
+        _fail(f"window_size must be (left, right), got {mask.window_size!r}")
     window = (mask.window_size[0], mask.window_size[1])
-    _integer(window[0], "window_size[0]", -(2**31))
-    _integer(window[1], "window_size[1]", -(2**31))
+    _integer(window[0], "window_size[0]", -(2**31), 2**63 - 1)
+    _integer(window[1], "window_size[1]", -(2**31), 2**63 - 1)
     for t, name in ((mask.num_contexts, "num_contexts"), (mask.num_targets, "num_targets")):
         if t is None:
             continue
@@ -177,13 +178,16 @@ def check_arguments(p: Problem, cu_seqlens_t: Tensor | None = None) -> None:
     _integer(p.max_seqlen_k, "max_seqlen_k", 0)
     if p.max_seqlen_q > p.max_seqlen_k:
         _fail(f"max_seqlen_q must be <= max_seqlen_k, got {p.max_seqlen_q} > {p.max_seqlen_k}")
-    _integer(p.scaling_seqlen, "scaling_seqlen", -1)
+    _integer(p.scaling_seqlen, "scaling_seqlen", -1, 2**63 - 1)
     if p.scaling_seqlen == 0:
         _fail("scaling_seqlen must be positive, or -1 for max_seqlen_q, got 0")
     size = mask.target_group_size
     _integer(size, "target_group_size", 1)
     if mask.num_targets is None and cu_seqlens_t is None and size != 1:
         _fail(f"target_group_size={size} needs num_targets, got num_targets=None")
+    _CHECKS.number(p.alpha, "alpha")
+    _CHECKS.boolean(p.has_drab, "has_drab")
+    _CHECKS.boolean(p.deterministic, "deterministic")
     _check_mask(mask, batch, p.q)
     paged = p.pages.kv_cache is not None
     if cu_seqlens_t is not None and paged and tuple(mask.window_size) != CAUSAL:
@@ -257,10 +261,10 @@ def _check_page_values(pages: Pages, histories: list[int]) -> None:
             )
 
 
-def check_targets_agree(cu_seqlens_t: Tensor, num_targets: Tensor) -> None:
-    """Both forms of the same thing were passed: they must say the same (synchronises on CUDA)."""
+def check_targets(cu_seqlens_t: Tensor, num_targets: Tensor | None) -> None:
+    """Prefix sums, which say what ``num_targets`` says beside them (synchronises on CUDA)."""
     lengths = _CHECKS.prefix_sums(cu_seqlens_t.tolist(), "cu_seqlens_t", 2**31 - 1, "targets")
-    if lengths != num_targets.tolist():
+    if num_targets is not None and lengths != num_targets.tolist():
         _fail(
             f"cu_seqlens_t and num_targets must agree, got differences {lengths} and "
             f"num_targets {num_targets.tolist()}"

@@ -86,17 +86,21 @@ def _run(p: Problem, call: Callable[[Problem], Any], cu_seqlens_t: Tensor | None
     checks.check_arguments(p, cu_seqlens_t)
     eager_values = checks.values_wanted(p.q)
     if cu_seqlens_t is not None:
+        if eager_values or (p.q.device.type == "cpu" and not torch.compiler.is_compiling()):
+            checks.check_targets(cu_seqlens_t, p.mask.num_targets)
         if p.mask.num_targets is None:
             p = p._replace(mask=p.mask._replace(num_targets=torch.diff(cu_seqlens_t)))
-        elif eager_values or (p.q.device.type == "cpu" and not torch.compiler.is_compiling()):
-            checks.check_targets_agree(cu_seqlens_t, p.mask.num_targets)
     if eager_values:
         checks.check_values(p)
     return cast(Tensor, call(p))
 
 
+def _deterministic(wanted: bool) -> bool:
+    return True if wanted is False and torch.are_deterministic_algorithms_enabled() else wanted
+
+
 def _window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
-    if not causal:
+    if causal is False:
         return window_size
     checks.check_causal(causal, window_size)
     return checks.CAUSAL
@@ -217,7 +221,7 @@ def hstu_attn_varlen_func(
         alpha,
         rab,
         has_drab,
-        deterministic or torch.are_deterministic_algorithms_enabled(),
+        _deterministic(deterministic),
         Pages(kv_cache, page_offsets, page_ids, last_page_lens),
     )
     return _run(p, lambda p: ops.varlen(*p.schema(), *p.pages), cu_seqlens_t)
@@ -276,6 +280,6 @@ def hstu_attn_qkvpacked_func(
         alpha,
         rab,
         has_drab,
-        deterministic or torch.are_deterministic_algorithms_enabled(),
+        _deterministic(deterministic),
     )
     return _run(p, lambda p: ops.qkvpacked(qkv, *p.schema()[3:]))

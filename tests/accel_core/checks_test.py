@@ -28,9 +28,18 @@ def test_the_plain_checks_need_no_torch() -> None:
     ("check", "message"),
     [
         (lambda: CHECKS.integer(-1, "n", 0), "n must be >= 0, got -1"),
-        (lambda: CHECKS.integer("3", "n", 0), "n must be an int, got str"),
+        (lambda: CHECKS.integer("3", "n", 0), "n must be an int, got str: '3'"),
         (lambda: CHECKS.integer(LIKE, "n", 0), "n must be an int, got Tensor; call .item() on it"),
-        (lambda: CHECKS.tensor([1], "x"), "x must be a tensor, got list"),
+        (lambda: CHECKS.integer(True, "n", 0), "n must be an int, got bool: True"),
+        (lambda: CHECKS.integer(2**31, "n", 0), "n must be <= 2147483647, got 2147483648"),
+        (lambda: CHECKS.boolean(1, "x"), "x must be True or False, got 1"),
+        (lambda: CHECKS.number(None, "x"), "x must be a number, got NoneType: None"),
+        (lambda: CHECKS.number(float("nan"), "x"), "x must be a finite number, got nan"),
+        (
+            lambda: CHECKS.tensor(LIKE.to_sparse(), "x"),
+            "x must be a dense tensor, got one of layout torch.sparse_coo",
+        ),
+        (lambda: CHECKS.tensor([1], "x"), "x must be a tensor, got list: [1]"),
         (
             lambda: CHECKS.like(LIKE.half(), "x", LIKE, "y"),
             "x is torch.float16, but y is torch.float32: they must agree",

@@ -500,3 +500,12 @@ def test_good_arguments_after_an_error(device: str) -> None:
     with pytest.raises(ValueError):
         hstu_attn_varlen_func(**{**case.arguments(), "scaling_seqlen": 0})
     assert torch.isfinite(run(case)["out"]).all()
+
+
+@pytest.mark.parametrize("with_targets", [False, True])
+def test_prefix_sums_of_targets_are_looked_into(with_targets: bool) -> None:
+    arguments = {**good_paged(), "cu_seqlens_t": i32(1, 1, 1, 1)}
+    if not with_targets:
+        arguments["num_targets"] = None
+    with pytest.raises(ValueError, match="cu_seqlens_t must start at 0, got 1"):
+        hstu_attn_varlen_func(**arguments)
