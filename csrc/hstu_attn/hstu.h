@@ -14,6 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "csrc/hstu_attn/mask.h"
+
 namespace accel::hstu {
 
 enum class DType : int32_t { kBf16 = 0, kFp16 = 1 };
@@ -25,18 +27,6 @@ struct Rows {
   void* data = nullptr;
   int64_t row_stride = 0;
   int64_t head_stride = 0;
-};
-
-// Which columns a row may see. Every kind is a union of column intervals per row (mask.h).
-struct MaskParams {
-  int32_t window_left = -1;               // columns to the left of the diagonal; < 0: no bound
-  int32_t window_right = -1;              // columns to the right of it; < 0: no bound
-  const int32_t* num_contexts = nullptr;  // (batch) or null
-  const int32_t* num_targets = nullptr;   // (batch) or null
-  int32_t target_group_size = 1;
-  const int32_t* func = nullptr;  // (n_func, >= total_q) interval ends, or null: window_* ignored
-  int32_t n_func = 0;             // odd
-  int64_t func_stride = 0;        // elements between func[n] and func[n + 1]
 };
 
 // History keys and values in pages. The columns j < k_len - num_targets come from the pages; the

@@ -30,6 +30,18 @@ struct RowSpan {
   }
 };
 
+// The masks of one call.
+struct MaskParams {
+  int32_t window_left = -1;               // columns to the left of the diagonal; < 0: no bound
+  int32_t window_right = -1;              // columns to the right of it; < 0: no bound
+  const int32_t* num_contexts = nullptr;  // (batch) or null
+  const int32_t* num_targets = nullptr;   // (batch) or null
+  int32_t target_group_size = 1;
+  const int32_t* func = nullptr;  // (n_func, >= total_q) interval ends, or null: window_* ignored
+  int32_t n_func = 0;             // odd
+  int64_t func_stride = 0;        // elements between func[n] and func[n + 1]
+};
+
 // The structured masks (all but func) of one sequence.
 struct SeqMask {
   int32_t k_len;

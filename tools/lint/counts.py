@@ -22,11 +22,11 @@ Texts = Mapping[str, str]  # path -> contents
 CEILINGS: dict[str, int | None] = {
     "attention_lists": 8,
     "insert_and_evict_files": 5,
-    "long_functions": 2,
-    "switch_conditions": 10,
+    "long_functions": 0,
+    "switch_conditions": 0,
     "sys_path_lines": 0,
     "product_lines": None,
-    "stray_definitions": 4,
+    "stray_definitions": 0,
 }
 
 ATTENTION = frozenset(
