@@ -97,7 +97,12 @@ class DeviceArray:
         """A copy of a NumPy array (``dtype="bfloat16"``: of its bits) on the GPU."""
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError("hkv: array is masked; give .filled(...), which says what stands there")
-        array = np.ascontiguousarray(array)
+        kind, array = type(array).__name__, np.ascontiguousarray(array)
+        if array.dtype.name not in (*_ITEM_BYTES, "uint16"):
+            raise TypeError(
+                f"hkv: array is a {kind} of dtype {array.dtype.name}; its dtype must be one of "
+                f"{', '.join(_ITEM_BYTES)}, or uint16 for the bits of bfloat16"
+            )
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         result = cls(array.shape, dtype or array.dtype.name, device, stream)
         if array.nbytes != result._memory.bytes:
