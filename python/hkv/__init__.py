@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
+import hkv._core.main_interpreter  # noqa: F401 - first: it refuses others
 from hkv._arrays import ArrayLike, DeviceArray
 from hkv._hkv import device_count
 from hkv._results import Evicted, Exported, Missed, Status

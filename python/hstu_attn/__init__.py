@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
+import hstu_attn._core.main_interpreter  # noqa: F401 - first: it refuses others
 from hstu_attn.interface import hstu_attn_qkvpacked_func, hstu_attn_varlen_func
 from hstu_attn.ops import build_info
 
