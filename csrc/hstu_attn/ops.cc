@@ -184,6 +184,9 @@ void FillProblem(const Tensor& q, const Tensor& k, const Tensor& v, const Common
   Check(q.is_cuda() && q.dim() == 3, "q must be a CUDA tensor (total_q, heads, D)");
   CheckLike(k, "k", 3, q);
   CheckLike(v, "v", 3, q);
+  Check(q.stride(2) == 1 && k.stride(2) == 1 && v.stride(2) == 1,
+        "q, k and v must have last stride 1, got ", q.stride(2), ", ", k.stride(2), " and ",
+        v.stride(2));
   Check(k.size(0) == v.size(0) && k.size(1) == v.size(1) && k.size(2) == q.size(2) &&
             v.size(2) == q.size(2) && k.size(1) > 0 && q.size(1) % k.size(1) == 0,
         "the shapes of q ", Shape{q}, ", k ", Shape{k}, " and v ", Shape{v}, " do not agree");
