@@ -178,7 +178,15 @@ def op(
         return cpu(made.arguments(*inputs))
 
     torch.library.impl(qualified, "cpu", on_cpu)
-    torch.library.register_fake(qualified, lambda *inputs: fake(made.arguments(*inputs)))
+
+    def without_data(*inputs: Any) -> Any:
+        # One meta tensor among real ones brings a call here, which would return no result.
+        for x in inputs:
+            if type(x) is Tensor and not x.is_meta:
+                raise RuntimeError(f"{package}: {name}: a tensor on {x.device} and one on meta")
+        return fake(made.arguments(*inputs))
+
+    torch.library.register_fake(qualified, without_data)
     torch.library.register_autograd(qualified, made.backward, setup_context=made.setup_context)
     return made
 

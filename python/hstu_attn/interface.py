@@ -69,6 +69,7 @@ def _op_checks(p: Problem) -> bool:
         and type(p.max_seqlen_q) is type(p.max_seqlen_k) is type(p.scaling_seqlen) is int
         and type(m.target_group_size) is int
         and type(m.window_size) is tuple
+        and len(m.window_size) == 2
         and all(type(side) is int for side in m.window_size)
         and type(p.alpha) is float
         and not checks.values_wanted(p.q)

@@ -89,3 +89,9 @@ def test_a_second_derivative_is_refused_by_name() -> None:
     (dx,) = torch.autograd.grad(scale(x, 3.0, None, False).sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match="scale has no second derivative"):
         dx.sum().backward()
+
+
+def test_a_meta_tensor_among_real_ones_gives_no_empty_result() -> None:
+    assert scale(X.to("meta"), 3.0, BIAS.to("meta"), False).is_meta
+    with pytest.raises(RuntimeError, match="scale: a tensor on cpu and one on meta"):
+        scale(X, 3.0, BIAS.to("meta"), False)

@@ -331,6 +331,14 @@ PAGED_CASES: dict[str, tuple[Change, str]] = {
         lambda a: {"cu_seqlens_t": i32(0, 4, 8, 11)},
         r"cu_seqlens_t and num_targets must agree, got differences \[4, 4, 3\]",
     ),
+    "cu_seqlens_t start": (
+        lambda a: {"cu_seqlens_t": i32(4, 8, 12, 16), "num_targets": None},
+        r"cu_seqlens_t must start at 0, got 4",
+    ),
+    "cu_seqlens_t falls": (
+        lambda a: {"cu_seqlens_t": i32(0, 4, 3, 7), "num_targets": None},
+        r"cu_seqlens_t must not decrease, got cu_seqlens_t\[1\] = 4 > cu_seqlens_t\[2\] = 3",
+    ),
     "cu_seqlens_t not causal": (
         lambda a: {
             "cu_seqlens_t": i32(0, 4, 8, 12),
@@ -437,7 +445,7 @@ def test_the_op_itself_refuses_what_a_kernel_cannot_read(gpu: str) -> None:
 # What the CUDA op is not shown (cu_seqlens_t), or takes all the same (to PyTorch a tensor of one
 # integer is a number).
 UNSEEN = {"max_seqlen_k a tensor", "cu_seqlens_t alone"}
-UNSEEN |= {"cu_seqlens_t size", "cu_seqlens_t disagrees", "cu_seqlens_t not causal"}
+UNSEEN |= {name for name in PAGED_CASES if name.startswith("cu_seqlens_t")}
 # What stands in the values of tensors.
 IN_VALUES = {
     *(name for name in CASES if name.startswith(("cu_seqlens", "max_seqlen")) and "too" in name),
