@@ -8,7 +8,7 @@ _HEADER = """// Generated from the package's list of switches by //tools/cuda:sw
 
 #include "csrc/common/feature.h"
 
-{macros}namespace {namespace} {{
+namespace {namespace} {{
 
 namespace feature {{
 {features}
@@ -24,12 +24,10 @@ constexpr Feature kFeatures[] = {{
 """
 
 def _switches_header_impl(ctx):
-    macros, features, rows, constants = [], [], [], []
+    features, rows, constants = [], [], []
     for flag, switch in ctx.attr.switches.items():
         name = switch.capitalize()
         enabled = "false" if flag[BuildSettingInfo].value else "true"
-        if flag[BuildSettingInfo].value:
-            macros.append("#define %s\n" % flag.label.name)
         features.append('constexpr Feature k%s{"%s", "%s", %s};' % (name, flag.label.name, switch, enabled))
         rows.append("    feature::k%s," % name)
         constants.append("constexpr bool kWith%s = feature::k%s.enabled;" % (name, name))
@@ -37,7 +35,6 @@ def _switches_header_impl(ctx):
     ctx.actions.write(out, _HEADER.format(
         constants = "\n".join(constants),
         features = "\n".join(features),
-        macros = "".join(macros),
         namespace = ctx.attr.namespace,
         rows = "\n".join(rows),
     ))
