@@ -40,14 +40,13 @@ def calls(b: Batches, hit: float, out: float) -> dict[str, tuple[bool, Call, flo
     k, v, f, o, e, s, c = (a.data_ptr() for a in arrays)
     t, n, key, both = b.table.native, BATCH, 8 + SECTOR, 2 * b.row
     full = 1 + b.table.load_factor() * (both + 32)
-    every = hkv._hkv.Predicate(0, 0, 0, 2**64 - 1)
     kept = key + SECTOR + both
     return {
         "find": (False, lambda: t.find(n, k, v, f, 0, 0), key + 1 + hit * both),
         "find*": (False, lambda: t.find_pointers(n, k, o, f, 0, 0), key + 9),
         "contains": (False, lambda: t.contains(n, k, f, 0), key + 1),
         "assign": (False, lambda: t.assign(n, k, v, 0, 0, 0), key + hit * (both + SECTOR)),
-        "export_batch": (False, lambda: t.export_batch_if(every, n, 0, c, o, e, s, 0), full),
+        "export_batch": (False, lambda: t.export_batch(n, 0, c, o, e, s, 0), full),
         "find_or_insert": (True, lambda: t.find_or_insert(n, k, v, f, 0, 0, 0), kept + 1),
         "find_or_insert*": (
             True, lambda: t.find_or_insert_pointers(n, k, o, f, 0, False, 0, 0), key + SECTOR + 9),

@@ -190,17 +190,11 @@ npm_repository = repository_rule(
 )
 
 def _cpythons_impl(rctx):
-    asked = [p for p in (rctx.getenv("ACCEL_PYTHONS") or "").split(",") if p]
     found = {}
-    for python in [_host_python(rctx)] + asked + [rctx.which("python3.%d" % minor) for minor in range(10, 16)]:
-        if not python:
-            continue
-        probe = rctx.execute([python, "-c", "import sys, sysconfig; print(sys.version_info[1], sysconfig.get_paths()['include'], sysconfig.get_config_var('EXT_SUFFIX'))"])
-        words = probe.stdout.strip().split(" ")
-        if probe.return_code == 0 and len(words) == 3 and rctx.path(words[1] + "/Python.h").exists:
-            found.setdefault("3" + words[0], words[1:])
-        elif python in asked:
-            fail("ACCEL_PYTHONS: %s is no CPython with headers (Debian: apt-get install python3-dev)" % python)
+    probe = rctx.execute([_host_python(rctx), "-c", "import sys, sysconfig; print(sys.version_info[1], sysconfig.get_paths()['include'], sysconfig.get_config_var('EXT_SUFFIX'))"])
+    words = probe.stdout.strip().split(" ")
+    if probe.return_code == 0 and len(words) == 3 and rctx.path(words[1] + "/Python.h").exists:
+        found["3" + words[0]] = words[1:]
     for minor, (include, _) in found.items():
         rctx.symlink(include, "include_" + minor)
     rctx.file("defs.bzl", "CPYTHONS = %s\n" % json.encode_indent({minor: suffix for minor, (_, suffix) in found.items()}))
@@ -218,8 +212,8 @@ def _cpythons_impl(rctx):
 """)
 
 cpythons_repository = repository_rule(
-    doc = "The headers of each CPython minor that the machine has: those found, and those named in ACCEL_PYTHONS.",
+    doc = "The headers of the CPython of the build, if it has them.",
     implementation = _cpythons_impl,
     attrs = _PYTHON,
-    environ = ["ACCEL_PYTHON", "ACCEL_PYTHONS", "PATH"],
+    environ = ["ACCEL_PYTHON", "PATH"],
 )

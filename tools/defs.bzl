@@ -8,13 +8,15 @@
 | `archs_define` | the build's GPU targets as a macro |
 | `setting_define` | a build setting's value as a macro |
 | `op_library` | the shared object of a package's torch ops |
-| `python_modules` | a pybind11 module for each CPython |
+| `c_library` | a shared object that any language can load |
+| `python_module` | a pybind11 module for the CPython of the build |
 | `wheel`, `wheel_site` | a wheel; the same wheel unpacked, for tests |
 | `pytest_suite`, `pytest_test` | tests of a folder; one test |
 """
 
+load("//tools/cc:c_library.bzl", _c_library = "c_library")
 load("//tools/cc:op_library.bzl", _op_library = "op_library")
-load("//tools/cc:python_module.bzl", _python_modules = "python_modules")
+load("//tools/cc:python_module.bzl", _python_module = "python_module")
 load("//tools/cc:setting_define.bzl", _setting_define = "setting_define")
 load("//tools/cuda:archs_define.bzl", _archs_define = "archs_define")
 load("//tools/cuda:cuda_library.bzl", _cuda_library = "cuda_library")
@@ -25,13 +27,14 @@ load("//tools/py:pytest_test.bzl", _pytest_test = "pytest_test")
 load("//tools/wheel:wheel.bzl", _wheel = "wheel", _wheel_site = "wheel_site")
 
 archs_define = _archs_define
+c_library = _c_library
 build_switches = _build_switches
 cuda_library = _cuda_library
 instantiate = _instantiate
 op_library = _op_library
 pytest_suite = _pytest_suite
 pytest_test = _pytest_test
-python_modules = _python_modules
+python_module = _python_module
 setting_define = _setting_define
 wheel = _wheel
 wheel_site = _wheel_site

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def try_table(ordinal: int | None) -> str:
 
 def main() -> int:
     print(f"hkv        {metadata.version('hkv')}")
-    print(f"library    {_hkv.__file__}")
+    print(f"library    {Path(_hkv.__file__).with_name('libhkv.so')}, called by {_hkv.binding}")
     print(f"Python     {platform.python_version()}, numpy {np.__version__}")
     states = {"host": try_table(None)}
     for ordinal in range(device_count()):

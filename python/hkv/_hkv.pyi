@@ -2,6 +2,8 @@
 
 from typing import Any
 
+binding: str  # "pybind11" or "ctypes"
+
 class Options:
     init_capacity: int
     max_capacity: int
@@ -64,6 +66,9 @@ class Table:
     def clear(self, stream: int, /) -> None: ...
     def lock_keys(self, n: int, keys: int, succeeded: int, stream: int, /) -> None: ...
     def unlock_keys(self, n: int, keys: int, succeeded: int, stream: int, /) -> None: ...
+    def export_batch(
+        self, n: int, offset: int, count: int, keys: int, values: int, scores: int, stream: int, /
+    ) -> None: ...
     def export_batch_if(
         self, predicate: Predicate, n: int, offset: int, count: int, keys: int, values: int,
         scores: int, stream: int, /,

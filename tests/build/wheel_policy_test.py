@@ -195,12 +195,16 @@ def test_the_library_search_path_stays_inside_the_wheel(native: Wheel) -> None:
                 assert place.partition("/")[0] in folders, f"{elf.name}: {entry}"
 
 
-def test_nothing_is_exported_but_python_module_inits(native: Wheel) -> None:
+def test_nothing_is_exported_but_module_inits_and_c_functions_of_the_package_s_name(
+    native: Wheel,
+) -> None:
     for elf in native.elfs:
-        module = re.fullmatch(
-            r"(\w+)\.(cpython-\d+-x86_64-linux-gnu|abi3)\.so", Path(elf.name).name
-        )
-        assert elf.exported == ({f"PyInit_{module[1]}"} if module else set()), elf.name
+        name = Path(elf.name).name
+        if module := re.fullmatch(r"(\w+)\.(cpython-\d+-x86_64-linux-gnu|abi3)\.so", name):
+            assert elf.exported == {f"PyInit_{module[1]}"}, elf.name
+        else:
+            package = name.removeprefix("lib").removesuffix(".so")
+            assert not [s for s in elf.exported if not s.startswith(f"{package}_")], elf.name
 
 
 def test_no_cpp_symbol_is_taken_from_torch(native: Wheel) -> None:

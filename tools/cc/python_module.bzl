@@ -1,48 +1,31 @@
-"""python_modules: a pybind11 module for each CPython minor that the machine has headers for."""
+"""python_module: a pybind11 module for the CPython of the build."""
 
 load("@cpythons//:defs.bzl", "CPYTHONS")
-load("@rules_cc//cc:defs.bzl", "cc_binary")
+load("//tools/cc:c_library.bzl", "c_library")
 
-def python_modules(name, srcs, deps = [], copts = [], **kwargs):
-    """Links <name>_<minor>/<name>.cpython-<minor>-x86_64-linux-gnu.so; only PyInit_<name> is exported.
+def python_module(name, srcs, deps = [], **kwargs):
+    """Links <name>.cpython-<minor>-x86_64-linux-gnu.so; only PyInit_<name> is exported.
 
     Args:
       name: the module's name as Python imports it.
       srcs: C++ sources with one PYBIND11_MODULE.
       deps: C++ libraries and kernels.
-      copts: compile options.
-      **kwargs: passed on to each cc_binary.
+      **kwargs: passed on to cc_binary.
 
     Returns:
-      {minor: label of the shared object}, e.g. {"311": ":_core_311/_core.cpython-311-...so"}.
+      its label in a list, which is empty where that CPython has no headers.
     """
-    exports = name + "_exports"
-    native.genrule(
-        name = exports,
-        outs = [name + ".map"],
-        cmd = "echo '{ global: PyInit_%s; local: *; };' > $@" % name,
-    )
-    modules = {}
     for minor, suffix in CPYTHONS.items():
-        module = "%s_%s/%s%s" % (name, minor, name, suffix)
-        cc_binary(
-            name = module,
+        c_library(
+            name = name + suffix,
             srcs = srcs,
-            additional_linker_inputs = [exports],
-            copts = copts,
+            exports = ["PyInit_" + name],
             # CPython's own symbols come from the interpreter that loads the module.
-            linkopts = [
-                "-Wl,-z,undefs",
-                "-Wl,--version-script=$(location %s)" % exports,
-            ],
-            linkshared = True,
+            linkopts = ["-Wl,-z,undefs"],
             deps = deps + [
-                "//csrc/common:glibcxx_compat",
                 "@cpythons//:headers_" + minor,
-                "@cuda//:cudart_static",
                 "@pybind11",
             ],
             **kwargs
         )
-        modules[minor] = ":" + module
-    return modules
+    return [":" + name + suffix for suffix in CPYTHONS.values()]

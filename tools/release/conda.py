@@ -42,9 +42,7 @@ def build(
     With `test`, each package's own tests run in a fresh prefix beside placeholders of python and
     pytorch. Nothing is fetched.
     """
-    minors = cpythons(wheels)
     env = {"ACCEL_DIST": str(wheels.resolve()), "ACCEL_VERSION": version}
-    env["ACCEL_CPYTHONS"] = " ".join(minors)
     # The tests are of the package, whatever this machine has: it is told to have a driver.
     env |= {"CONDA_OVERRIDE_CUDA": "13.0", "CONDA_OVERRIDE_GLIBC": "2.28"}
     epoch = calendar.timegm(time.strptime(date, "%Y-%m-%d"))
@@ -62,12 +60,6 @@ def build(
             normalise(package, target, epoch)
             written.append(target)
     return sorted(written)
-
-
-def cpythons(wheels: Path) -> list[str]:
-    """The CPythons that wheels in a folder are bound to: ["3.11"]."""
-    tags = {wheel.name.split("-")[2] for wheel in wheels.glob("*.whl")}
-    return sorted(f"{tag[2]}.{tag[3:]}" for tag in tags if tag.startswith("cp"))
 
 
 def normalise(source: Path, target: Path, epoch: int, level: int = ZSTD_LEVEL) -> None:

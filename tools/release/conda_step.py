@@ -29,9 +29,7 @@ def _render(recipe: str) -> list[Any]:
     from rattler_build import PlatformConfig, RenderConfig, Stage0Recipe, VariantConfig
 
     config = RenderConfig(platform=PlatformConfig(target_platform="linux-64"))
-    variants = VariantConfig.from_file(Path(recipe).with_name("variants.yaml"))
-    rendered: list[Any] = Stage0Recipe.from_file(Path(recipe)).render(variants, config)
-    return rendered
+    return Stage0Recipe.from_file(Path(recipe)).render(VariantConfig(), config)
 
 
 def build(recipe: str, out: str, test: str, *channels: str) -> list[str]:
@@ -41,9 +39,7 @@ def build(recipe: str, out: str, test: str, *channels: str) -> list[str]:
 
     packages: list[str] = []
     for variant in _render(recipe):
-        # A module for another CPython cannot be imported by this one.
-        foreign = variant.variant.get("cpython", MINOR) != MINOR
-        strategy: Any = "skip" if foreign else test
+        strategy: Any = test
         result = variant.run_build(
             tool_config=ToolConfiguration(test_strategy=strategy),
             output_dir=out,

@@ -8,7 +8,7 @@ def _package(import_name, wheels, max_kib, umbrella = "requires", shared_name = 
 
     Args:
       import_name: the folder in site-packages.
-      wheels: targets of its wheels: one, or one for each CPython.
+      wheels: targets of its wheels.
       max_kib: how big each wheel may be.
       umbrella: what the package is to accelerated-modules, which "requires" it or "offers" it as an
         extra of the distribution's name.
@@ -44,7 +44,7 @@ PACKAGES = {
         import_name = "hkv",
         max_kib = 11264,
         unit_seconds = 40,
-        wheels = ["//python/hkv:wheels"],
+        wheels = ["//python/hkv:wheel"],
     ),
     "hstu-attn": _package(
         all_seconds = 600,

@@ -12,7 +12,7 @@
 
 #include "csrc/common/dlpack.h"
 #include "csrc/common/errors.h"
-#include "csrc/hkv/device_memory.h"
+#include "csrc/hkv/binding/device_memory.h"
 
 namespace hkv {
 
@@ -20,29 +20,10 @@ namespace py = pybind11;
 using accel::DLManagedTensor;
 using accel::DLTensor;
 
-// Memory that a capsule keeps alive.
-struct ExportedMemory {
-  DLManagedTensor tensor;
-  std::shared_ptr<DeviceMemory> memory;
-  std::vector<int64_t> shape;
-};
-
 inline py::capsule ToDLPack(const std::shared_ptr<DeviceMemory>& memory, std::vector<int64_t> shape,
                             int code, int bits) {
-  auto* exported = new ExportedMemory{{}, memory, std::move(shape)};
-  DLTensor& t = exported->tensor.dl_tensor;
-  t.data = memory->data();
-  t.device = {accel::kDLCuda, memory->device()};
-  t.ndim = static_cast<int32_t>(exported->shape.size());
-  t.dtype = {static_cast<uint8_t>(code), static_cast<uint8_t>(bits), 1};
-  t.shape = exported->shape.data();
-  t.strides = nullptr;
-  t.byte_offset = 0;
-  exported->tensor.manager_ctx = exported;
-  exported->tensor.deleter = [](DLManagedTensor* self) {
-    delete static_cast<ExportedMemory*>(self->manager_ctx);
-  };
-  PyObject* capsule = PyCapsule_New(&exported->tensor, "dltensor", [](PyObject* object) {
+  DLManagedTensor* exported = ExportMemory(memory, std::move(shape), code, bits);
+  PyObject* capsule = PyCapsule_New(exported, "dltensor", [](PyObject* object) {
     if (!PyCapsule_IsValid(object, "dltensor")) return;  // taken over by a consumer
     auto* tensor = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(object, "dltensor"));
     tensor->deleter(tensor);

@@ -8,8 +8,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "csrc/common/cuda_memory.h"
+#include "csrc/common/dlpack.h"
 
 namespace hkv {
 
@@ -50,6 +54,30 @@ class DeviceMemory {
   accel::Buffer memory_;
   int device_;
 };
+
+// A tensor over the memory, which it keeps until its deleter is called.
+inline accel::DLManagedTensor* ExportMemory(std::shared_ptr<DeviceMemory> memory,
+                                            std::vector<int64_t> shape, int code, int bits) {
+  struct Exported {
+    accel::DLManagedTensor tensor;
+    std::shared_ptr<DeviceMemory> memory;
+    std::vector<int64_t> shape;
+  };
+  auto* exported = new Exported{{}, std::move(memory), std::move(shape)};
+  accel::DLTensor& t = exported->tensor.dl_tensor;
+  t.data = exported->memory->data();
+  t.device = {accel::kDLCuda, exported->memory->device()};
+  t.ndim = static_cast<int32_t>(exported->shape.size());
+  t.dtype = {static_cast<uint8_t>(code), static_cast<uint8_t>(bits), 1};
+  t.shape = exported->shape.data();
+  t.strides = nullptr;
+  t.byte_offset = 0;
+  exported->tensor.manager_ctx = exported;
+  exported->tensor.deleter = [](accel::DLManagedTensor* self) {
+    delete static_cast<Exported*>(self->manager_ctx);
+  };
+  return &exported->tensor;
+}
 
 // What stands before this on a stream. A stream that is being captured has nothing to wait for.
 class Event {
