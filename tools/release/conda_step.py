@@ -104,7 +104,9 @@ def placeholders(channel: str) -> None:
         tag = f"cp{minor.replace('.', '')}"
         shim = SHIM.format(minor=minor, python=sys.executable)
         files = {f"bin/{name}": shim for name in ("python", "python3", f"python{minor}")}
-        files[f"lib/python{minor}/site-packages/.keep"] = ""
+        # pip check is to see this interpreter's torch, and not what that one may lack.
+        torch = f"lib/python{minor}/site-packages/torch-2.10.0.dist-info/METADATA"
+        files[torch] = "Metadata-Version: 2.1\nName: torch\nVersion: 2.10.0\n"
         abi = [f"python_abi {minor}.* *_{tag}"]
         _placeholder(out, "python", f"{minor}.0", "h0_0_cpython", depends=abi, files=files)
         pin = [f"python {minor}.* *_cpython"]
