@@ -71,11 +71,12 @@ def visible(
 
     i = torch.arange(k_len - q_len, k_len, device=device)[:, None]  # (q_len, 1)
     left, right = window
-    seen = torch.ones(q_len, k_len, dtype=torch.bool, device=device)
+    if right >= 0:
+        seen = j <= i + right
+    else:
+        seen = torch.ones(q_len, k_len, dtype=torch.bool, device=device)
     if left >= 0:
         seen = seen & (j >= i - left)
-    if right >= 0:
-        seen = seen & (j <= i + right)
     history_end = k_len - targets
     if contexts > 0:
         seen = seen | ((i < contexts) & (j < history_end))
@@ -163,7 +164,7 @@ def _product(weights: Tensor, values: Tensor, seen: Tensor) -> Tensor:
     """weights @ values, (.., M, N) and (.., N, D), of which pairs that are not ``seen``, whose
     weight is 0, add nothing even where the value is infinite or NaN."""
     product = weights @ values
-    if math.isfinite(product.detach().sum().item()):
+    if math.isfinite(product.sum().item()):
         return product
     wild = ~values.isfinite()
     met = (seen.to(weights.dtype) @ wild.to(weights.dtype)) > 0
