@@ -39,6 +39,32 @@ __host__ __device__ constexpr uint64_t MapSize(uint64_t keys) {
   return size;
 }
 
+// Whether key i is the first of its equals to come to the map, whose slots are mask + 1.
+__device__ __forceinline__ bool Leads(const uint64_t* keys, uint32_t* map, uint64_t mask,
+                                      uint32_t i) {
+  const uint64_t key = keys[i];
+  for (uint64_t slot = key * 0x9e3779b97f4a7c15u >> 32;; ++slot) {
+    uint32_t* const place = map + (slot & mask);
+    uint32_t leader = LoadRelaxed(place);
+    if (leader == kNone) leader = atomicCAS(place, kNone, i);
+    if (leader == kNone) return true;
+    if (keys[leader] == key) return false;
+  }
+}
+
+// Counts the keys that the table lacks, equal ones once. `map`: MapSize(n), all kNone.
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock)
+    CountNewKernel(const View t, uint64_t n, const uint64_t* keys, uint32_t* map, uint64_t* count) {
+  const uint64_t i = ThreadIndex();
+  bool counts = false;
+  if (i < n && FindKey<false, false>(t, t.layout.PlaceOf(keys[i]), keys[i]).position == kNone) {
+    counts = Leads(keys, map, MapSize(n) - 1, static_cast<uint32_t>(i));
+  }
+  __syncwarp();
+  Append(Counter(count), counts);
+}
+
 // Tells the keys of a list apart.
 __device__ __forceinline__ void Group(const UpsertArgs& a, const Equals& e, const uint32_t* list,
                                       uint64_t size) {
@@ -47,17 +73,7 @@ __device__ __forceinline__ void Group(const UpsertArgs& a, const Equals& e, cons
   for (uint64_t at = ThreadIndex(); (at & ~uint64_t{31}) < size; at += step) {
     const bool active = at < size;
     const uint32_t i = active ? LoadRelaxed(list + at) : 0;
-    bool leads = false;
-    if (active) {
-      const uint64_t key = a.keys[i];
-      for (uint64_t slot = key * 0x9e3779b97f4a7c15u >> 32;; ++slot) {
-        uint32_t* const place = e.map + (slot & mask);
-        uint32_t leader = LoadRelaxed(place);
-        if (leader == kNone) leader = atomicCAS(place, kNone, i);
-        leads = leader == kNone;
-        if (leads || a.keys[leader] == key) break;
-      }
-    }
+    const bool leads = active && Leads(a.keys, e.map, mask, i);
     __syncwarp();
     const uint64_t l = Append(e.counters + kLeaders, leads);
     if (leads) e.leaders[l] = i;

@@ -221,7 +221,7 @@ class HashTable final : public Table {
       CheckCuda(cudaMemsetAsync(call.evicted_count, 0, 8, scope.stream), call.name);
     }
     if (call.n == 0) return;
-    if (Inserts(call.mode)) MakeRoom(call.n, scope.stream);
+    if (Inserts(call.mode)) MakeRoom(call.n, call.keys, scope.stream);
     if (call.pin || call.mode == WriteMode::kLock || call.mode == WriteMode::kUnlock) {
       NeedPins(scope.stream);
     }
@@ -422,9 +422,9 @@ class HashTable final : public Table {
     return ReadCounter(stream);
   }
 
-  // Grows a table that may still grow when n more keys might pass max_load_factor. Only such a
-  // table ever waits for the device here.
-  void MakeRoom(uint64_t n, cudaStream_t stream) {
+  // Grows a table that may still grow when n more keys might pass max_load_factor; of the given
+  // ones, those that are new count. Only such a table ever waits for the device here.
+  void MakeRoom(uint64_t n, const uint64_t* keys, cudaStream_t stream) {
     uint64_t capacity = Capacity();
     if (capacity == options_.max_capacity) return;
     const auto fits = [&] {
@@ -433,11 +433,31 @@ class HashTable final : public Table {
     };
     size_bound_ += n;
     if (fits()) return;
-    size_bound_ = CountOf(*storage_, stream) + n;
+    const uint64_t size = CountOf(*storage_, stream);
+    size_bound_ = size + n;
+    if (fits()) return;
+    if (keys != nullptr) size_bound_ = size + CountNew(n, keys, stream);
     while (!fits() && capacity < options_.max_capacity) {
       capacity = std::min(2 * capacity, options_.max_capacity);
     }
     if (capacity > Capacity()) Grow(capacity, stream);
+  }
+
+  // How many of the keys the table lacks, equal ones of a part counted once.
+  uint64_t CountNew(uint64_t n, const uint64_t* keys, cudaStream_t stream) const {
+    const uint64_t part = std::min(n, EqualsMemory::kKeys);
+    const Buffer map(MemoryKind::kDevice, device::MapSize(part) * 4, "a map of keys");
+    uint64_t count = 0;
+    for (uint64_t first = 0; first < n; first += part) {
+      const uint64_t here = std::min(part, n - first);
+      auto* const counter = counter_.As<uint64_t>();
+      CheckCuda(cudaMemsetAsync(map.As<char>(), 0xff, map.bytes(), stream), "clearing a map");
+      CheckCuda(cudaMemsetAsync(counter, 0, 8, stream), "clearing a counter");
+      device::CountNewKernel<device::kThreads><<<Blocks(here), device::kThreads, 0, stream>>>(
+          storage_->view, here, keys + first, map.As<uint32_t>(), counter);
+      count += ReadCounter(stream);
+    }
+    return count;
   }
 
   // What the device's clock shows.

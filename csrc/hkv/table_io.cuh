@@ -147,7 +147,7 @@ class HashTable<Key, Value, Score, kStrategy>::Loader {
 
   uint64_t Grow(uint64_t absent) {
     Scope scope(&table_, stream_, true);
-    table_.MakeRoom(absent, stream_);
+    table_.MakeRoom(absent, nullptr, stream_);
     return table_.Capacity();
   }
   uint64_t Size() const { return table_.size(stream_); }

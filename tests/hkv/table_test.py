@@ -327,6 +327,15 @@ def test_a_growing_table_keeps_every_row(engine: Any, rows: Rows) -> None:
     assert table.size() == 2000
 
 
+def test_a_batch_counts_by_its_new_keys_where_a_table_grows(engine: Any) -> None:
+    table = engine.table(1 << 20, 1, init_capacity=100)
+    keys, ones = np.full(100_000, 7, np.int64), engine.put(np.ones((100_000, 1), np.float32))
+    table.insert_or_assign(engine.put(keys), ones)
+    assert table.capacity == 100 and table.size() == 1
+    table.insert_or_assign(engine.put(keys + np.arange(100_000) % 60), ones)
+    assert table.capacity == 200 and table.size() == 60
+
+
 @pytest.mark.parametrize("dim", [1, 2, 3, 5, 8, 33, 64, 130])
 def test_any_dim_works(engine: Any, dim: int) -> None:
     table = engine.table(300, dim, value_dtype="float16")
