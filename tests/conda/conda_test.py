@@ -39,7 +39,8 @@ from tools.release.refused import Refused
 EXAMPLE = Path(os.environ["EXAMPLE"]).resolve()
 FACTS = json.loads(Path(os.environ["FACTS"]).read_text())
 RECIPE = Path(os.environ["RECIPE"]).resolve()
-WHEELS = sorted(Path(path).resolve() for path in os.environ["WHEELS"].split())
+ROWS = json.loads(Path(os.environ["PACKAGES"]).read_text())
+WHEELS = sorted(Path(path).resolve() for row in ROWS.values() for path in row["wheels"])
 VERSION = FACTS["version"]
 LINT = {"ACCEL_DIST": "/nowhere", "ACCEL_VERSION": VERSION}
 NEW_MACHINE = {"CONDA_OVERRIDE_CUDA": "13.0", "CONDA_OVERRIDE_GLIBC": "2.28"}
@@ -144,27 +145,28 @@ def test_the_licences_come_along(channels: Channels) -> None:
         assert there == set(metadata_of(wheel).get_all("License-File", []))
 
 
-def test_the_metadata_agrees_with_the_wheel(channels: Channels) -> None:
+def test_the_metadata_agrees_with_the_wheel_and_its_row(channels: Channels) -> None:
     for wheel, package in packages(channels).items():
         metadata, index = metadata_of(wheel), index_of(package)
         assert (index["name"], index["version"]) == (metadata["Name"], metadata["Version"])
         terms = set(metadata["License-Expression"].split(" AND "))
         assert set(index["license"].split(" AND ")) == terms
-        depends = set(index["depends"])
-        assert f"python {metadata['Requires-Python']}" in depends
+        depends = {f"python {metadata['Requires-Python']}", *ROWS[metadata["Name"]]["conda"]}
         for requirement in map(Requirement, metadata.get_all("Requires-Dist", [])):
             if requirement.name == "torch":
                 # Pre-releases come in containers, not from a channel.
                 oldest = str(requirement.specifier).removesuffix(".dev0")
-                assert f"pytorch {oldest},<3" in depends
+                depends.add(f"pytorch {oldest},<3")
             elif requirement.marker is None:
-                assert f"{requirement.name} {requirement.specifier}" in depends
+                depends.add(f"{requirement.name} {requirement.specifier}")
+        assert set(index["depends"]) == depends
         (tag,) = parse_wheel_filename(wheel.name)[3]
         if tag.platform == "any":
             assert index["subdir"] == "noarch"
         else:
             assert (index["subdir"], tag.platform) == ("linux-64", "manylinux_2_28_x86_64")
             assert "__glibc >=2.28,<3.0.a0" in depends
+            assert index["constrains"] == ["__cuda >=13.0"]
 
 
 def test_two_builds_are_equal_byte_by_byte(channels: Channels, tmp_path: Path) -> None:
@@ -300,12 +302,12 @@ def test_the_recipe_has_each_package_once_and_first_what_others_need(channels: C
 
 def test_a_package_is_tested_by_what_its_users_do_first(channels: Channels) -> None:
     for wheel, package in packages(channels).items():
-        module = metadata_of(wheel)["Name"].replace("-", "_")
+        module = ROWS[metadata_of(wheel)["Name"]]["import_name"]
         tests = conda.contents(package)["info/tests/tests.yaml"].decode()
         assert f"imports:\n    - {module}\n" in tests
         assert "pip_check: false" not in tests  # true is what it is when nothing is said
         assert f"content: python -m {module}\n" in tests
-        if "python >=3.10" in index_of(package)["depends"] and "none-any" not in wheel.name:
+        if not wheel.name.endswith("-any.whl"):  # the oldest and the newest Python
             assert "python_version:\n    - 3.10.*\n    - '*'\n" in tests
 
 
