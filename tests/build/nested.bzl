@@ -2,13 +2,14 @@
 
 load("//tools:defs.bzl", "pytest_test")
 
-def nested_pytest_test(name, more_data = [], tags = [], tree = "//tests/build:small_tree", **kwargs):
+def nested_pytest_test(name, more_data = [], tags = [], variables = {}, tree = "//tests/build:small_tree", **kwargs):
     """A pytest_test with tests.build.nested.
 
     Args:
       name: target name.
       more_data: files that the test reads beside the checkout.
       tags: of the test.
+      variables: environment variables of the test.
       tree: what the copies are of: a genrule whose first output is <its name>/files.sha256.
       **kwargs: passed on to pytest_test.
     """
@@ -21,7 +22,7 @@ def nested_pytest_test(name, more_data = [], tags = [], tree = "//tests/build:sm
             "@cc//:cxx.sh",
             "@cuda//:nvidia/cu13/bin/nvcc",
         ],
-        variables = {"TREE": "$(rootpath %s/files.sha256)" % tree},
+        variables = variables | {"TREE": "$(rootpath %s/files.sha256)" % tree},
         env_inherit = ["BAZEL_REAL", "HOME", "PATH", "XDG_CACHE_HOME"],
         tags = tags + ["cpu:2", "local", "requires-network"],
         deps = [

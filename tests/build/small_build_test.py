@@ -1,9 +1,15 @@
-"""Builds of the small wheel: two checkouts give equal bytes, a change reruns what it must."""
+"""Builds of the small wheel: two checkouts give equal bytes, a change reruns what it must.
+
+One checkout is the one that Bazel runs this test in, which has built the wheel; the other is a copy
+of it at another path, with an output base and a disk cache of its own, both empty at first. The
+machine's compilers are hidden from the copy's actions.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.build.nested import Action, Nested, nested, scratch
+from tools.lint import tree
 
 CACHE_HIT = "disk cache hit"
+CHANGED = [f"tests/build/small/{name}" for name in ("shift.cu", "shift.h", "unread.h")]
 SCALE, SHIFT = "//tests/build/small:scale_256", "//tests/build/small:shift"
 
 # Programs and folders of the machine that no action may use: compilers, headers, CUDA toolkits.
@@ -30,37 +38,20 @@ def host_compilers() -> list[str]:
 
 @dataclass
 class Built:
-    """A checkout after its first build, which had an empty output base and an empty disk cache."""
+    """The copy after its first build."""
 
     checkout: Nested
     actions: list[Action]
     wheel: bytes
 
 
-def built(checkout: Nested, flags: list[str]) -> Built:
-    checkout.flags = flags
-    actions = checkout.build()
-    return Built(checkout, actions, checkout.wheel())
-
-
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with scratch() as path:
-        yield path
-
-
-@pytest.fixture(scope="module")
-def first(folder: Path) -> Iterator[Built]:
-    with nested(folder / "first") as checkout:
-        yield built(checkout, [])
-
-
-@pytest.fixture(scope="module")
-def second(folder: Path) -> Iterator[Built]:
-    """At a path of another length; the machine's compilers are hidden from its actions."""
-    with nested(folder / "elsewhere/second") as checkout:
+def first() -> Iterator[Built]:
+    with scratch() as folder, nested(folder / "first") as checkout:
         hidden = [f"--sandbox_block_path={path}" for path in host_compilers()]
-        yield built(checkout, [f"--disk_cache={folder / 'cache'}", *hidden])
+        checkout.flags = [f"--disk_cache={folder / 'cache'}", *hidden]
+        actions = checkout.build()
+        yield Built(checkout, actions, checkout.wheel())
 
 
 def cuda(actions: list[Action]) -> list[str]:
@@ -71,6 +62,17 @@ def cuda(actions: list[Action]) -> list[str]:
 
 def test_the_first_build_compiles_each_kernel_once(first: Built) -> None:
     assert cuda(first.actions) == [SCALE, SHIFT]
+
+
+def test_two_checkouts_and_output_bases_give_the_same_bytes(first: Built) -> None:
+    assert Path(os.environ["WHEEL"]).read_bytes() == first.wheel, "or the flags are not the default"
+
+
+def test_no_compiler_or_header_of_the_machine_is_used(first: Built) -> None:
+    if {action.runner for action in first.actions} != {"linux-sandbox"}:
+        pytest.skip("no linux-sandbox on this machine: it is what hides the host's compilers")
+    mnemonics = {action.mnemonic for action in first.actions}
+    assert {"CppCompile", "CppLink", "CudaCompile", "Wheel"} <= mnemonics
 
 
 def test_an_environment_that_no_built_target_needs_is_not_fetched(first: Built) -> None:
@@ -98,22 +100,11 @@ def test_a_changed_header_that_nothing_reads_reruns_no_compile(first: Built) -> 
     assert cuda(first.checkout.build()) == []
 
 
-def test_two_checkouts_and_output_bases_give_the_same_bytes(first: Built, second: Built) -> None:
-    assert cuda(second.actions) == [SCALE, SHIFT]
-    assert first.checkout.source != second.checkout.source
-    assert first.wheel == second.wheel
-
-
-def test_no_compiler_or_header_of_the_machine_is_used(second: Built) -> None:
-    if {action.runner for action in second.actions} != {"linux-sandbox"}:
-        pytest.skip("no linux-sandbox on this machine: it is what hides the host's compilers")
-    mnemonics = {action.mnemonic for action in second.actions}
-    assert {"CppCompile", "CppLink", "CudaCompile", "Wheel"} <= mnemonics
-
-
-def test_after_clean_the_disk_cache_serves_every_action(second: Built) -> None:
-    second.checkout.bazel("clean")
-    actions = second.checkout.build()
+def test_after_clean_the_disk_cache_serves_every_action(first: Built) -> None:
+    for path in CHANGED:
+        shutil.copy(tree.root() / path, first.checkout.source / path)
+    first.checkout.bazel("clean")
+    actions = first.checkout.build()
     assert {action.runner for action in actions} == {CACHE_HIT}
     assert sorted(a.target for a in actions if a.mnemonic == "CudaCompile") == [SCALE, SHIFT]
-    assert second.checkout.wheel() == second.wheel
+    assert first.checkout.wheel() == first.wheel
