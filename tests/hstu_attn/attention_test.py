@@ -234,11 +234,13 @@ def test_signatures_are_those_of_the_ampere_interface() -> None:
     ).split()
     for function, names in ((hstu_attn_varlen_func, varlen), (hstu_attn_qkvpacked_func, packed)):
         parameters = inspect.signature(function).parameters
-        assert list(parameters) == [*names, "deterministic"]
-        assert parameters["deterministic"].kind is inspect.Parameter.KEYWORD_ONLY
+        assert list(parameters) == [*names, "deterministic", "causal"]
+        for own in ("deterministic", "causal"):
+            assert parameters[own].kind is inspect.Parameter.KEYWORD_ONLY
         defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
         expected = {"target_group_size": 1, "window_size": (-1, -1), "alpha": 1.0}
-        expected |= {"has_drab": False, "scaling_seqlen": -1, "deterministic": False}
+        expected |= {"has_drab": False, "scaling_seqlen": -1}
+        expected |= {"deterministic": False, "causal": False}
         for name, value in defaults.items():
             assert value == expected.get(name), name
 
