@@ -137,7 +137,9 @@ def test_only_ops_cc_knows_torch() -> None:
 def test_only_module_cc_knows_python() -> None:
     readers = readers_of({"pybind11/pybind11.h", "pybind11/stl.h", "Python.h"})
     sources = [path for path in readers if not path.endswith(".h")]
-    assert not [path for path in sources if not re.fullmatch(r"csrc/\w+/(binding/)?module\.cc", path)]
+    assert not [
+        path for path in sources if not re.fullmatch(r"csrc/\w+/(binding/)?module\.cc", path)
+    ]
 
 
 def test_packages_of_csrc_share_nothing_but_common() -> None:
