@@ -191,7 +191,7 @@ __device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4], uint3
 // ---------------------------------------------------------------------------------------------
 
 // Two floats rounded to nearest, `lo` in the low half. fp16 saturates: an infinity would turn into
-// NaN in the next product. NaN stays NaN.
+// NaN in the next product.
 template <class T>
 __device__ __forceinline__ uint32_t Pack(float lo, float hi) {
   uint32_t r;
@@ -199,8 +199,8 @@ __device__ __forceinline__ uint32_t Pack(float lo, float hi) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
   } else {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
-    asm("min.NaN.f16x2 %0, %0, %1;\n" : "+r"(r) : "r"(0x7bff7bffu));
-    asm("max.NaN.f16x2 %0, %0, %1;\n" : "+r"(r) : "r"(0xfbfffbffu));
+    asm("min.f16x2 %0, %0, %1;\n" : "+r"(r) : "r"(0x7bff7bffu));
+    asm("max.f16x2 %0, %0, %1;\n" : "+r"(r) : "r"(0xfbfffbffu));
   }
   return r;
 }
@@ -212,24 +212,6 @@ __device__ __forceinline__ float2 Unpack(uint32_t v) {
   } else {
     return __half22float2(reinterpret_cast<const __half2&>(v));
   }
-}
-
-// `sum` + 0 * v, by halves: NaN once a v was infinite or NaN.
-template <class T>
-__device__ __forceinline__ uint32_t AddZeroTimes(uint32_t v, uint32_t sum) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    asm("fma.rn.bf16x2 %0, %1, %2, %0;\n" : "+r"(sum) : "r"(v), "r"(0u));
-  } else {
-    asm("fma.rn.f16x2 %0, %1, %2, %0;\n" : "+r"(sum) : "r"(v), "r"(0u));
-  }
-  return sum;
-}
-
-// The greater of both; NaN if one is.
-__device__ __forceinline__ float MaxOrNan(float a, float b) {
-  float y;
-  asm("max.NaN.f32 %0, %1, %2;\n" : "=f"(y) : "f"(a), "f"(b));
-  return y;
 }
 
 __device__ __forceinline__ float TanhApprox(float x) {

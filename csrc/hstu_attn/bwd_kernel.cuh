@@ -265,10 +265,6 @@ struct BwdBlock {
       }
       CpAsyncWait<0>();
       __syncthreads();
-      if (i == 0) {
-        HideKeys<KvTile, Element>(base, walk.not_finite);
-        __syncthreads();
-      }
       const QueryBlock block = walk.at(i);
       if (Traits::kStages == 2 && block.head >= 0) RequestQueries(i + 1);
       ReleaseDq(i - 2);
@@ -295,7 +291,7 @@ struct BwdBlock {
         if (block.head >= 0) {
 #pragma unroll 1
           for (int chunk = 0; chunk < kBlockM / kChunkM; ++chunk) {
-            KeyStep(block, at, chunk, resident, sums);
+            KeyStep(at, chunk, resident, sums);
           }
         }
       }
@@ -348,7 +344,6 @@ struct BwdBlock {
     }
     ProductNt<Element, QTile, Traits::kResident>(s, own_rows,
                                                  at.q + at_nk + m_chunk * QTile::kPitch, resident);
-    ScoresOfHidden(s, walk.not_finite, row0);
     Packed probs;
     const uint32_t out = own_dsilu + (kSplit > 1 ? 0 : at.ds + m_chunk * 2);
     uint32_t words[kWarpM / kMaskBits];
@@ -436,8 +431,8 @@ struct BwdBlock {
   }
 
   // dP and dS of a chunk of queries, and dK += dS^T Q.
-  __device__ __forceinline__ void KeyStep(const QueryBlock& block, const Stage& at, int chunk,
-                                          const Resident& resident, Sums& dk) const {
+  __device__ __forceinline__ void KeyStep(const Stage& at, int chunk, const Resident& resident,
+                                          Sums& dk) const {
     const int m_chunk = chunk * kChunkM;
     Scores dp = {};
     ProductNt<Element, QTile, Traits::kResident>(
@@ -445,10 +440,19 @@ struct BwdBlock {
     PairBarrier<kAlone, kSiluBarrier, kSiluCount, true>(pair + chunk * kPairs);
     Packed grad;
     const uint32_t in = own_dsilu + (kSplit > 1 ? 0 : at.ds + m_chunk * 2);
-    if (block.partial) {
-      TimesSlopes<true>(dp, in, grad);
-    } else {
-      TimesSlopes<false>(dp, in, grad);
+#pragma unroll
+    for (int r = 0; r < kRows16; ++r) {
+#pragma unroll
+      for (int j = 0; j < kMmaM; ++j) {
+        const uint4 dsilu = LoadShared(in + (r * kMmaM + j) * kDsiluStep);
+        const uint32_t d[4] = {dsilu.x, dsilu.y, dsilu.z, dsilu.w};
+#pragma unroll
+        for (int f = 0; f < 4; ++f) {
+          const float2 v = Unpack<Element>(d[f]);
+          const float* x = &dp[r][2 * j + f / 2][f % 2 * 2];
+          grad[r][j][f] = Pack<Element>(x[0] * Traits::kScale * v.x, x[1] * Traits::kScale * v.y);
+        }
+      }
     }
     if (kSplit == 1) __syncwarp();  // the fragments are read: dS takes their place
     const uint32_t s_ds = base + Traits::kDsOffset;
@@ -481,26 +485,6 @@ struct BwdBlock {
         }
       }
       ProductRn<Element, QTile>(dk, grad, b + (1 - part) * kWarpM * QTile::kPitch);
-    }
-  }
-
-  // dP times what Silu() left at `in`, rounded.
-  template <bool kPartial>
-  __device__ __forceinline__ void TimesSlopes(const Scores& dp, uint32_t in, Packed& grad) const {
-#pragma unroll
-    for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-      for (int j = 0; j < kMmaM; ++j) {
-        const uint4 dsilu = LoadShared(in + (r * kMmaM + j) * kDsiluStep);
-        const uint32_t d[4] = {dsilu.x, dsilu.y, dsilu.z, dsilu.w};
-#pragma unroll
-        for (int f = 0; f < 4; ++f) {
-          const float2 v = Unpack<Element>(d[f]);
-          const float* x = &dp[r][2 * j + f / 2][f % 2 * 2];
-          grad[r][j][f] = Pack<Element>(ScoreGradient<kPartial>(x[0] * Traits::kScale, v.x),
-                                        ScoreGradient<kPartial>(x[1] * Traits::kScale, v.y));
-        }
-      }
     }
   }
 

@@ -11,7 +11,6 @@
 #include "csrc/common/portable.h"
 #include "csrc/common/sm80_tile.cuh"
 #include "csrc/common/warp.cuh"
-#include "csrc/hstu_attn/bias.cuh"
 #include "csrc/hstu_attn/bwd_traits.h"
 #include "csrc/hstu_attn/bwd_walk.cuh"
 #include "csrc/hstu_attn/hstu.h"
@@ -227,54 +226,8 @@ __device__ __forceinline__ void LoadRab(float (&s)[kRows16][kTiles8][4], const R
         for (int low = 0; low < 2; ++low) {
           const int n = n_warp + r * 16 + lane / 4 + low * 8;
           const uint16_t bits = m < w.q_len && n < w.mask.k_len ? row[n] : uint16_t{0};
-          s[r][t][low * 2 + odd] = UnpackBias<Element>(bits).x;
+          s[r][t][low * 2 + odd] = Unpack<Element>(bits).x;
         }
-      }
-    }
-  }
-}
-
-// Rows of K that hold an infinity or a NaN become zeros, so that they add nothing to dQ = dS K
-// where dS is 0; what sees them is told by `not_finite`, a bit each. Whole block; a barrier
-// follows.
-template <class Tile, class Element>
-__device__ __forceinline__ void HideKeys(uint32_t k, uint32_t* not_finite) {
-  static_assert(Tile::kRows % kWarpSize == 0, "a word for each warp's rows");
-  const int row = threadIdx.x;
-  if (row >= Tile::kRows) return;
-  uint32_t sum = 0;
-#pragma unroll
-  for (int chunk = 0; chunk < Tile::kChunks; ++chunk) {
-    const uint4 v = LoadShared(k + Tile::Offset(row, chunk));
-    sum = AddZeroTimes<Element>(v.x, sum);
-    sum = AddZeroTimes<Element>(v.y, sum);
-    sum = AddZeroTimes<Element>(v.z, sum);
-    sum = AddZeroTimes<Element>(v.w, sum);
-  }
-  const bool bad = (sum & 0x7fff7fffu) != 0;
-  const uint32_t all = __ballot_sync(kFullMask, bad);
-  if (row % kWarpSize == 0) not_finite[row / kWarpSize] = all;
-  if (!bad) return;
-#pragma unroll 1
-  for (int chunk = 0; chunk < Tile::kChunks; ++chunk) {
-    StoreShared(k + Tile::Offset(row, chunk), make_uint4(0, 0, 0, 0));
-  }
-}
-
-// The scores of the keys from row0 on that HideKeys() hid: NaN.
-template <int kRows16, int kTiles8>
-__device__ __forceinline__ void ScoresOfHidden(float (&s)[kRows16][kTiles8][4],
-                                               const uint32_t* not_finite, int row0) {
-  const uint32_t bad = not_finite[row0 / kWarpSize] >> row0 % kWarpSize;
-  if (bad == 0) return;
-  const uint32_t mine = bad >> threadIdx.x % kWarpSize / 4;
-#pragma unroll
-  for (int r = 0; r < kRows16; ++r) {
-#pragma unroll
-    for (int t = 0; t < kTiles8; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (mine >> (r * 16 + i / 2 * 8) & 1) s[r][t][i] = __int_as_float(0x7fffffff);
       }
     }
   }
@@ -292,13 +245,6 @@ __device__ __forceinline__ SiluAndSlope SiluAndSlopeOfHalf(float h) {
   const float up = 1.0f + t;
   const float silu = h * up;
   return {silu, fmaf(silu, 1.0f - t, up)};
-}
-
-// dS = dP * dSiLU(S). kPartial: a pair that the mask hides, whose slope is 0, has none, whatever dP
-// is: values of hidden keys may be infinite or NaN.
-template <bool kPartial>
-__device__ __forceinline__ float ScoreGradient(float dp, float slope) {
-  return kPartial && slope == 0.0f ? 0.0f : dp * slope;
 }
 
 // Stages this warp's (kWarpRows, kWarpD) sums in its part of a tile and writes the rows < valid.

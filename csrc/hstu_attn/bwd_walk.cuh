@@ -47,7 +47,6 @@ struct BwdSequence {
   int32_t seq, q_begin, q_len, off, k_begin, head_k;
   int32_t n0, n1;
   int32_t head, head_end;  // the next query head, the end of the group
-  uint32_t not_finite[4];  // keys at hand, a bit each: HideKeys()
 };
 
 // And how far the walk has come.

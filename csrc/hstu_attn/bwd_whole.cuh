@@ -149,10 +149,6 @@ struct BwdWholeBlock {
       for (int i = 0;; ++i) {
         CpAsyncWait<0>();
         __syncthreads();
-        if (i == 0) {
-          HideKeys<KvTile, Element>(base, own.not_finite);
-          __syncthreads();
-        }
         const QueryBlock previous = block;
         block = next;
         if (block.head >= 0) {
@@ -280,14 +276,21 @@ struct BwdWholeBlock {
         LoadRab<Element>(s, p.rab, own, block.head, block.m0, own.n0 + row0);
       }
       ProductNt<Element, QTile, false>(s, own_k, q + at_nk, none);
-      ScoresOfHidden(s, own.not_finite, row0);
       ProductNt<Element, QTile, false>(dp, own_k + Traits::kKvBytes, d_o + at_nk, none);
       if (all) {
         SiluInPlace<false>(s, probs, word);
-        TimesSlopes<false>(dp, s, grad);
       } else {
         SiluInPlace<true>(s, probs, word);
-        TimesSlopes<true>(dp, s, grad);
+      }
+#pragma unroll
+      for (int t = 0; t < kBlockM / 8; ++t) {
+#pragma unroll
+        for (int low = 0; low < 2; ++low) {
+          const float* const d = &s[0][t][low * 2];
+          const float* const g = &dp[0][t][low * 2];
+          grad[0][t / 2][t % 2 * 2 + low] =
+              Pack<Element>(g[0] * Traits::kScale * d[0], g[1] * Traits::kScale * d[1]);
+        }
       }
       ProductRn<Element, QTile>(dv, probs, d_o + at_kn);
     }
@@ -329,22 +332,6 @@ struct BwdWholeBlock {
       }
       p[0][t / 2][t % 2 * 2] = Pack<Element>(silu[0], silu[1]);
       p[0][t / 2][t % 2 * 2 + 1] = Pack<Element>(silu[2], silu[3]);
-    }
-  }
-
-  template <bool kPartial>
-  __device__ __forceinline__ static void TimesSlopes(const Scores& dp, const Scores& slopes,
-                                                     Packed& grad) {
-#pragma unroll
-    for (int t = 0; t < kBlockM / 8; ++t) {
-#pragma unroll
-      for (int low = 0; low < 2; ++low) {
-        const float* const d = &slopes[0][t][low * 2];
-        const float* const g = &dp[0][t][low * 2];
-        grad[0][t / 2][t % 2 * 2 + low] =
-            Pack<Element>(ScoreGradient<kPartial>(g[0] * Traits::kScale, d[0]),
-                          ScoreGradient<kPartial>(g[1] * Traits::kScale, d[1]));
-      }
     }
   }
 

@@ -14,7 +14,6 @@
 #include <cstdint>
 
 #include "csrc/common/sm80_tile.cuh"
-#include "csrc/hstu_attn/bias.cuh"
 #include "csrc/hstu_attn/features.h"
 #include "csrc/hstu_attn/fwd_traits.h"
 #include "csrc/hstu_attn/hstu.h"
@@ -458,79 +457,8 @@ struct FwdBlock {
           x = (seen >> (i / 2 * 8 + i % 2)) & 1 ? x : 0.0f;
         }
       }
-      if (AnyNotFinite(v_lane)) {
-        AddValuesByRow(half_alpha, bits, s, v_lane, o);
-        return;
-      }
     }
     AddValues<kPartN>(half_alpha, s, v_lane, o);
-  }
-
-  // Whether kPartN rows of V hold an infinity or a NaN. Whole warp.
-  __device__ __forceinline__ static bool AnyNotFinite(uint32_t v_lane) {
-    uint32_t sum = 0;
-#pragma unroll
-    for (int step = 0; step < kPartN / 16; ++step) {
-#pragma unroll
-      for (int d = 0; d < kHeadDim / 16; ++d) {
-        uint32_t b[4];
-        LdMatrixX4(b, (v_lane ^ (d * 2 * kChunkBytes)) + step * 16 * KvTile::kPitch);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sum = AddZeroTimes<Element>(b[i], sum);
-      }
-    }
-    return __any_sync(kFullMask, (sum & 0x7fff7fffu) != 0);
-  }
-
-  // The same as AddValues over kPartN keys, where hidden keys may have values whose product with 0
-  // is not 0: each row by itself, those keys' values as zeros.
-  __device__ __forceinline__ static void AddValuesByRow(float half_alpha, uint32_t bits,
-                                                        float (&s)[kMmaM][kPartN / 8][4],
-                                                        uint32_t v_lane,
-                                                        float (&o)[kMmaM][kHeadDim / 8][4]) {
-    constexpr int kSteps = kPartN / 16;
-    const int lane = threadIdx.x % kWarpSize;
-    uint32_t a[kSteps][kMmaM][4];
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (int i = 0; i < 4 * kMmaM; ++i) {
-        const float* x = &s[i / 4][2 * step + i % 4 / 2][i % 2 * 2];
-        a[step][i / 4][i % 4] =
-            Pack<Element>(SiluOfHalf(x[0] * half_alpha), SiluOfHalf(x[1] * half_alpha));
-      }
-    }
-#pragma unroll
-    for (int d = 0; d < kHeadDim / 16; ++d) {
-#pragma unroll 1
-      for (int row = 0; row < kWarpRows; ++row) {
-        const uint32_t seen = __shfl_sync(kFullMask, bits, row) >> lane % 4 * 2;
-        float x[kMmaM][2][4] = {};
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-          uint32_t b[4];
-          LdMatrixX4Trans(b, (v_lane ^ (d * 2 * kChunkBytes)) + step * 16 * KvTile::kPitch);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {  // keys 2t, 2t + 1, or those and 8
-            const uint32_t two = seen >> (step * 16 + i % 2 * 8);
-            b[i] &= (two & 1 ? 0xffffu : 0u) | (two & 2 ? 0xffff0000u : 0u);
-          }
-#pragma unroll
-          for (int m = 0; m < kMmaM; ++m) {
-            Mma<Element>(x[m][0], a[step][m], b[0], b[1]);
-            Mma<Element>(x[m][1], a[step][m], b[2], b[3]);
-          }
-        }
-#pragma unroll
-        for (int m = 0; m < kMmaM; ++m) {
-#pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            if (m * 16 + i % 4 / 2 * 8 + lane / 4 == row)
-              o[m][2 * d + i / 4][i % 4] += x[m][i / 4][i % 4];
-          }
-        }
-      }
-    }
   }
 
   // o += SiLU(alpha (q k^T + rab)) v over this warp's share of a tile, all of which is visible or
@@ -738,7 +666,7 @@ struct FwdBlock {
       LdMatrixX4(r, rab);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float2 x = UnpackBias<Element>(r[i]), y = UnpackBias<Element>(r[i + 2]);
+        const float2 x = Unpack<Element>(r[i]), y = Unpack<Element>(r[i + 2]);
         s0[2 * i] = x.x;
         s0[2 * i + 1] = x.y;
         s1[2 * i] = y.x;

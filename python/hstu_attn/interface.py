@@ -13,10 +13,10 @@ softmax. A row that sees nothing, and an empty sequence, give 0. Backward, from 
     dP = (do . v) / N        dS = visible * dP * sigmoid(S) * (1 + S * (1 - sigmoid(S)))
     dv = P^T do              dq = alpha * dS k         dk = alpha * dS^T q      drab = alpha * dS
 
-A pair that the mask hides adds nothing, whatever k, v and rab hold there: infinities and NaN reach
-the rows that see them and no others. ``rab = -inf`` hides a pair too (with alpha > 0; a GPU
-multiplies k and v with 0 there, which should then be finite). In gradients on a GPU, a row of q or
-dout that is infinite or NaN may reach dk and dv of keys that it does not see, up to 128 rows away.
+On the CPU a pair that the mask hides adds nothing, whatever k, v and rab hold there, and
+``rab = -inf`` hides a pair too (with alpha > 0). On a GPU hidden pairs are multiplied with 0: q, k,
+v, rab and dout must be finite, also where the mask hides them; an infinity or a NaN may reach every
+row of its own sequence, and none of another. A large negative bias, e.g. -1e4, hides on both.
 Rows behind the last sequence (``cu_seqlens[-1]``) are not read, and are zeros in the output and the
 gradients.
 
