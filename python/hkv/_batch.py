@@ -124,5 +124,11 @@ class Batch:
             return
         pending = self._place.pending
         pending.append((_hkv.Event(self._place.device, self.stream), self._owners))
-        while pending and pending[0][0].done():
-            pending.popleft()
+        for _ in range(len(pending)):  # other threads append and pop, too
+            try:
+                oldest = pending.popleft()
+            except IndexError:
+                return
+            if not oldest[0].done():
+                pending.appendleft(oldest)
+                return

@@ -177,7 +177,7 @@ def test_locked_rows_stay_and_are_not_counted(engine: Any, rows: Rows, tmp_path:
     source.insert_or_assign(
         engine.put(keys), engine.put(rows(keys)), engine.put(keys.astype(np.uint64) + 100)
     )
-    assert source.save(tmp_path / "t") == 500
+    assert source.save(tmp_path / "t") == source.size()
     table = table_of(engine, "customized", capacity=500)
     held = np.array([3, 4, 70_000, 70_001], np.int64)
     table.insert_or_assign(
@@ -187,7 +187,7 @@ def test_locked_rows_stay_and_are_not_counted(engine: Any, rows: Rows, tmp_path:
     loaded = table.load(tmp_path / "t")
     stored = rows_of(engine, table)
     assert all(stored[int(k)] == (0, (rows(held) + 1)[i].tobytes()) for i, k in enumerate(held))
-    assert loaded == len(stored) - 4 and loaded >= 494
+    assert loaded == len(stored) - 4 and loaded >= source.size() - 6
 
 
 def test_a_growing_table_takes_a_file(engine: Any, rows: Rows, tmp_path: Path) -> None:

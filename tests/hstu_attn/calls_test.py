@@ -54,11 +54,12 @@ def test_autocast_casts_as_it_does_for_torchs_own_attention(
     torch._dynamo.reset()
     case = make_case(device=device, dtype=torch.float32, window=(-1, 0), rab_heads=1)
     q = case.q.clone().requires_grad_()
+    arguments = case.arguments()
 
     def layer(q: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device, dtype):
-            own = scaled_dot_product_attention(*(x[None] for x in (q, case.k, case.v)))
-            return hstu_attn_varlen_func(**{**case.arguments(), "q": q}), own
+            own = scaled_dot_product_attention(q[None], case.k[None], case.v[None])
+            return hstu_attn_varlen_func(**{**arguments, "q": q}), own
 
     call = torch.compile(layer, fullgraph=True, backend="aot_eager") if compiled else layer
     out, own = call(q)
