@@ -73,7 +73,7 @@ def test_jagged_lengths_are_the_same_in_every_run() -> None:
 
 @pytest.mark.parametrize("program", SMALLEST)
 def test_without_a_gpu_a_benchmark_says_so(program: str) -> None:
-    done = python(FOLDER / program, CUDA_VISIBLE_DEVICES="")
+    done = python(FOLDER / program, first=FOLDER, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 1
     assert done.stderr == f"{program}: no CUDA device, nothing can be measured\n"
 
@@ -82,7 +82,7 @@ def test_without_a_gpu_a_benchmark_says_so(program: str) -> None:
     ("program", "options"), [(p, options) for p, all in SMALLEST.items() for options in all]
 )
 def test_a_benchmark_measures_its_smallest_case(gpu: str, program: str, options: list[str]) -> None:
-    done = python(FOLDER / program, *options)
+    done = python(FOLDER / program, *options, first=FOLDER)
     assert done.returncode == 0, done.stderr
     first, _, _, *rows = done.stdout.splitlines()
     assert "TFLOP/s" in first and "TB/s" in first and rows
