@@ -17,8 +17,8 @@ from __future__ import annotations
 from importlib import metadata
 
 import hkv._core.main_interpreter  # noqa: F401 - first: it refuses others
+from hkv import _hkv
 from hkv._arrays import ArrayLike, DeviceArray
-from hkv._hkv import device_count
 from hkv._results import Evicted, Exported, Missed, Status
 from hkv._table import HashTable
 
@@ -29,6 +29,11 @@ def _version() -> str:
         return metadata.version("hkv")
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def device_count() -> int:
+    """How many CUDA GPUs this process can use; 0 without a driver."""
+    return _hkv.device_count()
 
 
 __version__ = _version()

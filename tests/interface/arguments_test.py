@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("accelerated_modules")
 hkv = pytest.importorskip("hkv")
 hstu_attn = pytest.importorskip("hstu_attn")
 
