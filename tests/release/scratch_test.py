@@ -16,7 +16,7 @@ from tests.build.nested import Nested, nested, scratch
 ROW = """PACKAGES = {
     "accel-scratch": _package(
         import_name = "accel_scratch",
-        max_kib = 16,
+        max_kib = 24,
         shared_name = True,
         umbrella = "offers",
         wheels = ["//python/accel_scratch:wheel"],
