@@ -75,6 +75,11 @@ class Case:
         rab = None if self.rab is None else self.rab.to(dtype)
         return replace(self, q=self.q.to(dtype), k=self.k.to(dtype), v=self.v.to(dtype), rab=rab)
 
+    def mask(self) -> dict[str, Any]:
+        """What ``hstu_attn.ref`` takes for the mask."""
+        names = ("num_contexts", "num_targets", "target_group_size", "func")
+        return {name: getattr(self, name) for name in names} | {"window": self.window_size}
+
     def arguments(self) -> dict[str, Any]:
         return dict(self.__dict__)
 
@@ -166,13 +171,9 @@ def reference(case: Case, *, upcast: bool = True) -> dict[str, Tensor]:
         case.cu_seqlens_q,
         case.cu_seqlens_k,
         case.n,
-        num_contexts=case.num_contexts,
-        num_targets=case.num_targets,
-        target_group_size=case.target_group_size,
-        window=case.window_size,
+        **case.mask(),
         alpha=case.alpha,
         rab=leaves.get("rab"),
-        func=case.func,
         upcast=upcast,
     )
     return _with_gradients(out, leaves, case.dout)

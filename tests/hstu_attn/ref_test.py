@@ -123,12 +123,8 @@ def test_gradients_are_those_of_finite_differences(mask: str) -> None:
             case.cu_seqlens_q,
             case.cu_seqlens_k,
             case.n,
-            num_contexts=case.num_contexts,
-            num_targets=case.num_targets,
-            target_group_size=case.target_group_size,
-            window=case.window_size,
+            **case.mask(),
             rab=rab,
-            func=case.func,
         )
 
     assert case.rab is not None
@@ -161,13 +157,9 @@ def test_the_explicit_backward_is_autograd_of_the_forward(mask: str, rab_heads: 
         case.cu_seqlens_q,
         case.cu_seqlens_k,
         case.n,
-        num_contexts=case.num_contexts,
-        num_targets=case.num_targets,
-        target_group_size=case.target_group_size,
-        window=case.window_size,
+        **case.mask(),
         alpha=case.alpha,
         rab=case.rab,
-        func=case.func,
     )
     for name, grad in zip(("dq", "dk", "dv", "drab"), got, strict=True):
         if grad is None:
