@@ -1,0 +1,142 @@
+// File: kernel_portable.h
+//
+// What a kernel sees of the machine that it runs on: one source for every kind of device, which is
+// a branch here and nowhere else.
+//
+// - Blocks and grids have one dimension. ACCEL_KERNEL(threads) declares a kernel, whose one
+//   argument is a plain struct by value; ACCEL_DEVICE a function of a kernel, ACCEL_SHARED an array
+//   of the block.
+// - A group is 32 lanes of a block on every machine, however wide its waves are. All of a group's
+//   lanes take part in a shuffle.
+// - 16-bit floats are bits, computed with as float.
+#pragma once
+
+#include <cstdint>
+
+#include "csrc/common/portable.h"
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define ACCEL_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define ACCEL_DEVICE __device__ __forceinline__
+#define ACCEL_SHARED __shared__
+#else
+#error "no branch for this compiler"
+#endif
+
+namespace accel {
+
+constexpr int kGroup = 32;  // lanes of a group
+
+struct Half {
+  uint16_t bits;
+};
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// N 32-bit words that are loaded and stored at once; the address is a multiple of their size.
+template <int N>
+struct alignas(4 * N) Words {
+  static_assert(N == 1 || N == 2 || N == 4, "4, 8 or 16 bytes");
+  uint32_t word[N];
+};
+
+#if defined(__CUDACC__)
+
+ACCEL_DEVICE int ThreadId() { return static_cast<int>(threadIdx.x); }
+ACCEL_DEVICE int64_t BlockId() { return blockIdx.x; }
+ACCEL_DEVICE void Barrier() { __syncthreads(); }
+
+// The value of another lane of the group, of 4 or 8 bytes.
+template <class T>
+ACCEL_DEVICE T Shuffle(T value, int lane) {
+  return __shfl_sync(0xffffffff, value, lane);
+}
+
+ACCEL_DEVICE float Exp(float x) { return __expf(x); }
+ACCEL_DEVICE float Divide(float a, float b) { return __fdividef(a, b); }
+ACCEL_DEVICE float Fma(float a, float b, float c) { return fmaf(a, b, c); }
+ACCEL_DEVICE float FloatOf(uint32_t bits) { return __uint_as_float(bits); }
+ACCEL_DEVICE uint32_t BitsOf(float x) { return __float_as_uint(x); }
+
+template <int N>
+ACCEL_DEVICE Words<N> LoadWords(const void* from) {
+  Words<N> w;
+  if constexpr (N == 4) {
+    const uint4 v = *static_cast<const uint4*>(from);
+    w.word[0] = v.x, w.word[1] = v.y, w.word[2] = v.z, w.word[3] = v.w;
+  } else if constexpr (N == 2) {
+    const uint2 v = *static_cast<const uint2*>(from);
+    w.word[0] = v.x, w.word[1] = v.y;
+  } else {
+    w.word[0] = *static_cast<const uint32_t*>(from);
+  }
+  return w;
+}
+
+template <int N>
+ACCEL_DEVICE void StoreWords(void* to, const Words<N>& w) {
+  if constexpr (N == 4) {
+    *static_cast<uint4*>(to) = make_uint4(w.word[0], w.word[1], w.word[2], w.word[3]);
+  } else if constexpr (N == 2) {
+    *static_cast<uint2*>(to) = make_uint2(w.word[0], w.word[1]);
+  } else {
+    *static_cast<uint32_t*>(to) = w.word[0];
+  }
+}
+
+ACCEL_DEVICE float ToFloat(Half x) { return __half2float(__ushort_as_half(x.bits)); }
+ACCEL_DEVICE float ToFloat(BFloat16 x) { return FloatOf(static_cast<uint32_t>(x.bits) << 16); }
+ACCEL_DEVICE void FromFloat(float x, Half* to) { to->bits = __half_as_ushort(__float2half_rn(x)); }
+ACCEL_DEVICE void FromFloat(float x, BFloat16* to) {
+  to->bits = __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+
+// Two at once, the first in the low half.
+ACCEL_DEVICE uint32_t Pack(float low, float high, const Half&) {
+  const __half2 h = __floats2half2_rn(low, high);
+  return static_cast<uint32_t>(__half_as_ushort(__high2half(h))) << 16 |
+         __half_as_ushort(__low2half(h));
+}
+ACCEL_DEVICE uint32_t Pack(float low, float high, const BFloat16&) {
+  const __nv_bfloat162 h = __floats2bfloat162_rn(low, high);
+  return static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(h))) << 16 |
+         __bfloat16_as_ushort(__low2bfloat16(h));
+}
+
+#endif
+
+// ---- The same on every machine
+
+// This thread's place in its group.
+ACCEL_DEVICE int Lane() { return ThreadId() % kGroup; }
+
+// The value of the lane so many places below; where there is none, anything.
+template <class T>
+ACCEL_DEVICE T ShuffleUp(T value, int places) {
+  return Shuffle(value, (Lane() - places) & (kGroup - 1));
+}
+
+// The value of the lane so many places above; where there is none, anything.
+template <class T>
+ACCEL_DEVICE T ShuffleDown(T value, int places) {
+  return Shuffle(value, (Lane() + places) & (kGroup - 1));
+}
+
+ACCEL_DEVICE float ToFloat(float x) { return x; }
+ACCEL_DEVICE void FromFloat(float x, float* to) { *to = x; }
+
+// Of a word with two.
+ACCEL_DEVICE float Low(uint32_t word, const Half&) {
+  return ToFloat(Half{static_cast<uint16_t>(word)});
+}
+ACCEL_DEVICE float High(uint32_t word, const Half&) {
+  return ToFloat(Half{static_cast<uint16_t>(word >> 16)});
+}
+ACCEL_DEVICE float Low(uint32_t word, const BFloat16&) { return FloatOf(word << 16); }
+ACCEL_DEVICE float High(uint32_t word, const BFloat16&) { return FloatOf(word & 0xffff0000u); }
+
+}  // namespace accel
