@@ -9,6 +9,7 @@
 #include "csrc/common/errors.h"
 #include "csrc/hkv/calls.h"
 #include "csrc/hkv/layout.h"
+#include "csrc/hkv/score.h"
 #include "csrc/hkv/types.h"
 
 namespace hkv {
@@ -22,21 +23,39 @@ inline void CheckArray(const char* call, const char* name, uint64_t n, const voi
   }
 }
 
-inline void CheckScores(const Write& call, EvictStrategy strategy) {
-  const bool clock = strategy == EvictStrategy::kLru || strategy == EvictStrategy::kEpochLru;
+// How a table makes scores where a call says nothing.
+struct Scoring {
+  EvictStrategy strategy = EvictStrategy::kLru;
+  ScorePolicy policy = ScorePolicy::kDefault;
+};
+
+inline void CheckScores(const Write& call, const Scoring& scoring, bool of_segments) {
   if (call.n == 0 || !call.touch_scores || call.mode >= WriteMode::kErase) return;
+  const ScoreRule rule = RuleOf(call, scoring.strategy, scoring.policy);
+  const ScorePolicy policy = call.policy == ScorePolicy::kDefault ? scoring.policy : call.policy;
+  const bool by_policy = policy != ScorePolicy::kDefault;
+  const char* const kind = by_policy ? "score policy " : "evict strategy ";
+  const char* const name = by_policy ? Name(policy) : Name(scoring.strategy);
   if (call.verbatim) {
     if (call.scores != nullptr) return;
     FailArgument(call.name, ": scores is null; ignore_evict_strategy needs scores");
   }
-  if (clock && call.scores != nullptr) {
-    FailArgument(call.name, ": scores must be null with evict strategy ", Name(strategy),
+  if (NeedsClock(rule) && call.scores != nullptr && !of_segments) {
+    FailArgument(call.name, ": scores must be null with ", kind, name,
                  ", whose scores come from the clock");
   }
-  if (strategy == EvictStrategy::kCustomized && call.scores == nullptr) {
-    FailArgument(call.name,
-                 ": scores is null; evict strategy customized needs the caller's scores");
+  const bool needs = rule == ScoreRule::kGiven || (rule == ScoreRule::kKept && Inserts(call.mode));
+  if (needs && call.scores == nullptr) {
+    FailArgument(call.name, ": scores is null; ", kind, name, " needs the caller's scores");
   }
+}
+
+// pitch: of rows of `row_bytes`.
+inline void CheckPitch(const char* call, uint64_t pitch, uint64_t row_bytes,
+                       uint64_t element_bytes) {
+  if (pitch == 0 || (pitch >= row_bytes && pitch % element_bytes == 0)) return;
+  FailArgument(call, ": pitch is ", pitch, " bytes; it must be 0 or a multiple of ", element_bytes,
+               " that holds a row, ", row_bytes, " bytes");
 }
 
 inline void Check(const Read& call) {
@@ -53,19 +72,24 @@ inline void Check(const Read& call) {
   needs("missed_size", 1, call.missed_size);
 }
 
-inline void Check(const Write& call, EvictStrategy strategy) {
+// of_segments: scores are for those of several tables that take them.
+inline void Check(const Write& call, const Scoring& scoring, bool of_segments = false) {
   const auto needs = [&](const char* name, uint64_t n, const void* array) {
     CheckArray(call.name, name, n, array);
   };
+  if (call.mode == WriteMode::kUnlockRows) return needs("rows", call.n, call.row_numbers);
   needs("keys", call.n, call.keys);
-  if (Inserts(call.mode) && call.rows == nullptr) needs("values", call.n, call.values);
+  if (Inserts(call.mode) && !HandsOutRows(call)) needs("values", call.n, call.values);
   if (call.mode == WriteMode::kAccumOrAssign) needs("accums", call.n, call.accums);
   if (call.mode == WriteMode::kInsertAndEvict) {
     needs("evicted_keys", call.n, call.evicted_keys);
     needs("evicted_values", call.n, call.evicted_values);
     needs("evicted_count", 1, call.evicted_count);
   }
-  CheckScores(call, strategy);
+  if (call.mode == WriteMode::kFindOrInsert && call.evicted_keys != nullptr) {
+    needs("evicted_count", 1, call.evicted_count);
+  }
+  CheckScores(call, scoring, of_segments);
 }
 
 inline void CheckRange(const Export& call, uint64_t capacity) {

@@ -105,7 +105,7 @@ __device__ __forceinline__ void AddScores(const View& t, const UpsertArgs& a, ui
   } else {
     for (unsigned long long old = *score, now = ~old; now != old;) {
       now = old;
-      old = atomicCAS(score, now, HitScore(kStrategy, now, sum, 0, a.epoch));
+      old = atomicCAS(score, now, HitScore(RuleOf(kStrategy), now, sum, 0, a.epoch));
     }
   }
 }
@@ -166,7 +166,7 @@ __device__ __forceinline__ void Follow(const View& t, const UpsertArgs& a, const
       }
     }
     __syncwarp();
-    if (AddsUp(kStrategy) && a.touch_scores && !a.verbatim) {
+    if (AddsUp(RuleOf(kStrategy)) && a.touch_scores && !a.verbatim) {
       const uint64_t given = a.scores != nullptr && active ? a.scores[i] : kMaxScore;
       AddScores<kStrategy>(t, a, position, given, counts);
       __syncwarp();

@@ -44,6 +44,8 @@ class HashTable final : public Table {
   explicit HashTable(const HashTableOptions& options)
       : Table(OnDevice(options), KeyTypeOf<Key>(), ValueTypeOf<Value>(), kStrategy, "native"),
         order_(options_.api_lock) {
+    if (options_.score_policy != ScorePolicy::kDefault) Lacks("score policies");
+    if (options_.newcomers != Newcomers::kByScore) Lacks("newcomers other than by_score");
     accel::DeviceGuard device(options_.device_id);
     multiprocessors_ = accel::ProcessorCount();
     counter_ = Buffer(MemoryKind::kDevice, 8, "a counter");
@@ -83,6 +85,14 @@ class HashTable final : public Table {
   uint64_t size_if(const Predicate& predicate, Stream stream) const override {
     Scope scope(this, CudaStream(stream), false);
     return ScanAll(predicate, false, scope.stream);
+  }
+
+  uint64_t locked(Stream) const override { Lacks("locked"); }
+
+  RowsView rows() const override {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const device::View& view = storage_->view;
+    return {view.hbm_rows, view.host_rows, row_bytes_, view.num_hbm_rows, view.layout.capacity};
   }
 
   uint64_t capacity() const override {
@@ -159,9 +169,21 @@ class HashTable final : public Table {
     return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 2;
   }
 
+  [[noreturn]] static void Lacks(const char* what) {
+    FailArgument("the GPU table has no ", what, " yet; the host table has");
+  }
+
+  void Do(const Segments&, const Read&, Stream) override { Lacks("calls over many tables"); }
+  void Do(const Segments&, const Write&, Stream) override { Lacks("calls over many tables"); }
+  void Do(const Segments&, const SegmentsExport&, Stream) const override {
+    Lacks("calls over many tables");
+  }
+
   // -- reading
 
   void Do(const Read& call, Stream on) override {
+    if (call.row_numbers != nullptr) Lacks("row numbers");
+    if (call.pitch != 0 && call.pitch != row_bytes_) Lacks("pitch of values");
     const cudaStream_t stream = CudaStream(on);
     bool in_order = false;
     Scope scope(this, stream,
@@ -216,6 +238,13 @@ class HashTable final : public Table {
   // -- writing
 
   void Do(const Write& call, Stream on) override {
+    if (call.row_numbers != nullptr) Lacks("row numbers");
+    if (call.pitch != 0 && call.pitch != row_bytes_) Lacks("pitch of values");
+    if (call.policy != ScorePolicy::kDefault) Lacks("score policies");
+    if (call.mode == WriteMode::kHold) Lacks("hold_keys");
+    if (call.mode == WriteMode::kFindOrInsert && call.evicted_keys != nullptr) {
+      Lacks("find_or_insert that reports evicted keys");
+    }
     Scope scope(this, CudaStream(on), true);
     if (call.evicted_count != nullptr) {
       CheckCuda(cudaMemsetAsync(call.evicted_count, 0, 8, scope.stream), call.name);
@@ -249,7 +278,9 @@ class HashTable final : public Table {
             <<<blocks, device::kThreads, 0, stream>>>(storage.view, call.n, call.keys, call.status);
         return;
       case WriteMode::kLock:
+      case WriteMode::kHold:
       case WriteMode::kUnlock:
+      case WriteMode::kUnlockRows:
         device::LockKernel<device::kThreads><<<blocks, device::kThreads, 0, stream>>>(
             storage.view, call.n, call.keys, call.mode == WriteMode::kLock, call.founds);
         return;
@@ -365,6 +396,7 @@ class HashTable final : public Table {
   void Do(const Export& call, Stream on) const override {
     Scope scope(this, CudaStream(on), false);
     CheckRange(call, Capacity());
+    if (call.pitch != 0 && call.pitch != row_bytes_) Lacks("pitch of values");
     Scan({call}, scope.stream);
     scope.Launched("export_batch");
   }

@@ -25,7 +25,9 @@ struct Storage {
     keys.reset(new uint64_t[slots]);
     scores.reset(new uint64_t[slots]);
     rows.reset(new char[capacity * row_bytes]);
+    holders.resize(slots);
     pinned.resize(slots);
+    given.resize(slots);
     locks.reset(new std::atomic<bool>[layout.num_buckets]);
     for (uint32_t b = 0; b < layout.num_buckets; ++b) locks[b].store(false);
     Clear();
@@ -37,15 +39,17 @@ struct Storage {
       std::memset(line, kDisabled, kBucketSlots);
       std::memset(line, kEmpty, layout.SlotsOf(b));
     }
+    std::fill(holders.begin(), holders.end(), 0);
     std::fill(pinned.begin(), pinned.end(), 0);
     size = 0;
   }
 
-  char* Row(uint64_t position) const {
-    return &rows[layout.Row(static_cast<uint32_t>(position / kBucketSlots),
-                            static_cast<uint32_t>(position % kBucketSlots)) *
-                 row_bytes];
+  uint64_t RowNumber(uint64_t position) const {
+    return layout.Row(static_cast<uint32_t>(position / kBucketSlots),
+                      static_cast<uint32_t>(position % kBucketSlots));
   }
+
+  char* Row(uint64_t position) const { return &rows[RowNumber(position) * row_bytes]; }
 
   // The key's position in one bucket, and the bucket's room.
   uint64_t Probe(uint32_t bucket, uint32_t tag, uint64_t key, uint32_t* num_free,
@@ -84,14 +88,35 @@ struct Storage {
     return Find(key, &free_position);
   }
 
-  // The slot of the bucket whose key leaves first.
-  uint64_t SmallestScore(uint32_t bucket) const {
+  // The slot of the bucket whose key leaves first; not a held one, nor one that call `number` gave.
+  uint64_t SmallestScore(uint32_t bucket, uint64_t number) const {
     const uint64_t base = static_cast<uint64_t>(bucket) * kBucketSlots;
     uint64_t smallest = kNoPosition;
     for (uint64_t p = base; p < base + layout.SlotsOf(bucket); ++p) {
-      if (!pinned[p] && (smallest == kNoPosition || scores[p] < scores[smallest])) smallest = p;
+      if (pinned[p] || (number != 0 && given[p] == number)) continue;
+      if (smallest == kNoPosition || scores[p] < scores[smallest]) smallest = p;
     }
     return smallest;
+  }
+
+  // Of the key's two buckets, which are full; at home among equals.
+  uint64_t SmallestScore(const Place& place, uint64_t number) const {
+    const uint64_t here = SmallestScore(place.home, number);
+    if (place.other == place.home) return here;
+    const uint64_t there = SmallestScore(place.other, number);
+    if (there == kNoPosition) return here;
+    return here == kNoPosition || scores[there] < scores[here] ? there : here;
+  }
+
+  // One holder more or less; false: there was none to go.
+  void Hold(uint64_t position) {
+    ++holders[position];
+    pinned[position] = 1;
+  }
+  bool LetGo(uint64_t position) {
+    if (holders[position] == 0) return false;
+    pinned[position] = --holders[position] != 0;
+    return true;
   }
 
   void Put(uint64_t position, bool was_free, uint64_t key, uint64_t score, uint32_t tag) {
@@ -113,7 +138,9 @@ struct Storage {
   std::unique_ptr<uint8_t[]> digests;
   std::unique_ptr<uint64_t[]> keys, scores;
   std::unique_ptr<char[]> rows;
-  std::vector<uint8_t> pinned;
+  std::vector<uint32_t> holders;
+  std::vector<uint8_t> pinned;  // whether there are holders
+  std::vector<uint64_t> given;  // the last call that handed the row out
   std::unique_ptr<std::atomic<bool>[]> locks;
   std::atomic<uint64_t> size{0};
 };
@@ -137,6 +164,32 @@ class PlaceLock {
     while (lock->exchange(true, std::memory_order_acquire)) std::this_thread::yield();
   }
   std::atomic<bool>*first_, *second_;
+};
+
+// Threads that go through the same keys, each for its own of them, stay near each other: a bucket
+// that is another's should be as full of new keys as one's own when the smaller score is looked
+// for.
+class Pace {
+ public:
+  explicit Pace(uint32_t threads) : done_(threads) {}
+
+  void AllRun() { all_run_.store(true); }
+  void At(uint32_t thread, uint64_t i) {
+    if (i % kStep != 0) return;
+    done_[thread].store(i);
+    while (all_run_ && i > kAhead) {
+      uint64_t slowest = i;
+      for (const auto& done : done_) slowest = std::min(slowest, done.load());
+      if (slowest + kAhead >= i) return;
+      std::this_thread::yield();
+    }
+  }
+  void Done(uint32_t thread) { done_[thread].store(UINT64_MAX); }
+
+ private:
+  static constexpr uint64_t kStep = 64, kAhead = 512;
+  std::atomic<bool> all_run_{false};
+  std::vector<std::atomic<uint64_t>> done_;
 };
 
 }  // namespace hkv

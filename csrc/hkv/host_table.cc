@@ -23,8 +23,9 @@
 #include <unordered_set>
 #include <vector>
 
-#include "csrc/common/half.h"
 #include "csrc/hkv/checks.h"
+#include "csrc/hkv/host_rows.h"
+#include "csrc/hkv/host_segments.h"
 #include "csrc/hkv/host_storage.h"
 #include "csrc/hkv/layout.h"
 #include "csrc/hkv/loading.h"
@@ -79,6 +80,15 @@ class HostTable final : public Table {
     Scan(predicate, 0, storage_->layout.capacity, [&](uint64_t) { ++matching; });
     return matching;
   }
+  uint64_t locked(Stream) const override {
+    std::shared_lock<std::shared_mutex> guard(mutex_);
+    return Held();
+  }
+  RowsView rows() const override {
+    std::shared_lock<std::shared_mutex> guard(mutex_);
+    const uint64_t capacity = storage_->layout.capacity;
+    return {storage_->rows.get(), nullptr, row_bytes_, capacity, capacity};
+  }
   uint64_t capacity() const override {
     std::shared_lock<std::shared_mutex> guard(mutex_);
     return storage_->layout.capacity;
@@ -86,7 +96,9 @@ class HostTable final : public Table {
   void reserve(uint64_t capacity, Stream) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
     CheckReserve(capacity, options_.max_capacity);
-    if (capacity > storage_->layout.capacity) Grow(capacity);
+    if (capacity <= storage_->layout.capacity) return;
+    if (Held()) accel::Fail("reserve: keys are locked, so their rows cannot move");
+    Grow(capacity);
   }
   void set_global_epoch(uint64_t epoch) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
@@ -239,10 +251,17 @@ class HostTable final : public Table {
     }
   }
 
-  // Calls work(share, shares) for every share, on as many threads as there are.
-  void Parallel(size_t n, const std::function<void(uint32_t, uint32_t)>& work) const {
-    const auto shares = static_cast<uint32_t>(
+  uint32_t Shares(size_t n) const {
+    return static_cast<uint32_t>(
         std::min<uint64_t>(num_threads_, std::max<uint64_t>(1, n / kKeysPerThread)));
+  }
+
+  // Calls work(share, shares) for every share, on as many threads as there are; on_all: each has
+  // its own.
+  void Parallel(
+      size_t n, const std::function<void(uint32_t, uint32_t)>& work,
+      const std::function<void()>& on_all = [] {}) const {
+    const uint32_t shares = Shares(n);
     if (shares == 1) return work(0, 1);
     std::vector<std::thread> others;
     others.reserve(shares - 1);
@@ -252,6 +271,7 @@ class HostTable final : public Table {
     };
     try {
       while (others.size() + 1 < shares) others.emplace_back(run);
+      on_all();
     } catch (const std::system_error&) {
       // The machine gives no more threads: those there are do it all.
     }
@@ -273,8 +293,11 @@ class HostTable final : public Table {
         const bool found = position != kNoPosition;
         if (founds != nullptr) founds[i] = found;
         if (call.rows != nullptr) call.rows[i] = found ? storage_->Row(position) : nullptr;
+        if (call.row_numbers != nullptr) {
+          call.row_numbers[i] = found ? storage_->RowNumber(position) : kNoRow;
+        }
         if (found && call.scores != nullptr) call.scores[i] = storage_->scores[position];
-        if (found) Copy(storage_->Row(position), Offset(call.values, i));
+        if (found) Copy(storage_->Row(position), Offset(call, i));
       }
     });
     if (call.missed_size == nullptr) return;
@@ -293,35 +316,56 @@ class HostTable final : public Table {
       return;
     }
     if (Inserts(call.mode)) GrowFor(call);
+    rule_ = RuleOf(call);
+    if (HandsOutRows(call)) ++number_;
     time_ = std::max(last_time_, SteadyNs() + clock_offset_);
     last_time_ = time_ + call.n;
     evicted_ = 0;
-    Parallel(call.n, [&](uint32_t thread, uint32_t threads) {
+    Pace pace(Shares(call.n));
+    const auto work = [&](uint32_t thread, uint32_t threads) {
       for (size_t i = 0; i < call.n; ++i) {
+        pace.At(thread, i);
         const Place place = storage_->layout.PlaceOf(call.keys[i]);
         if (threads > 1 && place.home % threads != thread) continue;
         PlaceLock lock(storage_.get(), place);
         const uint8_t status = WriteOne(call, i, place);
         if (call.status != nullptr) call.status[i] = status;
       }
-    });
+      pace.Done(thread);
+    };
+    Parallel(call.n, work, [&] { pace.AllRun(); });
     if (call.evicted_count != nullptr) *call.evicted_count = evicted_;
   }
 
-  // Erases, locks or unlocks a key.
+  // Erases a key, or changes its holders.
   void ChangeState(const Write& call, size_t i) {
-    const uint64_t position = storage_->Find(call.keys[i]);
+    Storage& s = *storage_;
+    const uint64_t position =
+        call.mode == WriteMode::kUnlockRows ? Position(call, i) : s.Find(call.keys[i]);
     const bool found = position != kNoPosition;
     if (call.mode == WriteMode::kErase) {
-      const bool erases = found && !storage_->pinned[position];
-      if (erases) storage_->Erase(position);
+      const bool erases = found && !s.pinned[position];
+      if (erases) s.Erase(position);
       if (call.status != nullptr) call.status[i] = !found ? kSkipped : erases ? kUpdated : kLocked;
       return;
     }
-    const uint8_t wanted = call.mode == WriteMode::kLock;
-    const bool changes = found && storage_->pinned[position] != wanted;
-    if (changes) storage_->pinned[position] = wanted;
+    bool changes = found;
+    if (call.mode == WriteMode::kLock) changes = found && s.holders[position] == 0;
+    if (changes && call.mode <= WriteMode::kHold) {
+      s.Hold(position);
+    } else if (changes) {
+      changes = s.LetGo(position);
+    }
     if (call.founds != nullptr) call.founds[i] = changes;
+  }
+
+  // Of a row number that a call gave; those that none gave have none.
+  uint64_t Position(const Write& call, size_t i) const {
+    const Layout& layout = storage_->layout;
+    if (call.row_numbers[i] >= layout.capacity) return kNoPosition;
+    uint32_t bucket, slot;
+    layout.Locate(call.row_numbers[i], &bucket, &slot);
+    return static_cast<uint64_t>(bucket) * kBucketSlots + slot;
   }
 
   uint8_t WriteOne(const Write& call, size_t i, const Place& place) {
@@ -330,23 +374,20 @@ class HostTable final : public Table {
     const uint64_t key = call.keys[i];
     const uint64_t given = call.scores != nullptr ? call.scores[i] : kMaxScore;
     const bool accum = call.accums != nullptr && call.accums[i];
-    char* const mine = Offset(call.values, i);
+    char* const mine = Offset(call, i);
     uint64_t target;
     const uint64_t position = s.Find(key, &target);
     if (call.founds != nullptr) call.founds[i] = position != kNoPosition;
     if (call.rows != nullptr) call.rows[i] = nullptr;
+    if (call.row_numbers != nullptr) call.row_numbers[i] = kNoRow;
     if (position != kNoPosition) {
       if (call.accums != nullptr && !accum) return kSkipped;
       if (!reads && s.pinned[position]) return kLocked;
-      if (call.touch_scores) {
-        uint64_t* score = &s.scores[position];
-        *score = call.verbatim ? given
-                               : HitScore(evict_strategy(), *score, given, time_ + i + 1, epoch_);
-      }
+      s.scores[position] = HitScore(rule_, s.scores[position], given, time_ + i + 1, epoch_);
       if (reads) {
         Copy(s.Row(position), mine);
       } else if (accum) {
-        Add(mine, s.Row(position));
+        AddRow(value_type(), options_.dim, mine, s.Row(position));
       } else {
         Copy(mine, s.Row(position));
       }
@@ -355,13 +396,13 @@ class HostTable final : public Table {
     }
     if (!Inserts(call.mode) || accum) return kSkipped;
 
-    const uint64_t score =
-        call.verbatim ? given : InsertScore(evict_strategy(), given, time_ + i + 1, epoch_);
+    const uint64_t score = InsertScore(rule_, given, time_ + i + 1, epoch_);
     const uint8_t status = target != kNoPosition ? kInserted : kEvicted;
     if (status == kEvicted) {
-      target = s.SmallestScore(place.home);
-      if (target == kNoPosition || score < s.scores[target]) {
-        if (call.evicted_keys != nullptr) ListEvicted(call, key, score, mine);
+      target = s.SmallestScore(place, HandsOutRows(call) ? number_ : 0);
+      const bool admits = options_.newcomers == Newcomers::kAlways;
+      if (target == kNoPosition || (score < s.scores[target] && !admits)) {
+        if (call.mode == WriteMode::kInsertAndEvict) ListEvicted(call, key, score, mine);
         return kRefused;
       }
       if (call.evicted_keys != nullptr) {
@@ -376,15 +417,42 @@ class HostTable final : public Table {
 
   void Report(const Write& call, size_t i, uint64_t position) {
     if (call.rows != nullptr) call.rows[i] = storage_->Row(position);
+    if (call.row_numbers != nullptr) call.row_numbers[i] = storage_->RowNumber(position);
     if (call.out_scores != nullptr) call.out_scores[i] = storage_->scores[position];
-    if (call.pin) storage_->pinned[position] = 1;
+    if (call.pin) storage_->Hold(position);
+    if (HandsOutRows(call)) storage_->given[position] = number_;
   }
 
   void ListEvicted(const Write& call, uint64_t key, uint64_t score, const char* row) {
     const uint64_t at = evicted_++;
     call.evicted_keys[at] = key;
     if (call.evicted_scores != nullptr) call.evicted_scores[at] = score;
-    Copy(row, call.evicted_values + at * row_bytes_);
+    if (call.evicted_values != nullptr) Copy(row, call.evicted_values + at * Pitch(call));
+  }
+
+  // -- many tables: one after the other, each with its own threads
+
+  void Do(const Segments& segments, const Read& call, Stream stream) override {
+    CheckOffsets(segments, call.name, call.n);
+    for (uint64_t t = 0; t < segments.count; ++t) {
+      static_cast<HostTable*>(segments.tables[t])->Do(PartOf(segments, call, t), stream);
+    }
+  }
+
+  void Do(const Segments& segments, const Write& call, Stream stream) override {
+    CheckOffsets(segments, call.name, call.n);
+    for (uint64_t t = 0; t < segments.count; ++t) {
+      auto* const table = static_cast<HostTable*>(segments.tables[t]);
+      Write part = PartOf(segments, call, t);
+      if (NeedsClock(table->RuleOf(call))) part.scores = nullptr;
+      table->Do(part, stream);
+    }
+  }
+
+  void Do(const Segments& segments, const SegmentsExport& call, Stream stream) const override {
+    for (uint64_t t = 0; t < segments.count; ++t) {
+      static_cast<const HostTable*>(segments.tables[t])->Do(PartOf(call, t), stream);
+    }
   }
 
   void Do(const Export& call, Stream) const override {
@@ -395,36 +463,23 @@ class HostTable final : public Table {
       const uint64_t at = (*call.count)++;
       if (call.keys != nullptr) call.keys[at] = storage_->keys[position];
       if (call.scores != nullptr) call.scores[at] = storage_->scores[position];
-      Copy(storage_->Row(position), Offset(call.values, at));
+      Copy(storage_->Row(position), Offset(call, at));
     });
   }
 
-  char* Offset(char* rows, size_t i) const {
-    return rows == nullptr ? nullptr : rows + i * row_bytes_;
+  template <class Call>
+  uint64_t Pitch(const Call& call) const {
+    return call.pitch == 0 ? row_bytes_ : call.pitch;
+  }
+
+  // Row i of the call's values.
+  template <class Call>
+  char* Offset(const Call& call, size_t i) const {
+    return call.values == nullptr ? nullptr : call.values + i * Pitch(call);
   }
 
   void Copy(const char* from, char* to) const {
     if (from != nullptr && to != nullptr) std::memcpy(to, from, row_bytes_);
-  }
-
-  void Add(const char* delta, char* row) const {
-    for (uint32_t d = 0; d < options_.dim; ++d) {
-      if (value_type() == ValueType::kFloat32) {
-        float a, b;
-        std::memcpy(&a, row + 4 * d, 4);
-        std::memcpy(&b, delta + 4 * d, 4);
-        a += b;
-        std::memcpy(row + 4 * d, &a, 4);
-      } else {
-        uint16_t a, b;
-        std::memcpy(&a, row + 2 * d, 2);
-        std::memcpy(&b, delta + 2 * d, 2);
-        a = value_type() == ValueType::kFloat16
-                ? accel::FloatToFloat16(accel::Float16ToFloat(a) + accel::Float16ToFloat(b))
-                : accel::FloatToBFloat16(accel::BFloat16ToFloat(a) + accel::BFloat16ToFloat(b));
-        std::memcpy(row + 2 * d, &a, 2);
-      }
-    }
   }
 
   // Calls visit(position) for the matching live keys of rows [begin, end).
@@ -447,11 +502,17 @@ class HostTable final : public Table {
   void GrowFor(const Write& call) {
     const uint64_t capacity = storage_->layout.capacity;
     if (capacity == options_.max_capacity || Fits(storage_->size + call.n, capacity)) return;
+    if (Held()) return;  // later: their rows may not move
     std::unordered_set<uint64_t> absent;
     for (size_t i = 0; i < call.n; ++i) {
       if (storage_->Find(call.keys[i]) == kNoPosition) absent.insert(call.keys[i]);
     }
     GrowTo(storage_->size + absent.size());
+  }
+
+  uint64_t Held() const {
+    const auto& pinned = storage_->pinned;
+    return std::count_if(pinned.begin(), pinned.end(), [](uint8_t p) { return p != 0; });
   }
 
   bool Fits(uint64_t rows, uint64_t capacity) const {
@@ -477,7 +538,6 @@ class HostTable final : public Table {
                     " rows without an eviction");
       }
       bigger->Put(target, true, key, storage_->scores[position], bigger->layout.PlaceOf(key).tag);
-      bigger->pinned[target] = storage_->pinned[position];
       std::memcpy(bigger->Row(target), storage_->Row(position), row_bytes_);
     });
     storage_ = std::move(bigger);
@@ -488,8 +548,10 @@ class HostTable final : public Table {
   uint64_t epoch_ = 0;
   uint64_t time_ = 0;  // of the call that is being done; key i of it has time_ + i + 1
   uint64_t last_time_ = 0;
-  uint64_t clock_offset_ = 0;         // of the table's clock from the steady one
-  std::atomic<uint64_t> evicted_{0};  // by the call that is being done
+  uint64_t clock_offset_ = 0;           // of the table's clock from the steady one
+  uint64_t number_ = 0;                 // of the call that hands out rows
+  ScoreRule rule_ = ScoreRule::kGiven;  // of the call that is being done
+  std::atomic<uint64_t> evicted_{0};    // by the call that is being done
   std::unique_ptr<Storage> storage_;
   mutable std::shared_mutex mutex_;
 };

@@ -4,7 +4,7 @@
 // and another bucket (two-choice hashing): it goes home while fewer than three quarters of the home
 // slots were ever used, and after that to the one of the two with more room. So a lookup reads one
 // bucket until the table is quite full, and the first eviction comes at about 98 % load. When both
-// are full, the smallest score of the home bucket is evicted.
+// are full, the smallest score of the two is evicted.
 //
 // Per slot: one digest byte (below), an 8-byte key, an 8-byte score, a row of values. The capacity
 // is exact: the first `wide` buckets have `slots` slots, the others one less; the rows of bucket b

@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   if (hit) {
     score = Touch<kStrategy>(t, a, position, given, now);
   } else if (fresh) {
-    score = a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
+    score = a.verbatim ? given : InsertScore(RuleOf(kStrategy), given, now, a.epoch);
     StoreRelaxed(t.KeyAt(position), key);
     StoreRelaxed(t.ScoreAt(position), score);
     Fence();
@@ -158,7 +158,7 @@ __device__ __forceinline__ Waiting LoadWaiting(const UpsertArgs& a, const Plan& 
   w.key = waiter.key;
   const uint64_t given = a.scores != nullptr ? a.scores[i] : kMaxScore;
   const uint64_t now = Now<kStrategy>(a);
-  w.score = a.verbatim ? given : InsertScore(kStrategy, given, now, a.epoch);
+  w.score = a.verbatim ? given : InsertScore(RuleOf(kStrategy), given, now, a.epoch);
   return w;
 }
 

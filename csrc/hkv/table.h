@@ -46,12 +46,23 @@ class Table {
   // -- any call as a value, checked before it is done
   void Run(const Read& call, Stream stream) {
     Check(call);
+    CheckPitch(call.name, call.pitch, row_bytes(), SizeOf(value_));
     Do(call, stream);
   }
   void Run(const Write& call, Stream stream) {
-    Check(call, strategy_);
+    Check(call, scoring());
+    CheckPitch(call.name, call.pitch, row_bytes(), SizeOf(value_));
     Do(call, stream);
   }
+  void Run(const Export& call, Stream stream) const {
+    CheckPitch("export_batch", call.pitch, row_bytes(), SizeOf(value_));
+    Do(call, stream);
+  }
+
+  // -- and for many tables at once (Segments in calls.h), in segments.h
+  static void Run(const Segments& segments, const Read& call, Stream stream);
+  static void Run(const Segments& segments, const Write& call, Stream stream);
+  static void Run(const Segments& segments, const SegmentsExport& call, Stream stream);
 
   // -- reading
   void find(size_t n, const uint64_t* keys, void* values, bool* founds, uint64_t* scores,
@@ -64,6 +75,15 @@ class Table {
                      Stream stream) {
     CheckArray("find_pointers", "rows", n, rows);
     Run(Read{"find_pointers", n, keys, nullptr, rows, founds, scores}, stream);
+  }
+  // Row numbers (RowsView), kNoRow for absent keys; a number stays while its key lives, whatever
+  // else is written, until the table grows or loads.
+  void find_rows(size_t n, const uint64_t* keys, uint64_t* rows, bool* founds, uint64_t* scores,
+                 Stream stream) {
+    CheckArray("find_rows", "rows", n, rows);
+    Read call{"find_rows", n, keys, nullptr, nullptr, founds, scores};
+    call.row_numbers = rows;
+    Run(call, stream);
   }
   // As find; the absent keys and their indices are listed, `missed_size` (zeroed by the call)
   // counts them.
@@ -96,8 +116,9 @@ class Table {
     call.founds = founds;
     Run(call, stream);
   }
-  // New rows hold arbitrary bytes until the caller writes them. `lock`: every row is left pinned as
-  // by lock_keys, so that later keys of the batch cannot evict it; null for refused keys.
+  // New rows hold arbitrary bytes until the caller writes them. No two keys of the call get the
+  // same row: one for which only rows of this call, or locked ones, are left is refused, and its
+  // row is null. `lock`: every key of the batch that gets a row holds it, as by hold_keys.
   void find_or_insert_pointers(size_t n, const uint64_t* keys, void** rows, bool* founds,
                                const uint64_t* scores, bool lock, uint8_t* status, Stream stream) {
     CheckArray("find_or_insert_pointers", "rows", n, rows);
@@ -106,6 +127,24 @@ class Table {
     call.rows = rows;
     call.founds = founds;
     call.pin = lock;
+    Run(call, stream);
+  }
+  // The same with row numbers, kNoRow for refused keys. Where evicted_keys is given, what left the
+  // table is listed as insert_and_evict does, copied before its row is handed on; refused keys are
+  // not. evicted_values and evicted_scores may be null.
+  void find_or_insert_rows(size_t n, const uint64_t* keys, uint64_t* rows, bool* founds,
+                           const uint64_t* scores, bool lock, uint64_t* evicted_keys,
+                           void* evicted_values, uint64_t* evicted_scores, uint64_t* evicted_count,
+                           uint8_t* status, Stream stream) {
+    CheckArray("find_or_insert_rows", "rows", n, rows);
+    Write call = Writing("find_or_insert_rows", WriteMode::kFindOrInsert, n, keys, scores, status);
+    call.row_numbers = rows;
+    call.founds = founds;
+    call.pin = lock;
+    call.evicted_keys = evicted_keys;
+    call.evicted_values = Bytes(evicted_values);
+    call.evicted_scores = evicted_scores;
+    call.evicted_count = evicted_count;
     Run(call, stream);
   }
   void insert_or_assign(size_t n, const uint64_t* keys, const void* values, const uint64_t* scores,
@@ -160,15 +199,28 @@ class Table {
   void erase(size_t n, const uint64_t* keys, uint8_t* status, Stream stream) {
     Run(Writing("erase", WriteMode::kErase, n, keys, nullptr, status), stream);
   }
-  // A locked key is found as ever, but nothing overwrites, evicts or erases it until unlock_keys;
-  // only the holder of its address writes it. succeeded[i]: the key's state was changed.
+  // A held (locked) key is found as ever, but nothing overwrites, evicts, moves or erases it until
+  // its last holder is gone; only who holds it writes its row, by the address. lock_keys holds keys
+  // that nobody holds, hold_keys adds a holder, unlock_keys takes one away. succeeded[i]: it did.
   void lock_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream stream) {
     Write call = Writing("lock_keys", WriteMode::kLock, n, keys);
     call.founds = succeeded;
     Run(call, stream);
   }
+  void hold_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream stream) {
+    Write call = Writing("hold_keys", WriteMode::kHold, n, keys);
+    call.founds = succeeded;
+    Run(call, stream);
+  }
   void unlock_keys(size_t n, const uint64_t* keys, bool* succeeded, Stream stream) {
     Write call = Writing("unlock_keys", WriteMode::kUnlock, n, keys);
+    call.founds = succeeded;
+    Run(call, stream);
+  }
+  // As unlock_keys, by row numbers; kNoRow is passed over.
+  void unlock_rows(size_t n, const uint64_t* rows, bool* succeeded, Stream stream) {
+    Write call = Writing("unlock_rows", WriteMode::kUnlockRows, n, nullptr);
+    call.row_numbers = const_cast<uint64_t*>(rows);
     call.founds = succeeded;
     Run(call, stream);
   }
@@ -180,7 +232,7 @@ class Table {
   }
   void export_batch_if(const Predicate& predicate, size_t n, size_t offset, uint64_t* count,
                        uint64_t* keys, void* values, uint64_t* scores, Stream stream) {
-    Do(Export{offset, offset + n, predicate, keys, Bytes(values), scores, count}, stream);
+    Run(Export{offset, offset + n, predicate, keys, Bytes(values), scores, count}, stream);
   }
 
   // -- the table as a whole
@@ -188,6 +240,9 @@ class Table {
   virtual void clear(Stream stream) = 0;
   virtual uint64_t size(Stream stream) const = 0;
   virtual uint64_t size_if(const Predicate& predicate, Stream stream) const = 0;
+  virtual uint64_t locked(Stream stream) const = 0;  // rows that somebody holds
+  // Where the rows are, for kernels of others; until the table grows or loads.
+  virtual RowsView rows() const = 0;
   virtual uint64_t capacity() const = 0;
   double load_factor(Stream stream) const {
     return static_cast<double>(size(stream)) / static_cast<double>(capacity());
@@ -211,6 +266,8 @@ class Table {
   KeyType key_type() const { return key_; }
   ValueType value_type() const { return value_; }
   EvictStrategy evict_strategy() const { return strategy_; }
+  ScorePolicy score_policy() const { return options_.score_policy; }
+  uint64_t row_bytes() const { return uint64_t{options_.dim} * SizeOf(value_); }
   const char* engine() const { return engine_; }  // "native", "upstream" or "host"
 
  protected:
@@ -219,13 +276,23 @@ class Table {
         const char* engine)
       : options_(options), key_(key), value_(value), strategy_(strategy), engine_(engine) {}
 
+  Scoring scoring() const { return {strategy_, options_.score_policy}; }
+  ScoreRule RuleOf(const Write& call) const {
+    return hkv::RuleOf(call, strategy_, options_.score_policy);
+  }
+
   const HashTableOptions options_;
 
  private:
   virtual void Do(const Read& call, Stream stream) = 0;
   virtual void Do(const Write& call, Stream stream) = 0;
   virtual void Do(const Export& call, Stream stream) const = 0;
+  // Of the first table, for all of them; pitches are not 0.
+  virtual void Do(const Segments& segments, const Read& call, Stream stream) = 0;
+  virtual void Do(const Segments& segments, const Write& call, Stream stream) = 0;
+  virtual void Do(const Segments& segments, const SegmentsExport& call, Stream stream) const = 0;
 
+  static uint64_t CheckedPitch(const Segments& segments, const char* call, uint64_t pitch);
   static Write Writing(const char* name, WriteMode mode, size_t n, const uint64_t* keys,
                        const uint64_t* scores = nullptr, uint8_t* status = nullptr) {
     Write call;
@@ -254,3 +321,5 @@ std::unique_ptr<Table> CreateHostTable(const HashTableOptions& options, KeyType 
                                        ValueType value, EvictStrategy strategy, int num_threads);
 
 }  // namespace hkv
+
+#include "csrc/hkv/segments.h"

@@ -184,7 +184,7 @@ class HashTable<Key, Value, Score, kStrategy>::Loader {
 
   void Finish(std::vector<uint64_t>* left) {
     Scope scope(&table_, stream_, true);
-    if (NeedsClock(kStrategy)) PassClock();
+    if (NeedsClock(hkv::RuleOf(kStrategy))) PassClock();
     if (aside_.size() > 0) PlaceAside(left);
   }
 

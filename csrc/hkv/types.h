@@ -26,6 +26,21 @@ enum class EvictStrategy : int32_t {
   kCustomized = 4,
 };
 
+// How a call makes scores.
+enum class ScorePolicy : int32_t {
+  kDefault = 0,     // of a call: the table's; of a table: what its evict strategy says
+  kConstant = 1,    // present keys keep their scores, new ones get the given
+  kAssign = 2,      // the given score
+  kAccumulate = 3,  // new keys get the given score, present ones add it (as kLfu)
+  kClock = 4,       // the table's clock (as kLru)
+};
+
+// What becomes of a new key whose score is below every score of its full buckets.
+enum class Newcomers : uint8_t {
+  kByScore = 0,  // it is refused: the greatest scores stay, whatever order they come in
+  kAlways = 1,   // the smallest score leaves all the same
+};
+
 enum class KeyType : int32_t { kInt64 = 0, kUInt64 = 1 };
 enum class ValueType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
@@ -35,7 +50,8 @@ enum Status : uint8_t {
   kUpdated = 1,   // the key was present; for find_or_insert: it was found
   kInserted = 2,  // inserted into a free slot
   kEvicted = 3,   // inserted in place of the key with the smallest score, which is gone
-  kRefused = 4,   // not inserted: its score is below every score of the full bucket
+  kRefused = 4,   // not inserted: its score is below every score of its full buckets, or their rows
+                  // are locked or handed out by this call
   kLocked = 5,    // not written: lock_keys holds the row
 };
 
@@ -44,11 +60,13 @@ struct HashTableOptions {
   uint64_t max_capacity = 0;   // rows, any positive number; the table evicts beyond it
   uint64_t max_hbm_for_vectors = UINT64_MAX;  // bytes; further rows live in pinned host memory
   uint32_t dim = 64;                          // values per row
-  double max_load_factor = 0.5;    // the table doubles beyond it while it is below max_capacity
-  int32_t device_id = -1;          // CUDA ordinal; -1: the current device
+  double max_load_factor = 0.5;  // the table doubles beyond it while it is below max_capacity
+  int32_t device_id = -1;        // CUDA ordinal; -1: the current device
+  ScorePolicy score_policy = ScorePolicy::kDefault;  // of the calls that say none
   uint64_t passes_from = 1 << 18;  // batches of so many keys are written in passes (passes.cuh);
                                    // from a 64th of it on equal keys are told apart (equals.cuh)
   bool api_lock = true;            // order calls from several streams (on the device, no host wait)
+  Newcomers newcomers = Newcomers::kByScore;
 };
 
 // Keys with (key & key_mask) == key_pattern and score_min <= score <= score_max.
@@ -87,6 +105,25 @@ inline const char* Name(EvictStrategy strategy) {
     default:
       return "customized";
   }
+}
+
+inline const char* Name(ScorePolicy policy) {
+  switch (policy) {
+    case ScorePolicy::kDefault:
+      return "default";
+    case ScorePolicy::kConstant:
+      return "constant";
+    case ScorePolicy::kAssign:
+      return "assign";
+    case ScorePolicy::kAccumulate:
+      return "accumulate";
+    default:
+      return "clock";
+  }
+}
+
+inline const char* Name(Newcomers newcomers) {
+  return newcomers == Newcomers::kByScore ? "by_score" : "always";
 }
 
 }  // namespace hkv

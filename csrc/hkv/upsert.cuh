@@ -33,7 +33,7 @@ struct UpsertArgs : Write {
 // The table's clock, for strategies that look at it.
 template <EvictStrategy kStrategy>
 __device__ __forceinline__ uint64_t Now(const UpsertArgs& a) {
-  return NeedsClock(kStrategy) ? GlobalTimer() + a.clock_offset : 0;
+  return NeedsClock(RuleOf(kStrategy)) ? GlobalTimer() + a.clock_offset : 0;
 }
 
 // Results of a settled key.
@@ -173,8 +173,8 @@ __device__ __forceinline__ uint64_t Touch(const View& t, const UpsertArgs& a, ui
   if (!a.touch_scores) return a.out_scores != nullptr ? LoadRelaxed(t.ScoreAt(position)) : 0;
   uint64_t score = given;
   if (!a.verbatim) {
-    const uint64_t old = AddsUp(kStrategy) ? LoadRelaxed(t.ScoreAt(position)) : 0;
-    score = HitScore(kStrategy, old, given, now, a.epoch);
+    const uint64_t old = AddsUp(RuleOf(kStrategy)) ? LoadRelaxed(t.ScoreAt(position)) : 0;
+    score = HitScore(RuleOf(kStrategy), old, given, now, a.epoch);
   }
   StoreRelaxed(t.ScoreAt(position), score);
   return score;
@@ -299,7 +299,7 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
   // Equal keys of the warp: the last one writes, the first one of a find inserts; deltas all count.
   const unsigned equal = kAccum ? 1u << lane : EqualLanes(lane, active, key);
   const uint32_t leader = !active ? lane : kReads ? __ffs(equal) - 1 : 31 - __clz(equal);
-  if (AddsUp(kStrategy) && __ballot_sync(kFullMask, (equal & (equal - 1)) != 0) != 0) {
+  if (AddsUp(RuleOf(kStrategy)) && __ballot_sync(kFullMask, (equal & (equal - 1)) != 0) != 0) {
     const uint64_t sum = SumOfEquals(equal, given);
     if (!a.verbatim) given = sum;
   }
@@ -327,7 +327,7 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
     const uint64_t now = Now<kStrategy>(a);
     const uint64_t new_score = !inserts     ? 0
                                : a.verbatim ? given
-                                            : InsertScore(kStrategy, given, now, a.epoch);
+                                            : InsertScore(RuleOf(kStrategy), given, now, a.epoch);
     uint32_t target = hit ? at.position : at.room;
     const bool evicts = inserts && at.room == kNone;
     bool refused = false;

@@ -35,6 +35,8 @@ class UpstreamTable final : public Table {
  public:
   explicit UpstreamTable(const HashTableOptions& options)
       : Table(OnDevice(options), KeyTypeOf<Key>(), ValueTypeOf<Value>(), kStrategy, "upstream") {
+    if (options_.score_policy != ScorePolicy::kDefault) Lacks("score policies");
+    if (options_.newcomers != Newcomers::kByScore) Lacks("newcomers other than by_score");
     accel::DeviceGuard device(options_.device_id);
     nv::merlin::HashTableOptions upstream;
     upstream.init_capacity = options_.init_capacity;
@@ -72,6 +74,8 @@ class UpstreamTable final : public Table {
     CheckReserve(capacity, options_.max_capacity);
     table_.reserve(capacity, CudaStream(stream));
   }
+  uint64_t locked(Stream) const override { Lacks("locked"); }
+  RowsView rows() const override { Lacks("rows"); }
   void set_global_epoch(uint64_t epoch) override { table_.set_global_epoch(epoch); }
   void set_clock(uint64_t) override { Lacks("set_clock"); }
   uint64_t save(const std::string&, Stream) const override { Lacks("save"); }
@@ -82,10 +86,18 @@ class UpstreamTable final : public Table {
   }
 
  private:
+  void Do(const Segments&, const Read&, Stream) override { Lacks("calls over many tables"); }
+  void Do(const Segments&, const Write&, Stream) override { Lacks("calls over many tables"); }
+  void Do(const Segments&, const SegmentsExport&, Stream) const override {
+    Lacks("calls over many tables");
+  }
+
   void Do(const Read& c, Stream on) override {
     const cudaStream_t stream = CudaStream(on);
     const auto* keys = reinterpret_cast<const Key*>(c.keys);
     if (c.missed_size != nullptr) Lacks(c.name);
+    if (c.row_numbers != nullptr) Lacks("row numbers");
+    CheckPitch(c.pitch);
     if (c.rows != nullptr) {
       table_.find(c.n, keys, reinterpret_cast<Value**>(c.rows), c.founds, c.scores, stream);
     } else if (c.values != nullptr) {
@@ -101,6 +113,12 @@ class UpstreamTable final : public Table {
     Value* const values = Values(c.values);
     if (c.status != nullptr) Lacks("statuses");
     if (c.pin) Lacks("find_or_insert_pointers with lock");
+    if (c.row_numbers != nullptr) Lacks("row numbers");
+    if (c.policy != ScorePolicy::kDefault) Lacks("score policies");
+    if (c.mode == WriteMode::kFindOrInsert && c.evicted_keys != nullptr) {
+      Lacks("find_or_insert that reports evicted keys");
+    }
+    CheckPitch(c.pitch);
     switch (c.mode) {
       case WriteMode::kInsertOrAssign:
         table_.insert_or_assign(c.n, keys, values, c.scores, stream, false, c.verbatim);
@@ -137,6 +155,7 @@ class UpstreamTable final : public Table {
   void Do(const Export& c, Stream on) const override {
     const cudaStream_t stream = CudaStream(on);
     CheckRange(c, capacity());
+    CheckPitch(c.pitch);
     CheckPredicate(c.predicate);
     auto* const keys = reinterpret_cast<Key*>(c.keys);
     const uint64_t n = c.end - c.begin;
@@ -156,6 +175,9 @@ class UpstreamTable final : public Table {
   [[noreturn]] static void Lacks(const char* what) {
     FailArgument("the upstream engine has no ", what,
                  "; the native engine has (--//third_party/hierarchical_kv:engine=native)");
+  }
+  void CheckPitch(uint64_t pitch) const {
+    if (pitch != 0 && pitch != row_bytes()) Lacks("rows of values with gaps between them");
   }
   static void CheckPredicate(const Predicate& p) {
     if (p.key_mask != 0 || p.key_pattern != 0 || p.score_max != UINT64_MAX) {

@@ -130,8 +130,10 @@ _FIELDS = {
     "dim": "I",
     "max_load_factor": "d",
     "device_id": "i",
+    "score_policy": "i",
     "passes_from": "Q",
     "api_lock": "?",
+    "newcomers": "B",
 }
 _LAYOUT = struct.Struct("".join(_FIELDS.values()) + "0Q")
 

@@ -11,8 +11,10 @@ class Options:
     dim: int
     max_load_factor: float
     device_id: int
+    score_policy: int  # ScorePolicy of csrc/hkv/types.h
     passes_from: int
     api_lock: bool
+    newcomers: int
     def __init__(self) -> None: ...
 
 class Predicate:
