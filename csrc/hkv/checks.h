@@ -107,6 +107,18 @@ inline void CheckReserve(uint64_t capacity, uint64_t max_capacity) {
   }
 }
 
+// The least capacity that holds so many rows without being fuller than `max_load_factor`.
+inline uint64_t NeededCapacity(uint64_t rows, double max_load_factor) {
+  return static_cast<uint64_t>(static_cast<double>(rows) / max_load_factor) + 1;
+}
+
+inline void CheckMaxCapacity(uint64_t rows, uint64_t capacity) {
+  if (rows < capacity || rows > kMaxCapacity) {
+    FailArgument("set_max_capacity: rows is ", rows, "; it must be ", capacity,
+                 " (the capacity now) ... ", kMaxCapacity);
+  }
+}
+
 inline HashTableOptions CheckedOptions(HashTableOptions options) {
   if (options.max_capacity == 0 || options.max_capacity > kMaxCapacity) {
     FailArgument("max_capacity is ", options.max_capacity, "; it must be 1 ... ", kMaxCapacity,
@@ -123,6 +135,9 @@ inline HashTableOptions CheckedOptions(HashTableOptions options) {
   }
   if (!(options.max_load_factor > 0.0 && options.max_load_factor <= 1.0)) {
     FailArgument("max_load_factor is ", options.max_load_factor, "; it must be in (0, 1]");
+  }
+  if ((options.allocator.allocate == nullptr) != (options.allocator.free == nullptr)) {
+    FailArgument("allocator has only one of allocate and free; it must have both or none");
   }
   return options;
 }

@@ -6,46 +6,54 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <utility>
 
-#include "csrc/common/cuda_memory.h"
 #include "csrc/hkv/equals.cuh"
 #include "csrc/hkv/passes.cuh"
+#include "csrc/hkv/table_memory.cuh"
 #include "csrc/hkv/types.h"
 
 namespace hkv {
 
-using accel::Buffer;
-using accel::CheckCuda;
-using accel::MemoryKind;
-
-// The device arrays of a table; reserve() makes another set.
+// The device arrays of a table; growing makes another set. Its rows may come later.
 struct DeviceStorage {
   DeviceStorage(const HashTableOptions& options, uint64_t capacity, uint32_t row_bytes) {
     const Layout layout = Layout::Of(capacity);
     const uint64_t slots = static_cast<uint64_t>(layout.num_buckets) * kBucketSlots;
-    const uint64_t in_hbm = std::min(capacity, options.max_hbm_for_vectors / row_bytes);
-    const auto on_device = [](uint64_t bytes, const char* what) {
-      return Buffer(MemoryKind::kDevice, bytes, what);
+    const auto on_device = [&](uint64_t bytes, const char* what) {
+      return TableMemory(options.allocator, MemoryKind::kDevice, bytes, what);
     };
     digests = on_device(slots, "digests");
     entries = on_device(slots * 16, "keys and scores");
     locks = on_device(layout.num_buckets * uint64_t{4} * device::kLocksPerBucket, "key locks");
     busy = on_device(slots / 8, "row locks");
     waiting = on_device(layout.num_buckets * uint64_t{4}, "evictions");
-    hbm_rows = on_device(in_hbm * row_bytes, "rows");
-    host_rows = Buffer(MemoryKind::kPinnedHost, (capacity - in_hbm) * row_bytes, "rows");
     view.layout = layout;
     view.digests = digests.As<uint8_t>();
     view.entries = entries.As<uint64_t>();
     view.locks = locks.As<uint32_t>();
     view.busy = busy.As<uint32_t>();
-    view.hbm_rows = hbm_rows.As<char>();
-    view.host_rows = host_rows.As<char>();
-    view.num_hbm_rows = in_hbm;
     view.row_bytes = row_bytes;
   }
 
-  Buffer digests, entries, locks, busy, waiting, pinned, hbm_rows, host_rows;
+  // Memory for the rows, the first of them in device memory.
+  void AllocateRows(const HashTableOptions& options) {
+    const uint64_t capacity = view.layout.capacity;
+    const uint64_t in_hbm = std::min(capacity, options.max_hbm_for_vectors / view.row_bytes);
+    TableMemory rows(options.allocator, MemoryKind::kDevice, in_hbm * view.row_bytes, "rows");
+    host_rows = TableMemory(options.allocator, MemoryKind::kPinnedHost,
+                            (capacity - in_hbm) * view.row_bytes, "rows");
+    view.host_rows = host_rows.As<char>();
+    view.num_hbm_rows = in_hbm;
+    SetHbmRows(std::move(rows));
+  }
+
+  void SetHbmRows(TableMemory rows) {
+    hbm_rows = std::move(rows);
+    view.hbm_rows = hbm_rows.As<char>();
+  }
+
+  TableMemory digests, entries, locks, busy, waiting, pinned, hbm_rows, host_rows;
   device::View view;
 };
 
@@ -55,9 +63,9 @@ class PassMemory {
  public:
   static constexpr uint64_t kKeys = 1 << 20;
 
-  PassMemory()
-      : counters_(MemoryKind::kDevice, kFilterOffset + kKeys * kFilterBytes, "a filter"),
-        lists_(MemoryKind::kDevice, kKeys * (sizeof(device::Waiter) + sizeof(uint32_t)),
+  explicit PassMemory(const Allocator& allocator)
+      : counters_(allocator, MemoryKind::kDevice, kFilterOffset + kKeys * kFilterBytes, "a filter"),
+        lists_(allocator, MemoryKind::kDevice, kKeys * (sizeof(device::Waiter) + sizeof(uint32_t)),
                "lists of keys") {}
 
   // The plan for n keys, once what stands before the call on the stream is done.
@@ -81,7 +89,7 @@ class PassMemory {
   static constexpr uint64_t kFilterOffset = 256;  // behind the counters
   static constexpr uint64_t kFilterBytes = 8;     // per key of a batch
 
-  Buffer counters_, lists_;
+  TableMemory counters_, lists_;
 };
 
 // The device memory that tells up to kKeys keys apart.
@@ -89,10 +97,11 @@ class EqualsMemory {
  public:
   static constexpr uint64_t kKeys = PassMemory::kKeys;
 
-  explicit EqualsMemory(cudaStream_t stream)
-      : counters_(MemoryKind::kDevice, kCountersBytes, "counters of equal keys"),
-        map_(MemoryKind::kDevice, kMapBytes, "a map of keys"),
-        lists_(MemoryKind::kDevice, 3 * kKeys * sizeof(uint32_t), "lists of equal keys") {
+  EqualsMemory(const Allocator& allocator, cudaStream_t stream)
+      : counters_(allocator, MemoryKind::kDevice, kCountersBytes, "counters of equal keys"),
+        map_(allocator, MemoryKind::kDevice, kMapBytes, "a map of keys"),
+        lists_(allocator, MemoryKind::kDevice, 3 * kKeys * sizeof(uint32_t),
+               "lists of equal keys") {
     CheckCuda(cudaMemsetAsync(counters_.As<char>(), 0, kCountersBytes, stream),
               "clearing counters");
     CheckCuda(cudaMemsetAsync(map_.As<char>(), 0xff, kMapBytes, stream), "clearing a map");
@@ -109,7 +118,7 @@ class EqualsMemory {
       device::kNumEqualsCounters * sizeof(unsigned long long);
   static constexpr uint64_t kMapBytes = device::MapSize(kKeys) * sizeof(uint32_t);
 
-  Buffer counters_, map_, lists_;
+  TableMemory counters_, map_, lists_;
 };
 
 // The device memory in which up to kKeys rows of host memory are put in order.
@@ -118,9 +127,9 @@ class HostBins {
   static constexpr uint64_t kKeys = uint64_t{device::kHostBins} * device::kHostBinKeys;
   static constexpr uint64_t kFrom = 1 << 14;  // it pays for batches of so many keys
 
-  HostBins()
-      : sizes_(MemoryKind::kDevice, kSizesBytes, "counters of bins"),
-        moves_(MemoryKind::kDevice,
+  explicit HostBins(const Allocator& allocator)
+      : sizes_(allocator, MemoryKind::kDevice, kSizesBytes, "counters of bins"),
+        moves_(allocator, MemoryKind::kDevice,
                uint64_t{device::kHostBins} * device::kHostBinSlots * sizeof(uint2),
                "bins of rows") {}
 
@@ -132,7 +141,7 @@ class HostBins {
  private:
   static constexpr uint64_t kSizesBytes = device::kHostBins * sizeof(uint32_t);
 
-  Buffer sizes_, moves_;
+  TableMemory sizes_, moves_;
 };
 
 }  // namespace hkv

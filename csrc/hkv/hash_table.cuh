@@ -3,7 +3,7 @@
 // hkv::HashTable, the GPU table: header-only, no dependency but the CUDA runtime. Keys, scores and
 // digests are in device memory; the rows fill max_hbm_for_vectors bytes of it, and go on in pinned
 // host memory, which the kernels reach directly. Its methods are those of Table (table.h); what
-// moves whole tables (growing, files) is in table_io.cuh.
+// moves whole tables is in growth.cuh and table_io.cuh.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -48,10 +48,11 @@ class HashTable final : public Table {
     if (options_.newcomers != Newcomers::kByScore) Lacks("newcomers other than by_score");
     accel::DeviceGuard device(options_.device_id);
     multiprocessors_ = accel::ProcessorCount();
-    counter_ = Buffer(MemoryKind::kDevice, 8, "a counter");
-    host_counter_ = Buffer(MemoryKind::kPinnedHost, 8, "a counter");
+    counter_ = TableMemory(options_.allocator, MemoryKind::kDevice, 8, "a counter");
+    host_counter_ = TableMemory(options_.allocator, MemoryKind::kPinnedHost, 8, "a counter");
     row_bytes_ = static_cast<uint32_t>(options_.dim * sizeof(Value));
     storage_ = std::make_unique<DeviceStorage>(options_, options_.init_capacity, row_bytes_);
+    storage_->AllocateRows(options_);
     Clear(nullptr);
     CheckCuda(cudaStreamSynchronize(nullptr), "clearing a new table");
   }
@@ -101,9 +102,16 @@ class HashTable final : public Table {
   }
 
   void reserve(uint64_t capacity, Stream stream) override {
-    CheckReserve(capacity, options_.max_capacity);
     Scope scope(this, CudaStream(stream), true);
+    CheckReserve(capacity, max_capacity_);
     if (capacity > Capacity()) Grow(capacity, scope.stream);
+  }
+
+  void set_max_capacity(uint64_t rows) override {
+    std::lock_guard<std::mutex> guard(mutex_);
+    CheckMaxCapacity(rows, Capacity());
+    max_capacity_ = rows;
+    size_bound_ = Capacity();  // nobody counted while the table could not grow
   }
 
   void set_global_epoch(uint64_t epoch) override {
@@ -231,7 +239,7 @@ class HashTable final : public Table {
     if (values == nullptr || !IsHybrid(storage)) return false;
     if (n < HostBins::kFrom || n >> 31 != 0) return false;
     if (!order_.Applies(stream)) return false;  // calls that use the bins take turns
-    if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>();
+    if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>(options_.allocator);
     return true;
   }
 
@@ -318,7 +326,7 @@ class HashTable final : public Table {
   // UpsertKernel with blocks that run at the same time.
   template <WriteMode kMode>
   void LaunchTogether(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
-    if (equals_memory_ == nullptr) equals_memory_ = std::make_unique<EqualsMemory>(stream);
+    NeedEqualsMemory(stream);
     device::View view = storage.view;
     device::Equals equals = equals_memory_->Get();
     void* parameters[] = {&view, &args, &equals};
@@ -326,6 +334,11 @@ class HashTable final : public Table {
     CheckCuda(cudaLaunchCooperativeKernel(kernel, Resident(Blocks(args.n), device::kUpsertBlocks),
                                           device::kThreads, parameters, 0, stream),
               "launching a kernel");
+  }
+
+  void NeedEqualsMemory(cudaStream_t stream) {
+    if (equals_memory_ != nullptr) return;
+    equals_memory_ = std::make_unique<EqualsMemory>(options_.allocator, stream);
   }
 
   // Blocks of a kernel that goes round.
@@ -338,7 +351,9 @@ class HashTable final : public Table {
                     cudaStream_t stream) {
     const uint64_t from = IsHybrid(storage) ? options_.passes_from / 16 : options_.passes_from;
     if (args.n < from || args.pin || !order_.Applies(stream)) return false;
-    if (pass_memory_ == nullptr) pass_memory_ = std::make_unique<PassMemory>();
+    // Both now: a refusal must come before anything is launched.
+    if (pass_memory_ == nullptr) pass_memory_ = std::make_unique<PassMemory>(options_.allocator);
+    NeedEqualsMemory(stream);
     return true;
   }
 
@@ -386,7 +401,8 @@ class HashTable final : public Table {
     if (storage_->view.pinned != nullptr) return;
     const uint64_t bytes =
         static_cast<uint64_t>(storage_->view.layout.num_buckets) * (kBucketSlots / 8);
-    storage_->pinned = Buffer(MemoryKind::kDevice, bytes, "the bits of lock_keys");
+    storage_->pinned =
+        TableMemory(options_.allocator, MemoryKind::kDevice, bytes, "the bits of lock_keys");
     storage_->view.pinned = storage_->pinned.As<uint32_t>();
     CheckCuda(cudaMemsetAsync(storage_->view.pinned, 0, bytes, stream), "lock_keys");
   }
@@ -458,7 +474,8 @@ class HashTable final : public Table {
   // ones, those that are new count. Only such a table ever waits for the device here.
   void MakeRoom(uint64_t n, const uint64_t* keys, cudaStream_t stream) {
     uint64_t capacity = Capacity();
-    if (capacity == options_.max_capacity) return;
+    const uint64_t most = max_capacity_;
+    if (capacity == most) return;
     const auto fits = [&] {
       return static_cast<double>(size_bound_) <=
              options_.max_load_factor * static_cast<double>(capacity);
@@ -469,16 +486,23 @@ class HashTable final : public Table {
     size_bound_ = size + n;
     if (fits()) return;
     if (keys != nullptr) size_bound_ = size + CountNew(n, keys, stream);
-    while (!fits() && capacity < options_.max_capacity) {
-      capacity = std::min(2 * capacity, options_.max_capacity);
+    while (!fits() && capacity < most) capacity = std::min(2 * capacity, most);
+    if (capacity == Capacity()) return;
+    try {
+      Grow(capacity, stream);
+    } catch (const MemoryRefused&) {
+      // Not twice as many rows, then: as many as are needed.
+      const uint64_t needed = NeededCapacity(size_bound_, options_.max_load_factor);
+      if (needed >= capacity) throw;
+      Grow(needed, stream);
     }
-    if (capacity > Capacity()) Grow(capacity, stream);
   }
 
   // How many of the keys the table lacks, equal ones of a part counted once.
   uint64_t CountNew(uint64_t n, const uint64_t* keys, cudaStream_t stream) const {
     const uint64_t part = std::min(n, EqualsMemory::kKeys);
-    const Buffer map(MemoryKind::kDevice, device::MapSize(part) * 4, "a map of keys");
+    const TableMemory map(options_.allocator, MemoryKind::kDevice, device::MapSize(part) * 4,
+                          "a map of keys");
     uint64_t count = 0;
     for (uint64_t first = 0; first < n; first += part) {
       const uint64_t here = std::min(part, n - first);
@@ -499,12 +523,17 @@ class HashTable final : public Table {
     return ReadCounter(stream);
   }
 
+  // -- growth.cuh
+
+  void Grow(uint64_t capacity, cudaStream_t stream);
+  void PlaceKeys(const DeviceStorage& to, cudaStream_t stream);
+  void MakeWay(DeviceStorage* bigger, cudaStream_t stream);
+  void CheckNoPins(cudaStream_t stream) const;
+
   // -- table_io.cuh
 
   class Loader;
   uint64_t ExportTo(Staging* staging, uint64_t offset, cudaStream_t stream) const;
-  void Grow(uint64_t capacity, cudaStream_t stream);
-  void CheckNoPins(cudaStream_t stream) const;
 
   uint32_t row_bytes_ = 0;
   uint64_t epoch_ = 0;
@@ -515,11 +544,12 @@ class HashTable final : public Table {
   std::unique_ptr<PassMemory> pass_memory_;
   std::unique_ptr<EqualsMemory> equals_memory_;
   mutable std::unique_ptr<HostBins> host_bins_;
-  Buffer counter_, host_counter_;
+  TableMemory counter_, host_counter_;
   mutable accel::StreamOrder order_;
   mutable std::mutex mutex_;
 };
 
 }  // namespace hkv
 
+#include "csrc/hkv/growth.cuh"
 #include "csrc/hkv/table_io.cuh"

@@ -13,10 +13,11 @@
 
 #include "csrc/hkv/layout.h"
 #include "csrc/hkv/relocation.h"
+#include "csrc/hkv/row_moves.h"
 
 namespace hkv {
 
-// One set of arrays; reserve() makes another.
+// One set of arrays; growing makes another, which takes over the rows' memory.
 struct Storage {
   Storage(uint64_t capacity, size_t row_bytes)
       : layout(Layout::Of(capacity)), row_bytes(row_bytes) {
@@ -24,7 +25,6 @@ struct Storage {
     digests.reset(new uint8_t[slots]);
     keys.reset(new uint64_t[slots]);
     scores.reset(new uint64_t[slots]);
-    rows.reset(new char[capacity * row_bytes]);
     holders.resize(slots);
     pinned.resize(slots);
     given.resize(slots);
@@ -44,12 +44,14 @@ struct Storage {
     size = 0;
   }
 
+  void AllocateRows() { rows.Resize(layout.capacity * row_bytes); }
+
   uint64_t RowNumber(uint64_t position) const {
     return layout.Row(static_cast<uint32_t>(position / kBucketSlots),
                       static_cast<uint32_t>(position % kBucketSlots));
   }
 
-  char* Row(uint64_t position) const { return &rows[RowNumber(position) * row_bytes]; }
+  char* Row(uint64_t position) const { return rows[RowNumber(position) * row_bytes]; }
 
   // The key's position in one bucket, and the bucket's room.
   uint64_t Probe(uint32_t bucket, uint32_t tag, uint64_t key, uint32_t* num_free,
@@ -137,7 +139,7 @@ struct Storage {
   size_t row_bytes;
   std::unique_ptr<uint8_t[]> digests;
   std::unique_ptr<uint64_t[]> keys, scores;
-  std::unique_ptr<char[]> rows;
+  RowMemory rows;
   std::vector<uint32_t> holders;
   std::vector<uint8_t> pinned;  // whether there are holders
   std::vector<uint64_t> given;  // the last call that handed the row out

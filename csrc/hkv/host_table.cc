@@ -51,7 +51,10 @@ class HostTable final : public Table {
     num_threads_ = num_threads > 0
                        ? num_threads
                        : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-    storage_ = Allocate(options_.init_capacity);
+    InMemory(options_.init_capacity, [&] {
+      storage_ = std::make_unique<Storage>(options_.init_capacity, row_bytes_);
+      storage_->AllocateRows();
+    });
     if (strategy == EvictStrategy::kEpochLru) set_clock(0);
   }
 
@@ -87,7 +90,7 @@ class HostTable final : public Table {
   RowsView rows() const override {
     std::shared_lock<std::shared_mutex> guard(mutex_);
     const uint64_t capacity = storage_->layout.capacity;
-    return {storage_->rows.get(), nullptr, row_bytes_, capacity, capacity};
+    return {storage_->rows[0], nullptr, row_bytes_, capacity, capacity};
   }
   uint64_t capacity() const override {
     std::shared_lock<std::shared_mutex> guard(mutex_);
@@ -95,10 +98,15 @@ class HostTable final : public Table {
   }
   void reserve(uint64_t capacity, Stream) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
-    CheckReserve(capacity, options_.max_capacity);
+    CheckReserve(capacity, max_capacity_);
     if (capacity <= storage_->layout.capacity) return;
     if (Held()) accel::Fail("reserve: keys are locked, so their rows cannot move");
     Grow(capacity);
+  }
+  void set_max_capacity(uint64_t rows) override {
+    std::unique_lock<std::shared_mutex> guard(mutex_);
+    CheckMaxCapacity(rows, storage_->layout.capacity);
+    max_capacity_ = rows;
   }
   void set_global_epoch(uint64_t epoch) override {
     std::unique_lock<std::shared_mutex> guard(mutex_);
@@ -242,12 +250,14 @@ class HostTable final : public Table {
     return checked;
   }
 
-  std::unique_ptr<Storage> Allocate(uint64_t capacity) const {
+  // Does what takes memory for so many rows.
+  template <class Work>
+  void InMemory(uint64_t capacity, Work work) const {
     try {
-      return std::make_unique<Storage>(capacity, row_bytes_);
+      work();
     } catch (const std::bad_alloc&) {
-      accel::Fail("a host table of ", capacity, " rows of ", row_bytes_,
-                  " bytes does not fit in memory");
+      throw MemoryRefused(accel::ErrorText("a host table of ", capacity, " rows of ", row_bytes_,
+                                           " bytes does not fit in memory"));
     }
   }
 
@@ -501,7 +511,7 @@ class HostTable final : public Table {
   // Makes room for a batch as its keys ask for it: only absent ones count, equal ones once.
   void GrowFor(const Write& call) {
     const uint64_t capacity = storage_->layout.capacity;
-    if (capacity == options_.max_capacity || Fits(storage_->size + call.n, capacity)) return;
+    if (capacity == max_capacity_ || Fits(storage_->size + call.n, capacity)) return;
     if (Held()) return;  // later: their rows may not move
     std::unordered_set<uint64_t> absent;
     for (size_t i = 0; i < call.n; ++i) {
@@ -520,27 +530,43 @@ class HostTable final : public Table {
   }
 
   void GrowTo(uint64_t rows) {
+    const uint64_t most = max_capacity_;
     uint64_t capacity = storage_->layout.capacity;
-    while (capacity < options_.max_capacity && !Fits(rows, capacity)) {
-      capacity = std::min(2 * capacity, options_.max_capacity);
+    while (capacity < most && !Fits(rows, capacity)) capacity = std::min(2 * capacity, most);
+    if (capacity == storage_->layout.capacity) return;
+    try {
+      Grow(capacity);
+    } catch (const MemoryRefused&) {
+      // Not twice as many rows, then: as many as are needed.
+      const uint64_t needed = NeededCapacity(rows, options_.max_load_factor);
+      if (needed >= capacity) throw;
+      Grow(needed);
     }
-    if (capacity > storage_->layout.capacity) Grow(capacity);
   }
 
+  // First all keys find their place; then the rows' memory grows, and the rows move in it.
   void Grow(uint64_t capacity) {
-    std::unique_ptr<Storage> bigger = Allocate(capacity);
-    Scan(Predicate(), 0, storage_->layout.capacity, [&](uint64_t position) {
-      uint64_t target;
-      const uint64_t key = storage_->keys[position];
-      bigger->Find(key, &target);
-      if (target == kNoPosition) {
-        accel::Fail("reserve: the live keys do not fit into ", capacity,
-                    " rows without an eviction");
-      }
-      bigger->Put(target, true, key, storage_->scores[position], bigger->layout.PlaceOf(key).tag);
-      std::memcpy(bigger->Row(target), storage_->Row(position), row_bytes_);
+    Storage& old = *storage_;
+    InMemory(capacity, [&] {
+      auto bigger = std::make_unique<Storage>(capacity, row_bytes_);
+      std::vector<uint32_t> to(old.layout.capacity, kStays);
+      std::vector<char> spare(2 * row_bytes_);
+      Scan(Predicate(), 0, old.layout.capacity, [&](uint64_t position) {
+        uint64_t target;
+        const uint64_t key = old.keys[position];
+        bigger->Find(key, &target);
+        if (target == kNoPosition) {
+          accel::Fail("reserve: the live keys do not fit into ", capacity,
+                      " rows without an eviction");
+        }
+        bigger->Put(target, true, key, old.scores[position], bigger->layout.PlaceOf(key).tag);
+        to[old.RowNumber(position)] = static_cast<uint32_t>(bigger->RowNumber(target));
+      });
+      old.rows.Resize(capacity * row_bytes_);
+      MoveRows(old.rows, row_bytes_, std::move(to), spare.data());
+      bigger->rows = std::move(old.rows);
+      storage_ = std::move(bigger);
     });
-    storage_ = std::move(bigger);
   }
 
   const size_t row_bytes_;

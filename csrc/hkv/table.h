@@ -24,6 +24,7 @@
 // each naming the call and the argument. Nothing is launched or changed before the checks.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -249,6 +250,9 @@ class Table {
   }
   // Grows to at least `capacity` rows (at most max_capacity()); a smaller number does nothing.
   virtual void reserve(uint64_t capacity, Stream stream) = 0;
+  // The table evicts beyond so many rows from now on, and grows up to them: capacity() ...
+  // kMaxCapacity.
+  virtual void set_max_capacity(uint64_t rows) = 0;
   virtual void set_global_epoch(uint64_t epoch) = 0;
   // The clock of kLru and kEpochLru scores shows `ns` from now on.
   virtual void set_clock(uint64_t ns) = 0;
@@ -260,7 +264,7 @@ class Table {
   virtual uint64_t load(const std::string& path, Stream stream) = 0;
   virtual void synchronize(Stream stream) const = 0;
 
-  uint64_t max_capacity() const { return options_.max_capacity; }
+  uint64_t max_capacity() const { return max_capacity_; }
   uint32_t dim() const { return options_.dim; }
   int32_t device() const { return options_.device_id; }  // CUDA ordinal, -1 for the host table
   KeyType key_type() const { return key_; }
@@ -274,14 +278,20 @@ class Table {
   // `options` as CheckedOptions gave them.
   Table(const HashTableOptions& options, KeyType key, ValueType value, EvictStrategy strategy,
         const char* engine)
-      : options_(options), key_(key), value_(value), strategy_(strategy), engine_(engine) {}
+      : options_(options),
+        max_capacity_(options.max_capacity),
+        key_(key),
+        value_(value),
+        strategy_(strategy),
+        engine_(engine) {}
 
   Scoring scoring() const { return {strategy_, options_.score_policy}; }
   ScoreRule RuleOf(const Write& call) const {
     return hkv::RuleOf(call, strategy_, options_.score_policy);
   }
 
-  const HashTableOptions options_;
+  const HashTableOptions options_;  // but for max_capacity, which may change:
+  std::atomic<uint64_t> max_capacity_;
 
  private:
   virtual void Do(const Read& call, Stream stream) = 0;

@@ -1,7 +1,6 @@
 // File: table_io.cuh
 //
-// The calls of hkv::HashTable that move whole tables: growing, save and load. Part of
-// hash_table.cuh.
+// The calls of hkv::HashTable that write and read files. Part of hash_table.cuh.
 #pragma once
 
 #include <algorithm>
@@ -21,12 +20,12 @@ namespace hkv {
 
 // Rows on their way to or from the host, so many at a time.
 struct Staging {
-  explicit Staging(uint32_t row_bytes)
+  Staging(const Allocator& allocator, uint32_t row_bytes)
       : row_bytes(row_bytes),
         capacity(ChunkRows(row_bytes)),
-        keys(MemoryKind::kDevice, capacity * 8, "staging"),
-        scores(MemoryKind::kDevice, capacity * 8, "staging"),
-        values(MemoryKind::kDevice, capacity * row_bytes, "staging") {}
+        keys(allocator, MemoryKind::kDevice, capacity * 8, "staging"),
+        scores(allocator, MemoryKind::kDevice, capacity * 8, "staging"),
+        values(allocator, MemoryKind::kDevice, capacity * row_bytes, "staging") {}
 
   void ToHost(uint64_t n, Rows* rows, cudaStream_t stream) const {
     rows->Resize(n, row_bytes);
@@ -46,7 +45,7 @@ struct Staging {
 
   uint32_t row_bytes;
   uint64_t capacity;
-  Buffer keys, scores, values;
+  TableMemory keys, scores, values;
 };
 
 // Live rows among the next slots from `offset` on, as many as the staging takes; returns how many.
@@ -65,54 +64,12 @@ uint64_t HashTable<Key, Value, Score, kStrategy>::ExportTo(Staging* staging, uin
 }
 
 template <class Key, class Value, class Score, EvictStrategy kStrategy>
-void HashTable<Key, Value, Score, kStrategy>::Grow(uint64_t capacity, cudaStream_t stream) {
-  if (storage_->view.pinned != nullptr) CheckNoPins(stream);
-  auto bigger = std::make_unique<DeviceStorage>(options_, capacity, row_bytes_);
-  ClearStorage(*bigger, stream);
-  Staging staging(row_bytes_);
-  uint64_t moved = 0;
-  for (uint64_t offset = 0; offset < Capacity(); offset += staging.capacity) {
-    device::UpsertArgs args;
-    args.n = ExportTo(&staging, offset, stream);
-    if (args.n == 0) continue;
-    moved += args.n;
-    args.keys = staging.keys.As<uint64_t>();
-    args.scores = staging.scores.As<uint64_t>();
-    args.values = staging.values.As<char>();
-    args.verbatim = true;
-    Launch<WriteMode::kInsertOrAssign>(*bigger, args, stream);
-  }
-  const uint64_t stored = CountOf(*bigger, stream);
-  if (stored != moved) {
-    accel::Fail("reserve: ", moved - stored, " of ", moved, " live keys do not fit into ", capacity,
-                " rows without an eviction");
-  }
-  storage_ = std::move(bigger);
-}
-
-template <class Key, class Value, class Score, EvictStrategy kStrategy>
-void HashTable<Key, Value, Score, kStrategy>::CheckNoPins(cudaStream_t stream) const {
-  const uint64_t words =
-      static_cast<uint64_t>(storage_->view.layout.num_buckets) * (kBucketSlots / 32);
-  std::vector<uint32_t> bits(words);
-  CheckCuda(cudaMemcpyAsync(bits.data(), storage_->view.pinned, words * 4, cudaMemcpyDeviceToHost,
-                            stream),
-            "reserve");
-  CheckCuda(cudaStreamSynchronize(stream), "reserve");
-  for (uint32_t word : bits) {
-    if (word != 0) {
-      accel::Fail("reserve: keys are locked by lock_keys, so their rows cannot move");
-    }
-  }
-}
-
-template <class Key, class Value, class Score, EvictStrategy kStrategy>
 uint64_t HashTable<Key, Value, Score, kStrategy>::save(const std::string& path, Stream on) const {
   const cudaStream_t stream = CudaStream(on);
   Scope scope(this, stream, false);
   TableFileWriter writer(path, key_type(), value_type(), kStrategy, options_.dim,
                          CountOf(*storage_, stream));
-  Staging staging(row_bytes_);
+  Staging staging(options_.allocator, row_bytes_);
   Rows rows;
   for (uint64_t offset = 0; offset < Capacity(); offset += staging.capacity) {
     staging.ToHost(ExportTo(&staging, offset, stream), &rows, stream);
@@ -129,10 +86,10 @@ class HashTable<Key, Value, Score, kStrategy>::Loader {
   Loader(HashTable* table, cudaStream_t stream)
       : table_(*table),
         stream_(stream),
-        in_(table->row_bytes_),
-        out_(table->row_bytes_),
-        status_(MemoryKind::kDevice, in_.capacity, "a load"),
-        count_(MemoryKind::kDevice, 8, "a load") {}
+        in_(table->options_.allocator, table->row_bytes_),
+        out_(table->options_.allocator, table->row_bytes_),
+        status_(table->options_.allocator, MemoryKind::kDevice, in_.capacity, "a load"),
+        count_(table->options_.allocator, MemoryKind::kDevice, 8, "a load") {}
 
   void Overwrite(const Rows& rows, uint8_t* status) {
     for (uint64_t score : rows.scores) {
@@ -311,7 +268,7 @@ class HashTable<Key, Value, Score, kStrategy>::Loader {
   cudaStream_t stream_;
   mutable Staging in_;
   Staging out_;
-  Buffer status_, count_;
+  TableMemory status_, count_;
   uint64_t newest_ = 0;
   Rows aside_;
   std::vector<uint8_t> digests_, pinned_;

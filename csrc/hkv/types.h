@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "csrc/hkv/allocator.h"
+
 namespace hkv {
 
 // What a score means, and so which key of a full bucket leaves first (the smallest score).
@@ -57,7 +59,8 @@ enum Status : uint8_t {
 
 struct HashTableOptions {
   uint64_t init_capacity = 0;  // rows at the start; 0: max_capacity
-  uint64_t max_capacity = 0;   // rows, any positive number; the table evicts beyond it
+  uint64_t max_capacity = 0;   // rows, any positive number; the table evicts beyond it.
+                               // kMaxCapacity (layout.h): it grows until memory refuses
   uint64_t max_hbm_for_vectors = UINT64_MAX;  // bytes; further rows live in pinned host memory
   uint32_t dim = 64;                          // values per row
   double max_load_factor = 0.5;  // the table doubles beyond it while it is below max_capacity
@@ -67,6 +70,7 @@ struct HashTableOptions {
                                    // from a 64th of it on equal keys are told apart (equals.cuh)
   bool api_lock = true;            // order calls from several streams (on the device, no host wait)
   Newcomers newcomers = Newcomers::kByScore;
+  Allocator allocator;  // of the GPU table's memory; empty: CUDA's own
 };
 
 // Keys with (key & key_mask) == key_pattern and score_min <= score <= score_max.

@@ -74,6 +74,7 @@ class UpstreamTable final : public Table {
     CheckReserve(capacity, options_.max_capacity);
     table_.reserve(capacity, CudaStream(stream));
   }
+  void set_max_capacity(uint64_t) override { Lacks("set_max_capacity"); }
   uint64_t locked(Stream) const override { Lacks("locked"); }
   RowsView rows() const override { Lacks("rows"); }
   void set_global_epoch(uint64_t epoch) override { table_.set_global_epoch(epoch); }

@@ -18,6 +18,7 @@ from importlib import metadata
 
 import hkv._core.main_interpreter  # noqa: F401 - first: it refuses others
 from hkv import _hkv
+from hkv._allocator import Allocator
 from hkv._arrays import ArrayLike, DeviceArray
 from hkv._results import Evicted, Exported, Missed, Status
 from hkv._table import HashTable
@@ -38,6 +39,7 @@ def device_count() -> int:
 
 __version__ = _version()
 __all__ = [
+    "Allocator",
     "ArrayLike",
     "DeviceArray",
     "Evicted",

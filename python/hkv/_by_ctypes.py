@@ -134,6 +134,9 @@ _FIELDS = {
     "passes_from": "Q",
     "api_lock": "?",
     "newcomers": "B",
+    "allocator_context": "P",
+    "allocator_allocate": "P",
+    "allocator_free": "P",
 }
 _LAYOUT = struct.Struct("".join(_FIELDS.values()) + "0Q")
 
@@ -186,7 +189,7 @@ class Table(int):
 
 
 # What never changes is asked for once.
-_CONSTANT = ("dim", "device", "engine", "evict_strategy", "key_type", "max_capacity", "value_type")
+_CONSTANT = ("dim", "device", "engine", "evict_strategy", "key_type", "value_type")
 
 
 def _complete(table: type[Table]) -> None:

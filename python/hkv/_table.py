@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hkv import _checks, _hkv
+from hkv._allocator import Allocator, TorchAllocator, lend, take_back
 from hkv._arrays import Array, ArrayLike, Stream, stream_address
 from hkv._batch import Batch, Place
 from hkv._results import Evicted, Exported, Missed
@@ -13,6 +15,37 @@ _KEYS = ("int64", "uint64")
 _VALUES = ("float32", "float16", "bfloat16")
 _STRATEGIES = ("lru", "lfu", "epoch_lru", "epoch_lfu", "customized")
 _MAX_U64 = _checks.MAX_U64
+_MAX_CAPACITY = 2**32 - 256  # kMaxCapacity of csrc/hkv/layout.h
+
+
+def _allocator(allocator: Any, ordinal: int) -> Allocator:
+    if ordinal < 0:
+        raise ValueError(
+            f"hkv: allocator is {allocator!r}; it must be None with device='cpu', whose memory is "
+            "the process's own"
+        )
+    if isinstance(allocator, str):
+        _checks.choice("allocator", allocator, ("torch",))
+        return TorchAllocator(ordinal)
+    for name in ("allocate", "free"):
+        if not callable(getattr(allocator, name, None)):
+            raise TypeError(
+                f"hkv: allocator is {allocator!r}; it must be None, 'torch', or have the methods "
+                "allocate and free"
+            )
+    made: Allocator = allocator
+    return made
+
+
+def _create_with(
+    allocator: Allocator, kind: tuple[bool, str, str, str], options: _hkv.Options, threads: int
+) -> _hkv.Table:
+    context = lend(options, allocator)
+    try:
+        return _hkv.create(*kind, options, threads)
+    except BaseException:
+        take_back(context)
+        raise
 
 
 class HashTable:
@@ -33,9 +66,10 @@ class HashTable:
     On a GPU the same calls take arrays of torch, CuPy or JAX on it, or ``hkv.DeviceArray.of(...)``.
 
     Args:
-        capacity: rows, any positive number. A full table evicts the key with the smallest score of
-            the new key's bucket (at most 128 slots); with two candidate buckets per key the first
-            eviction comes at about 98 % load.
+        capacity: rows, any positive number; None: the table grows until memory refuses, which a
+            call that inserts then says, and the table stays as it was. A full table evicts the key
+            with the smallest score of the new key's bucket (at most 128 slots); with two candidate
+            buckets per key the first eviction comes at about 98 % load.
         dim: values per row.
         key_dtype: "int64" or "uint64"; all 2^64 values are allowed.
         value_dtype: "float32", "float16" or "bfloat16".
@@ -43,8 +77,8 @@ class HashTable:
             "customized" (the given scores); on the host also "epoch_lru" and "epoch_lfu".
         device: "cuda", "cuda:N" or "cpu".
         init_capacity: rows at the start; the table doubles when it would be fuller than
-            ``max_load_factor``, up to ``capacity``. None: ``capacity``. Only a table that can still
-            grow waits for the device when it inserts.
+            ``max_load_factor``, up to ``capacity``. None: ``capacity``, or 65,536 where that is
+            None. Only a table that can still grow waits for the device when it inserts.
         hbm_bytes: GPU memory for rows; the other rows live in pinned host memory, which the kernels
             reach directly. None: all rows in GPU memory.
         num_threads: of the host table; 0: one per core.
@@ -57,6 +91,9 @@ class HashTable:
             waits). Calls captured into CUDA graphs are not ordered and must not run beside others.
             Without the order, and in graphs, every batch takes one kernel in which equal keys wait
             for one another.
+        allocator: where a GPU table's memory comes from: None is CUDA itself, "torch" PyTorch's
+            caching allocator, or an object with ``allocate(size, kind)`` and
+            ``free(address, size, kind)`` (``hkv.Allocator``).
 
     Arrays are contiguous, on the table's device, of any library with DLPack or
     ``__cuda_array_interface__``; NumPy arrays for the host table. Calls on a GPU table are
@@ -72,17 +109,21 @@ class HashTable:
     """
 
     def __init__(
-        self, capacity: int, dim: int, *, key_dtype: str = "int64", value_dtype: str = "float32",
-        evict_strategy: str = "lru", device: str | int = "cuda", init_capacity: int | None = None,
-        max_load_factor: float = 0.5, hbm_bytes: int | None = None, num_threads: int = 0,
-        passes_from: int = 1 << 18, api_lock: bool = True,
+        self, capacity: int | None, dim: int, *, key_dtype: str = "int64",
+        value_dtype: str = "float32", evict_strategy: str = "lru", device: str | int = "cuda",
+        init_capacity: int | None = None, max_load_factor: float = 0.5,
+        hbm_bytes: int | None = None, num_threads: int = 0, passes_from: int = 1 << 18,
+        api_lock: bool = True, allocator: Allocator | str | None = None,
     ) -> None:  # fmt: skip
         ordinal = _checks.device(device)
         key_dtype = _checks.dtype("key_dtype", key_dtype, _KEYS)
         value_dtype = _checks.dtype("value_dtype", value_dtype, _VALUES)
         _checks.choice("evict_strategy", evict_strategy, _STRATEGIES)
         options = _hkv.Options()
-        options.max_capacity = _checks.integer("capacity", capacity, 1)
+        if capacity is None:
+            options.max_capacity, options.init_capacity = _MAX_CAPACITY, 1 << 16
+        else:
+            options.max_capacity = _checks.integer("capacity", capacity, 1)
         options.dim = _checks.integer("dim", dim, 1, 2**16)
         if init_capacity is not None:
             options.init_capacity = _checks.integer("init_capacity", init_capacity, 1)
@@ -98,9 +139,11 @@ class HashTable:
                 "CUDA devices; device='cpu' needs none"
             )
         options.device_id = ordinal
-        self._native = _hkv.create(
-            ordinal >= 0, key_dtype, value_dtype, evict_strategy, options, threads
-        )
+        kind = (ordinal >= 0, key_dtype, value_dtype, evict_strategy)
+        if allocator is None:
+            self._native = _hkv.create(*kind, options, threads)
+        else:
+            self._native = _create_with(_allocator(allocator, ordinal), kind, options, threads)
         self._place = Place(ordinal, options.dim, key_dtype, value_dtype)
 
     # -- properties
@@ -473,6 +516,11 @@ class HashTable:
     def reserve(self, capacity: int, *, stream: Stream = None) -> None:
         """Grows to at least ``capacity`` rows, at most ``max_capacity``."""
         self._native.reserve(_checks.integer("capacity", capacity, 1), stream_address(stream))
+
+    def set_max_capacity(self, rows: int) -> None:
+        """From now on the table grows up to ``rows``, ``capacity`` ... 2**32 - 256, and evicts
+        beyond them: ``set_max_capacity(table.capacity)`` ends its growth."""
+        self._native.set_max_capacity(_checks.integer("rows", rows, 1))
 
     def set_global_epoch(self, epoch: int) -> None:
         """The epoch of "epoch_lru" and "epoch_lfu" scores from now on, 0 ... 2**32 - 1."""

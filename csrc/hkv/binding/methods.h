@@ -29,6 +29,7 @@
   M(capacity)                \
   M(max_capacity)            \
   M(reserve)                 \
+  M(set_max_capacity)        \
   M(set_global_epoch)        \
   M(set_clock)               \
   M(save)                    \
