@@ -10,7 +10,7 @@ from torch import Tensor
 
 def autocast_dtype(like: object) -> torch.dtype | None:
     """The dtype that autocast gives to tensors on the device of ``like``; None where it is off."""
-    if not isinstance(like, Tensor):
+    if not torch._C._is_any_autocast_enabled() or not isinstance(like, Tensor):
         return None
     device = like.device.type
     if device not in ("cuda", "cpu") or not torch.is_autocast_enabled(device):

@@ -7,21 +7,27 @@ position is written down anywhere.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-Rule: TypeAlias = Callable[..., Mapping[str, Tensor | None]]
+Gradients: TypeAlias = tuple[Tensor | None, ...]
+Rule: TypeAlias = Callable[..., Gradients]
+_unpack_dual: Any = forward_ad.unpack_dual
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd  # what torch.library's own kernels use
 
 
-def _transformed() -> bool:
-    """Whether a transform of torch.func or forward-mode AD must see the call."""
-    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+def _pick(places: list[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """What stands at these places, as a tuple."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[i] for i in places)
 
 
 class Op:
@@ -34,116 +40,78 @@ class Op:
     """
 
     def __init__(self, op: Any, rule: Rule, gradients: tuple[str, ...]) -> None:
-        schema = op._schema
         self.op, self.rule = op, rule
-        self.arguments = _arguments(op)
-        names = self.arguments._fields
-        self.gradients = {name: names.index(name) for name in gradients}
-        self.tensors = [i for i, a in enumerate(schema.arguments) if "Tensor" in str(a.type)]
+        arguments = op._schema.arguments
+        names = [a.name for a in arguments]
+        self.arguments: Any = namedtuple(op._opname, names)  # type: ignore[misc]
+        tensors = [i for i, a in enumerate(arguments) if "Tensor" in str(a.type)]
+        others = [i for i in range(len(names)) if i not in tensors]
+        self.tensors, self.others = _pick(tensors), _pick(others)
+        self.in_order = _pick([(tensors + others).index(i) for i in range(len(names))])
+        self.leaves = _pick([names.index(name) for name in gradients])
 
-    def save(self, ctx: Any, inputs: tuple[Any, ...]) -> None:
-        rest = list(inputs)
-        ctx.save_for_backward(*[inputs[i] for i in self.tensors])
-        for i in self.tensors:
-            rest[i] = None
-        ctx.rest = rest
+    def save(self, ctx: Any, inputs: Sequence[Any]) -> None:
+        ctx.op, ctx.others = self, self.others(inputs)
+        ctx.save_for_backward(*self.tensors(inputs))
 
-    def gradient(self, ctx: Any, needed: Sequence[bool], *grads: Tensor) -> list[Tensor | None]:
-        """What ``rule`` gives to each of ``gradients``; ``needed``: which of them want one."""
-        inputs = list(ctx.rest)
-        for i, tensor in zip(self.tensors, ctx.saved_tensors, strict=True):
-            inputs[i] = tensor
-        wanted = {name for name, need in zip(self.gradients, needed, strict=True) if need}
-        found = self.rule(self.arguments(*inputs), wanted, *grads)
-        return [found.get(name) for name in self.gradients]
-
-    def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        self.save(ctx, inputs)
-
-    def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        places = self.gradients.values()
-        result: list[Tensor | None] = [None] * len(ctx.rest)
-        needed = [ctx.needs_input_grad[i] for i in places]
-        for i, grad in zip(places, self.gradient(ctx, needed, *grads), strict=True):
-            result[i] = grad
-        return tuple(result)
+    def gradient(self, ctx: Any, needed: tuple[bool, ...], grads: tuple[Tensor, ...]) -> Gradients:
+        inputs = self.arguments._make(self.in_order(ctx.saved_tensors + ctx.others))
+        return self.rule(inputs, needed, *grads)
 
     def __call__(self, *inputs: Any) -> Any:
-        """Calls the op; in eager mode by way of _Eager where something requires a gradient, else
-        past the autograd that register_autograd wrote in Python."""
-        if torch.compiler.is_compiling():
-            if forward_ad._current_level >= 0:
-                _refuse_forward_mode(self)
-            return self.op(*inputs)
-        if _transformed():
-            return _Transformed.apply(*inputs, self)  # type: ignore[no-untyped-call]
+        compiled, forward_mode = torch.compiler.is_compiling(), forward_ad._current_level >= 0
+        if compiled and forward_mode:
+            self.refuse_forward_mode()
+        if compiled or forward_mode or peek_interpreter_stack() is not None:
+            return self.op(*inputs)  # which PyTorch brings to on_autograd, if it must
+        return self.eager(inputs)
+
+    def on_autograd(self, *inputs: Any) -> Any:
+        """The op's kernel for autograd, at every level of torch.func's transforms."""
+        if forward_ad._current_level >= 0:
+            for x in self.tensors(inputs):
+                if x is not None and _unpack_dual(x).tangent is not None:
+                    self.refuse_forward_mode()
+        with enable_single_level_autograd_function():
+            return self.eager(inputs)
+
+    def eager(self, inputs: tuple[Any, ...]) -> Any:
+        """The op and its autograd, which is not entered where nothing requires a gradient."""
         if torch.is_grad_enabled():
-            leaves = [inputs[i] for i in self.gradients.values()]
+            leaves = self.leaves(inputs)
             for x in leaves:
                 if x is not None and x.requires_grad:
                     return _apply(*leaves, self, inputs)
         with _BelowAutograd():
             return self.op(*inputs)
 
+    def refuse_forward_mode(self) -> NoReturn:
+        """PyTorch would take the derivative, for which there is no rule, for zero."""
+        raise NotImplementedError(
+            f"{self.op.namespace}: {self.op._opname} has no forward-mode derivative "
+            "(torch.func.jvp, jacfwd, forward_ad); use torch.func.vjp, grad or jacrev"
+        )
+
 
 class _Eager(torch.autograd.Function):
-    """What register_autograd makes of setup_context and backward, for a quarter of the host time:
-    that fills in defaults of the schema at every call, quadratic in the number of arguments. Here
-    autograd sees the tensors that may have a gradient; the op's inputs come as one value."""
+    """Autograd sees the tensors that may have a gradient; the op's inputs come as one value.
+    torch.library.register_autograd takes four times the host time: it fills in defaults of the
+    schema at every call, quadratic in the number of arguments."""
 
     @staticmethod
     def forward(ctx: Any, *leaves: Any) -> Any:
-        *_, ctx.op, inputs = leaves
+        *_, op, inputs = leaves
+        op.save(ctx, inputs)
         with _BelowAutograd():
-            output = ctx.op.op(*inputs)
-        ctx.op.save(ctx, inputs)
-        return output
+            return op.op(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*ctx.op.gradient(ctx, ctx.needs_input_grad[:-2], *grads), None, None)
+    def backward(ctx: Any, *grads: Any) -> Gradients:
+        return (*ctx.op.gradient(ctx, ctx.needs_input_grad, grads), None, None)
 
 
-# Function.apply without what it does for transforms, which do not come here.
+# Function.apply without what it does for transforms, which end in Op.on_autograd.
 _apply: Any = super(torch.autograd.Function, _Eager).apply
-
-
-class _Transformed(torch.autograd.Function):
-    """The same in the form that torch.func asks for, which costs more host time."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*inputs: Any) -> Any:
-        *arguments, op = inputs
-        return op.op(*arguments)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *arguments, op = inputs
-        op.setup_context(ctx, arguments, output)
-        ctx.op = op
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*ctx.op.backward(ctx, *grads), None)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        _refuse_forward_mode(ctx.op)
-
-
-def _refuse_forward_mode(op: Op) -> NoReturn:
-    """torch.library has no rule for it, and would take the derivative for zero."""
-    raise NotImplementedError(
-        f"{op.op.namespace}: {op.op._opname} has no forward-mode derivative (torch.func.jvp, "
-        "jacfwd, forward_ad); use torch.func.vjp, grad or jacrev"
-    )
-
-
-def _arguments(op: Any) -> Any:
-    """The type of an op's arguments as one value."""
-    return namedtuple(op._schema.name.split("::")[1], [a.name for a in op._schema.arguments])
 
 
 def op(
@@ -162,8 +130,8 @@ def op(
         name: of the op.
         cpu: the result on CPU tensors, from the arguments as one value.
         fake: the result's shapes, dtypes and strides, for torch.compile and torch.export.
-        backward: ``(arguments, wanted, *gradients of the results) -> {argument: gradient}``;
-            ``wanted`` are the names in ``gradients`` that need one.
+        backward: ``(arguments, needed, *gradients of the results) -> gradients``, one for each
+            name in ``gradients``, as ``needed`` says of each whether it needs one.
         gradients: the arguments that may have one.
     """
     overload = getattr(getattr(torch.ops, package), name).default
@@ -187,14 +155,14 @@ def op(
         return fake(made.arguments(*inputs))
 
     torch.library.register_fake(qualified, without_data)
-    torch.library.register_autograd(qualified, made.backward, setup_context=made.setup_context)
+    torch.library.impl(qualified, "Autograd", made.on_autograd)
     return made
 
 
 def no_gradient(message: str) -> Rule:
     """The ``backward`` of an op that has none."""
 
-    def refuse(arguments: Any, wanted: set[str], *grads: Tensor) -> Mapping[str, Tensor | None]:
+    def refuse(arguments: Any, needed: tuple[bool, ...], *grads: Tensor) -> Gradients:
         raise NotImplementedError(message)
 
     return refuse

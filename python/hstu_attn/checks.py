@@ -8,7 +8,7 @@ mode when the environment variable HSTU_CHECK is 1.
 
 from __future__ import annotations
 
-import os
+import ctypes
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ PAGE_SIZES = range(16, 257)
 GPU_DTYPES = (torch.bfloat16, torch.float16)
 CPU_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 CAUSAL = (-1, 0)
+
+# os.environ answers by an exception where a variable is unset, a microsecond of every eager call.
+_getenv = ctypes.PyDLL(None).getenv
+_getenv.restype = ctypes.c_char_p
 
 _CHECKS = TensorChecks("hstu_attn")
 _fail, _integer = _CHECKS.fail, _CHECKS.integer
@@ -64,11 +68,12 @@ def check_packed(qkv: Tensor) -> None:
         _fail(f"qkv must have shape (total, 3, heads, head_dim), got {shape_text(qkv)}")
 
 
-def check_causal(causal: bool, window_size: tuple[int, int]) -> None:
-    """``causal=True`` says the whole window."""
+def causal_window(causal: bool, window_size: tuple[int, int]) -> tuple[int, int]:
+    """What ``causal``, which is not False, makes of the window: it says the whole of it."""
     _CHECKS.boolean(causal, "causal")
     if not isinstance(window_size, (tuple, list)) or tuple(window_size) not in ((-1, -1), CAUSAL):
         _fail(f"causal=True is window_size={CAUSAL}: it must not be another, got {window_size!r}")
+    return CAUSAL
 
 
 def _check_mask(mask: Mask, batch: int, q: Tensor) -> None:
@@ -198,9 +203,9 @@ def check_arguments(p: Problem, cu_seqlens_t: Tensor | None = None) -> None:
 
 def values_wanted(q: Tensor) -> bool:
     """Whether the eager call looks into CUDA index tensors (HSTU_CHECK=1; not during capture)."""
-    if torch.compiler.is_compiling() or q.device.type != "cuda":
+    if torch.compiler.is_compiling() or not q.is_cuda:
         return False
-    return os.environ.get("HSTU_CHECK") == "1" and not torch.cuda.is_current_stream_capturing()
+    return _getenv(b"HSTU_CHECK") == b"1" and not torch.cuda.is_current_stream_capturing()
 
 
 def check_values(p: Problem) -> None:

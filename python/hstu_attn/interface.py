@@ -61,16 +61,16 @@ from hstu_attn.problem import Mask, Pages, Problem
 def _op_checks(p: Problem) -> bool:
     """Whether the op may be asked first: on CUDA tensors in eager mode it refuses by itself all
     that needs no values, but for numbers of a wrong type."""
-    m = p.mask
+    m, window = p.mask, p.mask.window_size
     return (
         not torch.compiler.is_compiling()
         and isinstance(p.q, Tensor)
         and p.q.is_cuda
         and type(p.max_seqlen_q) is type(p.max_seqlen_k) is type(p.scaling_seqlen) is int
         and type(m.target_group_size) is int
-        and type(m.window_size) is tuple
-        and len(m.window_size) == 2
-        and all(type(side) is int for side in m.window_size)
+        and type(window) is tuple
+        and len(window) == 2
+        and type(window[0]) is type(window[1]) is int
         and type(p.alpha) is float
         and not checks.values_wanted(p.q)
     )
@@ -97,14 +97,7 @@ def _run(p: Problem, call: Callable[[Problem], Any], cu_seqlens_t: Tensor | None
 
 
 def _deterministic(wanted: bool) -> bool:
-    return True if wanted is False and torch.are_deterministic_algorithms_enabled() else wanted
-
-
-def _window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
-    if causal is False:
-        return window_size
-    checks.check_causal(causal, window_size)
-    return checks.CAUSAL
+    return torch.are_deterministic_algorithms_enabled() if wanted is False else wanted
 
 
 def hstu_attn_varlen_func(
@@ -206,6 +199,8 @@ def hstu_attn_varlen_func(
         >>> hstu_attn_varlen_func(q, k, v, cu, cu, 3, 3, window_size=(-1, 0)).shape
         torch.Size([5, 2, 32])
     """
+    if causal is not False:
+        window_size = checks.causal_window(causal, window_size)
     if (dtype := autocast_dtype(q)) is not None:
         q, k, v = (lowered(t, dtype) for t in (q, k, v))
         rab, kv_cache = lowered(rab, dtype), lowered(kv_cache, dtype)
@@ -218,7 +213,7 @@ def hstu_attn_varlen_func(
         max_seqlen_q,
         max_seqlen_k,
         scaling_seqlen,
-        Mask(num_contexts, num_targets, target_group_size, _window(window_size, causal), func),
+        Mask(num_contexts, num_targets, target_group_size, window_size, func),
         alpha,
         rab,
         has_drab,
@@ -265,6 +260,8 @@ def hstu_attn_qkvpacked_func(
         torch.Size([5, 2, 32])
     """
     checks.check_packed(qkv)
+    if causal is not False:
+        window_size = checks.causal_window(causal, window_size)
     if (dtype := autocast_dtype(qkv)) is not None:
         qkv, rab = lowered(qkv, dtype), lowered(rab, dtype)
     q, k, v = qkv.unbind(1)
@@ -277,7 +274,7 @@ def hstu_attn_qkvpacked_func(
         max_seqlen_q,
         max_seqlen_k,
         scaling_seqlen,
-        Mask(num_contexts, num_targets, target_group_size, _window(window_size, causal), func),
+        Mask(num_contexts, num_targets, target_group_size, window_size, func),
         alpha,
         rab,
         has_drab,

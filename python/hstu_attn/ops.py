@@ -7,7 +7,6 @@ torch.compile and torch.export) and autograd. Nothing is mutated by any of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +75,19 @@ def _fake_backward_packed(a: Any) -> tuple[Tensor, Tensor]:
     return a.qkv.new_empty(a.qkv.shape), _fake_drab(a, a.qkv)
 
 
-def _gradients(a: Any, wanted: set[str], dout: Tensor) -> Mapping[str, Tensor]:
+def _gradients(a: Any, needed: tuple[bool, ...], dout: Tensor) -> tuple[Tensor | None, ...]:
     """By the backward op, which takes what the forward took, but for the pages."""
-    if getattr(a, "kv_cache", None) is not None:
+    packed = a._fields[0] == "qkv"
+    if not packed and a.kv_cache is not None:
         raise NotImplementedError(
             "hstu_attn: attention over paged keys and values (kv_cache) has no backward"
         )
-    a = a._replace(has_drab=a.has_drab and "rab" in wanted)
-    common = a[a._fields.index("cu_seqlens_q") : a._fields.index("deterministic") + 1]
-    if hasattr(a, "qkv"):
-        dqkv, drab = qkvpacked_bwd(dout, a.qkv, *common)
-        grads = {"qkv": dqkv}
-    else:
-        dq, dk, dv, drab = varlen_bwd(dout, a.q, a.k, a.v, *common)
-        grads = {"q": dq, "k": dk, "v": dv}
-    return {**grads, "rab": drab} if a.has_drab else grads
+    if a.has_drab and not needed[(_PACKED if packed else _TENSORS).index("rab")]:
+        a = a._replace(has_drab=False)
+    *grads, drab = (qkvpacked_bwd if packed else varlen_bwd)(
+        dout, *a[: a._fields.index("deterministic") + 1]
+    )
+    return (*grads, drab if a.has_drab else None)
 
 
 _twice = no_gradient("hstu_attn: the attention has no second derivative")

@@ -25,6 +25,18 @@ def attention(device: str, **options: Any) -> tuple[Any, Callable[..., Tensor]]:
     return case, call
 
 
+def direct(name: str, case: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What the op of this name takes for a causal case: tensors with a derivative, and the rest."""
+    packed = (torch.stack((case.q, case.k, case.v), 1),)
+    tensors = packed if name.startswith("qkvpacked") else (case.q, case.k, case.v)
+    longest_q, longest_k = case.max_seqlen_q, case.max_seqlen_k
+    rest = (case.cu_seqlens_q, case.cu_seqlens_k, longest_q, longest_k, longest_q, None, None, 1)
+    rest = (*rest, -1, 0, case.alpha, None, False, None, False)
+    if name.endswith("_bwd"):
+        return (case.dout, *tensors), rest
+    return tensors, (*rest, None, None, None, None) if name == "varlen_fwd" else rest
+
+
 def test_vjp_and_grad_are_the_backward(device: str) -> None:
     case, call = attention(device, rab_heads=2)
     expected = run(case, deterministic=True)
@@ -38,6 +50,16 @@ def test_vjp_and_grad_are_the_backward(device: str) -> None:
         return (call(q, *inputs[1:]) * case.dout).sum()
 
     torch.testing.assert_close(torch.func.grad(loss)(case.q), expected["dq"])
+
+
+def test_grad_of_a_direct_call_of_the_op_is_the_backward(device: str) -> None:
+    case, _ = attention(device)
+    tensors, rest = direct("varlen_fwd", case)
+
+    def loss(q: Tensor) -> Tensor:
+        return (torch.ops.hstu_attn.varlen_fwd(q, *tensors[1:], *rest) * case.dout).sum()
+
+    torch.testing.assert_close(torch.func.grad(loss)(case.q), run(case)["dq"])
 
 
 def test_grad_of_the_packed_form_is_the_backward(device: str) -> None:
@@ -95,3 +117,25 @@ def test_compiled_forward_mode_is_refused_by_name() -> None:
     compiled = torch.compile(lambda *x: torch.func.jvp(call, x, x), backend="aot_eager")
     with NO_FORWARD_MODE:
         compiled(*inputs)
+
+
+@pytest.mark.parametrize("name", ["varlen_fwd", "qkvpacked_fwd", "varlen_bwd", "qkvpacked_bwd"])
+def test_a_direct_call_of_an_op_refuses_forward_mode_by_name(device: str, name: str) -> None:
+    case, _ = attention(device)
+    call = getattr(torch.ops.hstu_attn, name)
+    tensors, rest = direct(name, case)
+    expected = call(*tensors, *rest)
+    for place, tensor in enumerate(tensors):
+
+        def alone(x: Tensor, place: int = place) -> Any:
+            return call(*tensors[:place], x, *tensors[place + 1 :], *rest)
+
+        with NO_FORWARD_MODE:
+            torch.func.jvp(alone, (tensor,), (tensor,))
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(tensor, tensor)
+            with NO_FORWARD_MODE:
+                alone(dual)
+            with NO_FORWARD_MODE, torch.no_grad():
+                alone(dual)
+            torch.testing.assert_close(alone(tensor), expected)  # nothing here has a tangent
