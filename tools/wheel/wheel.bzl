@@ -40,7 +40,8 @@ def _wheel_impl(ctx):
     escaped = ctx.attr.distribution.replace("-", "_")
     out = ctx.actions.declare_file("%s-%s-%s.whl" % (escaped, version, ctx.attr.tag))
     files = {_place(f, ctx.attr.roots): f.path for f in ctx.files.srcs}
-    files |= {"%s/_core/%s" % (escaped, f.basename): f.path for f in ctx.files.core}
+    package = ctx.attr.import_name or escaped
+    files |= {"%s/_core/%s" % (package, f.basename): f.path for f in ctx.files.core}
     for target, folder in ctx.attr.libs.items():
         for f in target.files.to_list():
             files[folder + "/" + f.basename] = f.path
@@ -97,6 +98,7 @@ _wheel = rule(
         "description": attr.label(mandatory = True, allow_single_file = [".md"], doc = "what an index shows on the wheel's page"),
         "distribution": attr.string(mandatory = True, doc = "the name as pip knows it"),
         "extras": attr.string_list(doc = "Provides-Extra"),
+        "import_name": attr.string(doc = "the import package; by default the distribution's name with _ for -"),
         "keywords": attr.string_list(doc = "for an index's search"),
         "libs": attr.label_keyed_string_dict(doc = "shared objects and the folder in the wheel of each"),
         "license_expression": attr.string(mandatory = True, doc = "SPDX, of all that is inside"),
