@@ -58,6 +58,7 @@ def repositories():
     http_archive(
         name = "hierarchical_kv",
         build_file = "//third_party/hierarchical_kv:hierarchical_kv.BUILD",
+        patch_cmds = ["find include -name 'BUILD*' -delete"],  # packages, which no glob enters
         sha256 = HIERARCHICAL_KV_SHA256,
         strip_prefix = "HierarchicalKV-" + HIERARCHICAL_KV_COMMIT,
         url = "https://github.com/NVIDIA-Merlin/HierarchicalKV/archive/%s.tar.gz" % HIERARCHICAL_KV_COMMIT,
