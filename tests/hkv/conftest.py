@@ -1,14 +1,35 @@
 """Every test of the table runs on the host engine, and on the GPU engine where there is one: once
-with batches that take one kernel, once with batches that are written in passes."""
+with batches that take one kernel, once with batches that are written in passes.
+
+Where the GPU tables are HierarchicalKV's, the tests with the mark `any_engine` run on it; the
+others ask for what it does otherwise (docs/hkv.md) and skip.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import hkv
 import numpy as np
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "any_engine: needs no status of each key")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    on_gpu, anywhere = (item.get_closest_marker(mark) for mark in ("gpu", "any_engine"))
+    if on_gpu and not anywhere and _engine() == "upstream":
+        pytest.skip("needs what HierarchicalKV does otherwise: statuses, any capacity, any key")
+
+
+@functools.cache
+def _engine() -> str:
+    """What the GPU tables are built on."""
+    return hkv.HashTable(128, 1).engine if hkv.device_count() else "none"
 
 
 class Engine:
