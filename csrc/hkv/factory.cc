@@ -17,12 +17,12 @@ std::unique_ptr<Table> PickStrategy(const HashTableOptions& options, EvictStrate
       return MakeDeviceTable<Key, Value, EvictStrategy::kLru>(options);
     case EvictStrategy::kLfu:
       return MakeDeviceTable<Key, Value, EvictStrategy::kLfu>(options);
-    case EvictStrategy::kCustomized:
-      return MakeDeviceTable<Key, Value, EvictStrategy::kCustomized>(options);
+    case EvictStrategy::kEpochLru:
+      return MakeDeviceTable<Key, Value, EvictStrategy::kEpochLru>(options);
+    case EvictStrategy::kEpochLfu:
+      return MakeDeviceTable<Key, Value, EvictStrategy::kEpochLfu>(options);
     default:
-      FailArgument("evict strategy ", Name(strategy),
-                   " is not among the compiled GPU tables (lru, lfu, customized); the host table "
-                   "has it");
+      return MakeDeviceTable<Key, Value, EvictStrategy::kCustomized>(options);
   }
 }
 

@@ -55,6 +55,7 @@ class HashTable final : public Table {
     storage_->AllocateRows(options_);
     Clear(nullptr);
     CheckCuda(cudaStreamSynchronize(nullptr), "clearing a new table");
+    if (kStrategy == EvictStrategy::kEpochLru) set_clock(0);
   }
 
   ~HashTable() {

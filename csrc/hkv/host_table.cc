@@ -231,15 +231,8 @@ class HostTable final : public Table {
 
   // Moves the clock behind a score that was written by another one.
   void PassClock(uint64_t score) {
-    uint64_t ns = score;
-    if (evict_strategy() == EvictStrategy::kEpochLru ||
-        evict_strategy() == EvictStrategy::kEpochLfu) {
-      epoch_ = std::max(epoch_, score >> 32);
-      if (evict_strategy() == EvictStrategy::kEpochLfu || score >> 32 != epoch_) return;
-      ns = ((score & 0xffffffff) + 1) << 20;
-    } else if (evict_strategy() != EvictStrategy::kLru || score >> 63 != 0) {
-      return;  // no clock shows 2^63: the caller's own score
-    }
+    const uint64_t ns = ClockOf(evict_strategy(), score, &epoch_);
+    if (ns == 0) return;
     const uint64_t now = SteadyNs() + clock_offset_;
     if (ns >= now) clock_offset_ += ns + 1 - now;
   }

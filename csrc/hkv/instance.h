@@ -1,6 +1,6 @@
 // File: instance.h
 //
-// The seam between the factory and the eighteen instantiations: each of them defines one
+// The seam between the factory and the instantiations: each of them defines one
 // MakeDeviceTable (see instances.bzl and instance.cu.tpl), the factory picks one.
 #pragma once
 

@@ -96,4 +96,20 @@ ACCEL_HD uint64_t HitScore(ScoreRule rule, uint64_t old, uint64_t given, uint64_
   }
 }
 
+// What the clock showed when it made a score, 0 where no clock did, or in an epoch before `*epoch`,
+// which moves on to a later one.
+inline uint64_t ClockOf(EvictStrategy strategy, uint64_t score, uint64_t* epoch) {
+  switch (strategy) {
+    case EvictStrategy::kLru:
+      return score >> 63 == 0 ? score : 0;  // no clock shows 2^63: the caller's own score
+    case EvictStrategy::kEpochLru:
+    case EvictStrategy::kEpochLfu:
+      if (score >> 32 < *epoch) return 0;
+      *epoch = score >> 32;
+      return strategy == EvictStrategy::kEpochLru ? ((score & 0xffffffff) + 1) << 20 : 0;
+    default:
+      return 0;
+  }
+}
+
 }  // namespace hkv

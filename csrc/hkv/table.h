@@ -322,7 +322,7 @@ class Table {
   const char* const engine_;
 };
 
-// A table on the GPU: one of the eighteen instantiations of instances.bzl.
+// A table on the GPU: one of the instantiations of instances.bzl.
 std::unique_ptr<Table> CreateDeviceTable(const HashTableOptions& options, KeyType key,
                                          ValueType value, EvictStrategy strategy);
 

@@ -93,7 +93,7 @@ class HashTable<Key, Value, Score, kStrategy>::Loader {
 
   void Overwrite(const Rows& rows, uint8_t* status) {
     for (uint64_t score : rows.scores) {
-      if (score >> 63 == 0) newest_ = std::max(newest_, score);  // no clock shows 2^63
+      newest_ = std::max(newest_, ClockOf(kStrategy, score, &epoch_));
     }
     Write call = Call(WriteMode::kAssign, rows);
     call.status = status_.As<uint8_t>();
@@ -141,6 +141,7 @@ class HashTable<Key, Value, Score, kStrategy>::Loader {
 
   void Finish(std::vector<uint64_t>* left) {
     Scope scope(&table_, stream_, true);
+    table_.epoch_ = std::max(table_.epoch_, epoch_);
     if (NeedsClock(hkv::RuleOf(kStrategy))) PassClock();
     if (aside_.size() > 0) PlaceAside(left);
   }
@@ -269,7 +270,7 @@ class HashTable<Key, Value, Score, kStrategy>::Loader {
   mutable Staging in_;
   Staging out_;
   TableMemory status_, count_;
-  uint64_t newest_ = 0;
+  uint64_t newest_ = 0, epoch_ = 0;
   Rows aside_;
   std::vector<uint8_t> digests_, pinned_;
   std::vector<uint64_t> keys_, scores_;

@@ -1,4 +1,4 @@
-"""The Python front of the eighteen GPU tables and of the host table."""
+"""The Python front of the GPU tables and of the host table."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class HashTable:
         key_dtype: "int64" or "uint64"; all 2^64 values are allowed.
         value_dtype: "float32", "float16" or "bfloat16".
         evict_strategy: what scores mean: "lru" (clock, ns), "lfu" (sum of the given increments),
-            "customized" (the given scores); on the host also "epoch_lru" and "epoch_lfu".
+            "customized" (the given scores); "epoch_lru" and "epoch_lfu": behind the epoch of
+            ``set_global_epoch``, newer epochs first.
         device: "cuda", "cuda:N" or "cpu".
         init_capacity: rows at the start; the table doubles when it would be fuller than
             ``max_load_factor``, up to ``capacity``. None: ``capacity``, or 65,536 where that is

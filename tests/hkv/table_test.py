@@ -93,8 +93,9 @@ def test_every_key_value_is_an_ordinary_key(engine: Any, rows: Rows) -> None:
     assert engine.get(table.contains(engine.put(keys))).tolist() == [True] * 4 + [False] * 4
 
 
+@pytest.mark.any_engine
 def test_empty_batches_and_empty_tables_work(engine: Any) -> None:
-    table = engine.table(10)
+    table = engine.table(128)
     none = engine.put(np.empty(0, np.int64))
     no_rows = engine.put(np.empty((0, 4), np.float32))
     table.insert_or_assign(none, no_rows)
@@ -109,10 +110,11 @@ def test_empty_batches_and_empty_tables_work(engine: Any) -> None:
     table.clear()
 
 
+@pytest.mark.any_engine
 @pytest.mark.parametrize("n", [2, 33, 5000])
 def test_equal_keys_get_one_slot_and_one_whole_row(engine: Any, n: int) -> None:
     dim = 64
-    table = engine.table(100, dim)
+    table = engine.table(128, dim)
     keys = np.full(n, 42, np.int64)
     values = np.repeat(np.arange(n, dtype=np.float32)[:, None], dim, 1)
     table.insert_or_assign(engine.put(keys), engine.put(values))
@@ -126,6 +128,7 @@ def test_equal_keys_get_one_slot_and_one_whole_row(engine: Any, n: int) -> None:
     assert (again == row + n).all()
 
 
+@pytest.mark.any_engine
 @pytest.mark.parametrize("size", [64, 3000])
 def test_batches_full_of_equal_keys_agree_with_a_dict(engine: Any, size: int) -> None:
     """Few keys, many times each: nothing is lost, doubled or torn, increments add up."""
@@ -243,6 +246,7 @@ def test_locked_rows_survive_and_are_found(engine: Any, rows: Rows) -> None:
     assert (engine.get(table.erase(engine.put(held))) == Status.UPDATED).all()
 
 
+@pytest.mark.any_engine
 def test_pointer_calls_give_the_addresses_of_rows(engine: Any, rows: Rows) -> None:
     table = engine.table(1000)
     keys = np.arange(500, dtype=np.int64)
@@ -258,8 +262,9 @@ def test_pointer_calls_give_the_addresses_of_rows(engine: Any, rows: Rows) -> No
     assert engine.get(table.unlock_keys(engine.put(asked))).all()
 
 
+@pytest.mark.any_engine
 def test_find_missed_lists_what_is_absent(engine: Any, rows: Rows) -> None:
-    table = engine.table(100)
+    table = engine.table(128)
     keys = np.arange(0, 50, 2, dtype=np.int64)
     table.insert_or_assign(engine.put(keys), engine.put(rows(keys)))
     asked = np.arange(50, dtype=np.int64)
@@ -296,20 +301,48 @@ def test_lfu_without_increments_counts_as_the_maximum(engine: Any, rows: Rows) -
 
 
 @pytest.mark.parametrize(("strategy", "low"), [("epoch_lru", None), ("epoch_lfu", 5)])
-def test_epoch_scores_of_the_host_table(rows: Rows, strategy: str, low: int | None) -> None:
-    table = hkv.HashTable(8, 4, evict_strategy=strategy, device="cpu")
+def test_epoch_scores_hold_the_epoch_and_count_behind_it(
+    engine: Any, rows: Rows, strategy: str, low: int | None
+) -> None:
+    table = engine.table(128, evict_strategy=strategy)
     table.set_global_epoch(3)
-    keys = np.array([1], np.int64)
-    given = None if low is None else np.array([low], np.uint64)
-    table.insert_or_assign(keys, rows(keys), given)
-    scores = np.zeros(1, np.uint64)
+    keys = engine.put(np.array([1], np.int64))
+    given = None if low is None else engine.put(np.array([low], np.uint64))
+    table.insert_or_assign(keys, engine.put(rows([1])), given)
+    scores = engine.put(np.zeros(1, np.uint64))
     table.find(keys, scores=scores)
-    assert int(scores[0]) >> 32 == 3
+    first = int(engine.get(scores)[0])
+    assert first >> 32 == 3
     if low is not None:
-        assert int(scores[0]) & 0xFFFFFFFF == low
-        table.assign_scores(keys, np.array([2**33], np.uint64))
+        assert first & 0xFFFFFFFF == low
+        table.assign_scores(keys, engine.put(np.array([2**33], np.uint64)))
         table.find(keys, scores=scores)
-        assert int(scores[0]) & 0xFFFFFFFF == 2**32 - 1
+        assert int(engine.get(scores)[0]) & 0xFFFFFFFF == 2**32 - 1
+    table.set_global_epoch(4)
+    table.assign_scores(keys, given)
+    table.find(keys, scores=scores)
+    assert int(engine.get(scores)[0]) >> 32 == 4
+
+
+@pytest.mark.any_engine
+@pytest.mark.parametrize("strategy", ["epoch_lru", "epoch_lfu"])
+def test_keys_of_older_epochs_are_evicted_first(engine: Any, rows: Rows, strategy: str) -> None:
+    table = engine.table(128, evict_strategy=strategy)
+    keys = np.arange(192, dtype=np.int64)
+
+    def insert(part: np.ndarray, increment: int) -> None:
+        counts = engine.put(np.full(len(part), increment, np.uint64))
+        table.insert_or_assign(
+            engine.put(part), engine.put(rows(part)), counts if strategy == "epoch_lfu" else None
+        )
+
+    table.set_global_epoch(1)
+    insert(keys[:64], 1000)  # often used, but long ago
+    table.set_global_epoch(2)
+    insert(keys[64:128], 1)
+    table.set_global_epoch(3)
+    insert(keys[128:], 1)
+    assert engine.get(table.contains(engine.put(keys))).tolist() == [False] * 64 + [True] * 128
 
 
 def test_a_growing_table_keeps_every_row(engine: Any, rows: Rows) -> None:
@@ -336,6 +369,7 @@ def test_a_batch_counts_by_its_new_keys_where_a_table_grows(engine: Any) -> None
     assert table.capacity == 200 and table.size() == 60
 
 
+@pytest.mark.any_engine
 @pytest.mark.parametrize("dim", [1, 2, 3, 5, 8, 33, 64, 130])
 def test_any_dim_works(engine: Any, dim: int) -> None:
     table = engine.table(300, dim, value_dtype="float16")
@@ -347,6 +381,7 @@ def test_any_dim_works(engine: Any, dim: int) -> None:
     np.testing.assert_array_equal(engine.get(out), values)
 
 
+@pytest.mark.any_engine
 def test_predicates_select_by_key_and_by_score(engine: Any, rows: Rows) -> None:
     table = engine.table(1000, evict_strategy="customized")
     keys = np.arange(800, dtype=np.int64)
@@ -355,7 +390,7 @@ def test_predicates_select_by_key_and_by_score(engine: Any, rows: Rows) -> None:
     )
     assert table.size_if(score_min=100, score_max=199) == 100
     assert table.size_if(key_mask=1, key_pattern=1, score_max=99) == 50
-    out = table.export_batch(1000, score_min=700)
+    out = table.export_batch(table.capacity, score_min=700)
     count = int(engine.get(out.count)[0])
     assert sorted(engine.get(out.keys)[:count].tolist()) == list(range(700, 800))
     assert table.erase_if(key_mask=3, key_pattern=2) == 200

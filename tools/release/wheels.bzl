@@ -39,11 +39,11 @@ _GLIBC = "__glibc >=2.28,<3.0.a0"  # manylinux_2_28
 # distribution -> row
 PACKAGES = {
     "hkv": _package(
-        all_seconds = 300,
+        all_seconds = 450,
         conda = [_GLIBC],
         import_name = "hkv",
-        max_kib = 11264,
-        unit_seconds = 40,
+        max_kib = 24576,
+        unit_seconds = 15,
         wheels = ["//python/hkv:wheel"],
     ),
     "hstu-attn": _package(
