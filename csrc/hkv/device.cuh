@@ -30,13 +30,26 @@ constexpr uint32_t kLocksPerBucket = 4;
 // score in the L2 cache, and device memory takes both back in one access.
 constexpr uint32_t kLineKeys = 8;
 
+// The calls that hand out rows have numbers, counted on the device so that a replayed graph counts
+// on: the next one's is calls + 1.
+struct CallState {
+  uint32_t calls;
+  uint32_t blocks_done;  // of the kernel that ends the call
+};
+
 struct View {
   Layout layout;
   uint8_t* digests = nullptr;   // (num_buckets, 128)
   uint64_t* entries = nullptr;  // (num_buckets, 16, 2, 8): 8 keys, 8 scores, ...
   uint32_t* locks = nullptr;    // (num_buckets, kLocksPerBucket): bit 0: held; + 2 per insertion
   uint32_t* busy = nullptr;     // (num_buckets, 4): one bit per slot, set while a row is in use
-  uint32_t* pinned = nullptr;   // (num_buckets, 4): one bit per slot held by lock_keys, or null
+  uint32_t* pinned = nullptr;   // (num_buckets, 4): one bit per slot that has holders, or null
+  uint32_t* holders = nullptr;  // (num_buckets, 128): how many, or null
+  uint64_t* given = nullptr;  // (num_buckets, 4): number of a call << 32 | one bit per slot that it
+                              // handed out
+  CallState* state = nullptr;  // (1)
+  uint64_t* levels =
+      nullptr;  // (num_buckets) about the smallest score, where it once was looked for
   char* hbm_rows = nullptr;
   char* host_rows = nullptr;  // pinned and mapped; rows num_hbm_rows ... capacity - 1
   uint64_t num_hbm_rows = 0;
@@ -92,6 +105,10 @@ __device__ __forceinline__ uint4 LoadRelaxed(const uint4* p) {
   return x;
 }
 
+__device__ __forceinline__ uint64_t Load(const unsigned long long* counter) {
+  return LoadRelaxed(reinterpret_cast<const uint64_t*>(counter));
+}
+
 __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
   uint32_t x;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
@@ -144,6 +161,44 @@ __device__ __forceinline__ bool TryLockRow(const View& t, uint32_t position) {
 
 __device__ __forceinline__ void UnlockRow(const View& t, uint32_t position) {
   atomicAnd(t.busy + (position >> 5), ~(1u << (position & 31)));
+}
+
+// One holder more for a row.
+__device__ __forceinline__ void HoldRow(const View& t, uint32_t position, uint32_t count = 1) {
+  if (atomicAdd(t.holders + position, count) == 0) {
+    atomicOr(t.pinned + (position >> 5), 1u << (position & 31));
+  }
+}
+
+// One holder less; false: there was none. Kernels that add holders do not run beside this.
+__device__ __forceinline__ bool LetGoRow(const View& t, uint32_t position) {
+  uint32_t* const holders = t.holders + position;
+  uint32_t count = LoadRelaxed(holders);
+  while (count != 0) {
+    const uint32_t old = atomicCAS(holders, count, count - 1);
+    if (old == count) break;
+    count = old;
+  }
+  if (count == 1) atomicAnd(t.pinned + (position >> 5), ~(1u << (position & 31)));
+  return count != 0;
+}
+
+// Says that call `number` handed the row out.
+__device__ __forceinline__ void GiveRow(const View& t, uint32_t position, uint32_t number) {
+  auto* const word = reinterpret_cast<unsigned long long*>(t.given + (position >> 5));
+  atomicMax(word, static_cast<unsigned long long>(number) << 32);  // an older call's bits go
+  atomicOr(word, 1ull << (position & 31));
+}
+
+// The slots of a word of 32 that call `number` handed out.
+__device__ __forceinline__ uint32_t GivenBy(const View& t, uint32_t word, uint32_t number) {
+  const uint64_t given = LoadRelaxed(t.given + word);
+  return given >> 32 == number ? static_cast<uint32_t>(given) : 0;
+}
+
+// The number of the call that is being done, for a call that hands out rows; 0 for others.
+__device__ __forceinline__ uint32_t CallNumber(const View& t, bool hands_out) {
+  return hands_out ? LoadRelaxed(&t.state->calls) + 1 : 0;
 }
 
 __device__ __forceinline__ uint64_t ThreadIndex() {

@@ -28,11 +28,18 @@ struct DeviceStorage {
     locks = on_device(layout.num_buckets * uint64_t{4} * device::kLocksPerBucket, "key locks");
     busy = on_device(slots / 8, "row locks");
     waiting = on_device(layout.num_buckets * uint64_t{4}, "evictions");
+    levels = on_device(layout.num_buckets * uint64_t{8}, "evictions");
+    given = on_device(slots / 4, "rows of a call");
+    touched = on_device((layout.num_buckets + 31) / 32 * uint64_t{4}, "rows of a call");
+    state = on_device(sizeof(device::CallState), "rows of a call");
     view.layout = layout;
     view.digests = digests.As<uint8_t>();
     view.entries = entries.As<uint64_t>();
     view.locks = locks.As<uint32_t>();
     view.busy = busy.As<uint32_t>();
+    view.levels = levels.As<uint64_t>();
+    view.given = given.As<uint64_t>();
+    view.state = state.As<device::CallState>();
     view.row_bytes = row_bytes;
   }
 
@@ -53,7 +60,14 @@ struct DeviceStorage {
     view.hbm_rows = hbm_rows.As<char>();
   }
 
-  TableMemory digests, entries, locks, busy, waiting, pinned, hbm_rows, host_rows;
+  // The stamps of calls, which are numbered from 1 on.
+  void ClearStamps(cudaStream_t stream) const {
+    CheckCuda(cudaMemsetAsync(given.As<char>(), 0, given.bytes(), stream), "clear");
+    CheckCuda(cudaMemsetAsync(state.As<char>(), 0, state.bytes(), stream), "clear");
+  }
+
+  TableMemory digests, entries, locks, busy, waiting, levels, given, touched, state, holders,
+      pinned, hbm_rows, host_rows;
   device::View view;
 };
 
@@ -65,11 +79,12 @@ class PassMemory {
 
   explicit PassMemory(const Allocator& allocator)
       : counters_(allocator, MemoryKind::kDevice, kFilterOffset + kKeys * kFilterBytes, "a filter"),
-        lists_(allocator, MemoryKind::kDevice, kKeys * (sizeof(device::Waiter) + sizeof(uint32_t)),
-               "lists of keys") {}
+        lists_(allocator, MemoryKind::kDevice,
+               kKeys * (sizeof(device::Waiter) + 3 * sizeof(uint32_t)), "lists of keys") {}
 
   // The plan for n keys, once what stands before the call on the stream is done.
-  device::Plan Start(const DeviceStorage& storage, uint64_t n, cudaStream_t stream) const {
+  device::Plan Start(const DeviceStorage& storage, uint64_t n, bool hands_out,
+                     cudaStream_t stream) const {
     uint64_t filter_keys = 32;
     while (filter_keys < n) filter_keys *= 2;
     char* const counters = counters_.As<char>();
@@ -82,6 +97,13 @@ class PassMemory {
     plan.waiting = storage.waiting.As<uint32_t>();
     plan.waiters = lists_.As<device::Waiter>();
     plan.rest = reinterpret_cast<uint32_t*>(plan.waiters + kKeys);
+    plan.buckets = plan.rest + kKeys;
+    if (hands_out) {
+      CheckCuda(cudaMemsetAsync(storage.touched.As<char>(), 0, storage.touched.bytes(), stream),
+                "clearing a filter");
+      plan.positions = plan.buckets + kKeys;
+      plan.touched = storage.touched.As<uint32_t>();
+    }
     return plan;
   }
 

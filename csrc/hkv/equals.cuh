@@ -28,10 +28,6 @@ struct Equals {
   uint32_t* followers = nullptr;           // (n)
 };
 
-__device__ __forceinline__ uint64_t Load(const unsigned long long* counter) {
-  return LoadRelaxed(reinterpret_cast<const uint64_t*>(counter));
-}
-
 // Slots of the map for so many keys, at least one: a power of two, half of them free.
 __host__ __device__ constexpr uint64_t MapSize(uint64_t keys) {
   uint64_t size = 2;
@@ -83,7 +79,6 @@ __device__ __forceinline__ void Group(const UpsertArgs& a, const Equals& e, cons
 }
 
 // Adds to a score what the lanes with `adds` give; those with equal positions as one.
-template <EvictStrategy kStrategy>
 __device__ __forceinline__ void AddScores(const View& t, const UpsertArgs& a, uint32_t position,
                                           uint64_t given, bool adds) {
   const uint32_t lane = threadIdx.x & 31;
@@ -99,13 +94,13 @@ __device__ __forceinline__ void AddScores(const View& t, const UpsertArgs& a, ui
   }
   if (!adds || __ffs(equal) - 1 != lane) return;
   auto* const score = reinterpret_cast<unsigned long long*>(t.ScoreAt(position));
-  if constexpr (kStrategy == EvictStrategy::kLfu) {
+  if (a.rule == ScoreRule::kAdd) {
     // Whoever makes the score wrap sets it to the maximum after that.
     if (atomicAdd(score, sum) > kMaxScore - sum) atomicExch(score, kMaxScore);
   } else {
     for (unsigned long long old = *score, now = ~old; now != old;) {
       now = old;
-      old = atomicCAS(score, now, HitScore(RuleOf(kStrategy), now, sum, 0, a.epoch));
+      old = atomicCAS(score, now, HitScore(a.rule, now, sum, 0, a.epoch));
     }
   }
 }
@@ -141,7 +136,7 @@ __device__ __forceinline__ void AddDeltas(const char* delta, char* row, uint32_t
   }
 }
 
-template <EvictStrategy kStrategy, WriteMode kMode, class Value>
+template <WriteMode kMode, class Value>
 __device__ __forceinline__ void Follow(const View& t, const UpsertArgs& a, const Equals& e,
                                        WarpScratch& scratch) {
   constexpr bool kReads = ReadsValues(kMode);
@@ -166,18 +161,19 @@ __device__ __forceinline__ void Follow(const View& t, const UpsertArgs& a, const
       }
     }
     __syncwarp();
-    if (AddsUp(RuleOf(kStrategy)) && a.touch_scores && !a.verbatim) {
+    if (AddsUp(a.rule)) {
       const uint64_t given = a.scores != nullptr && active ? a.scores[i] : kMaxScore;
-      AddScores<kStrategy>(t, a, position, given, counts);
+      AddScores(t, a, position, given, counts);
       __syncwarp();
     }
     char* const row = counts ? t.RowAt(position) : nullptr;
     if (active && !late) {
       const uint64_t score =
           counts && a.out_scores != nullptr ? LoadRelaxed(t.ScoreAt(position)) : 0;
-      Report(a, i, counts ? kUpdated : kSkipped, row, score);
+      Report(t, a, i, counts ? kUpdated : kSkipped, counts ? position : kNone, score);
+      if (counts && a.pin) HoldRow(t, position);
     }
-    char* const mine = a.values != nullptr ? a.values + i * t.row_bytes : nullptr;
+    char* const mine = a.values != nullptr ? a.values + i * a.pitch : nullptr;
     if constexpr (kAccum) {
       AddDeltas<Value>(mine, row, t.row_bytes);
     } else if (kReads && mine != nullptr) {

@@ -62,7 +62,7 @@ void HashTable<Key, Value, Score, kStrategy>::Grow(uint64_t capacity, cudaStream
   for (uint64_t first = 0; first < Capacity(); first += kRowsAtOnce) {
     const uint64_t end = std::min(first + kRowsAtOnce, Capacity());
     device::MoveRowsKernel<device::kThreads><<<Blocks(end - first), device::kThreads, 0, stream>>>(
-        storage_->view, bigger->view, first, end, WordBytes(nullptr));
+        storage_->view, bigger->view, first, end, WordBytes(0, nullptr));
   }
   CheckCuda(cudaGetLastError(), "growing");
   CheckCuda(cudaStreamSynchronize(stream), "growing");

@@ -21,6 +21,7 @@
 #include "csrc/common/stream_order.h"
 #include "csrc/hkv/device_storage.cuh"
 #include "csrc/hkv/lookup_kernel.cuh"
+#include "csrc/hkv/native_table.cuh"
 #include "csrc/hkv/on_device.h"
 #include "csrc/hkv/passes.cuh"
 #include "csrc/hkv/place_kernels.cuh"
@@ -34,7 +35,7 @@ struct Staging;  // table_io.cuh
 
 template <class Key, class Value, class Score = uint64_t,
           EvictStrategy kStrategy = EvictStrategy::kLru>
-class HashTable final : public Table {
+class HashTable final : public NativeTable {
   static_assert(std::is_same<Score, uint64_t>::value, "scores are uint64_t");
 
   template <WriteMode kMode>
@@ -42,10 +43,7 @@ class HashTable final : public Table {
 
  public:
   explicit HashTable(const HashTableOptions& options)
-      : Table(OnDevice(options), KeyTypeOf<Key>(), ValueTypeOf<Value>(), kStrategy, "native"),
-        order_(options_.api_lock) {
-    if (options_.score_policy != ScorePolicy::kDefault) Lacks("score policies");
-    if (options_.newcomers != Newcomers::kByScore) Lacks("newcomers other than by_score");
+      : NativeTable(OnDevice(options), KeyTypeOf<Key>(), ValueTypeOf<Value>(), kStrategy) {
     accel::DeviceGuard device(options_.device_id);
     multiprocessors_ = accel::ProcessorCount();
     counter_ = TableMemory(options_.allocator, MemoryKind::kDevice, 8, "a counter");
@@ -89,7 +87,10 @@ class HashTable final : public Table {
     return ScanAll(predicate, false, scope.stream);
   }
 
-  uint64_t locked(Stream) const override { Lacks("locked"); }
+  uint64_t locked(Stream stream) const override {
+    Scope scope(this, CudaStream(stream), false);
+    return CountHeld(scope.stream);
+  }
 
   RowsView rows() const override {
     std::lock_guard<std::mutex> guard(mutex_);
@@ -163,36 +164,9 @@ class HashTable final : public Table {
     bool writes_;
   };
 
-  static cudaStream_t CudaStream(Stream stream) { return static_cast<cudaStream_t>(stream); }
-
-  static unsigned Blocks(uint64_t n) {
-    return static_cast<unsigned>((n + device::kThreads - 1) / device::kThreads);
-  }
-
-  uint64_t Capacity() const { return storage_->view.layout.capacity; }
-
-  // The widest word that suits the rows and the caller's arrays.
-  uint32_t WordBytes(const void* a, const void* b = nullptr) const {
-    const uint64_t bits =
-        row_bytes_ | reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b);
-    return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 2;
-  }
-
-  [[noreturn]] static void Lacks(const char* what) {
-    FailArgument("the GPU table has no ", what, " yet; the host table has");
-  }
-
-  void Do(const Segments&, const Read&, Stream) override { Lacks("calls over many tables"); }
-  void Do(const Segments&, const Write&, Stream) override { Lacks("calls over many tables"); }
-  void Do(const Segments&, const SegmentsExport&, Stream) const override {
-    Lacks("calls over many tables");
-  }
-
   // -- reading
 
   void Do(const Read& call, Stream on) override {
-    if (call.row_numbers != nullptr) Lacks("row numbers");
-    if (call.pitch != 0 && call.pitch != row_bytes_) Lacks("pitch of values");
     const cudaStream_t stream = CudaStream(on);
     bool in_order = false;
     Scope scope(this, stream,
@@ -202,7 +176,8 @@ class HashTable final : public Table {
     }
     if (call.n == 0) return;
     device::LookupArgs args{call};
-    args.word_bytes = WordBytes(args.values);
+    args.pitch = Pitch(call.pitch);
+    args.word_bytes = WordBytes(args.pitch, args.values);
     if (!in_order) {
       Launch(args, stream);
     } else {
@@ -210,7 +185,7 @@ class HashTable final : public Table {
         args.n = std::min(call.n, args.first + HostBins::kKeys);
         args.host = host_bins_->Start(stream);
         Launch(args, stream);
-        LaunchHostRows(*storage_, args.values, args.word_bytes, args.host, stream);
+        LaunchHostRows(*storage_, args, args.host, stream);
       }
     }
     scope.Launched(call.name);
@@ -225,11 +200,12 @@ class HashTable final : public Table {
     }
   }
 
-  void LaunchHostRows(const DeviceStorage& storage, char* values, uint32_t word_bytes,
-                      const device::HostMoves& host, cudaStream_t stream) const {
+  template <class Args>
+  void LaunchHostRows(const DeviceStorage& storage, const Args& args, const device::HostMoves& host,
+                      cudaStream_t stream) const {
     device::HostRowsKernel<device::kHostThreads>
-        <<<device::kHostBlocks, device::kHostThreads, 0, stream>>>(storage.view, values, word_bytes,
-                                                                   host);
+        <<<device::kHostBlocks, device::kHostThreads, 0, stream>>>(
+            storage.view, args.values, args.pitch, args.word_bytes, host);
   }
 
   static bool IsHybrid(const DeviceStorage& storage) { return storage.view.host_rows != nullptr; }
@@ -247,22 +223,13 @@ class HashTable final : public Table {
   // -- writing
 
   void Do(const Write& call, Stream on) override {
-    if (call.row_numbers != nullptr) Lacks("row numbers");
-    if (call.pitch != 0 && call.pitch != row_bytes_) Lacks("pitch of values");
-    if (call.policy != ScorePolicy::kDefault) Lacks("score policies");
-    if (call.mode == WriteMode::kHold) Lacks("hold_keys");
-    if (call.mode == WriteMode::kFindOrInsert && call.evicted_keys != nullptr) {
-      Lacks("find_or_insert that reports evicted keys");
-    }
     Scope scope(this, CudaStream(on), true);
     if (call.evicted_count != nullptr) {
       CheckCuda(cudaMemsetAsync(call.evicted_count, 0, 8, scope.stream), call.name);
     }
+    if (UsesHolders(call)) NeedHolders(call.name, scope.stream);
     if (call.n == 0) return;
     if (Inserts(call.mode)) MakeRoom(call.n, call.keys, scope.stream);
-    if (call.pin || call.mode == WriteMode::kLock || call.mode == WriteMode::kUnlock) {
-      NeedPins(scope.stream);
-    }
     Launch(*storage_, call, scope.stream);
     scope.Launched(call.name);
   }
@@ -290,17 +257,15 @@ class HashTable final : public Table {
       case WriteMode::kHold:
       case WriteMode::kUnlock:
       case WriteMode::kUnlockRows:
-        device::LockKernel<device::kThreads><<<blocks, device::kThreads, 0, stream>>>(
-            storage.view, call.n, call.keys, call.mode == WriteMode::kLock, call.founds);
+        device::HoldersKernel<device::kThreads>
+            <<<blocks, device::kThreads, 0, stream>>>(storage.view, call);
         return;
     }
   }
 
   template <WriteMode kMode>
   void Launch(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
-    args.epoch = epoch_;
-    args.clock_offset = clock_offset_;
-    args.word_bytes = WordBytes(args.values, args.evicted_values);
+    Complete(&args);
     if constexpr (kMode != WriteMode::kAccumOrAssign) {
       if (GoesInPasses(storage, args, stream)) {
         for (uint64_t first = 0; first < args.n; first += PassMemory::kKeys) {
@@ -310,7 +275,7 @@ class HashTable final : public Table {
       }
     }
     if (!TellsEqualsApart(args.n, stream)) {
-      device::UpsertKernel<kStrategy, kMode, ElementOf<kMode>>
+      device::UpsertKernel<kMode, ElementOf<kMode>>
           <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage.view, args, device::Equals());
       return;
     }
@@ -331,7 +296,7 @@ class HashTable final : public Table {
     device::View view = storage.view;
     device::Equals equals = equals_memory_->Get();
     void* parameters[] = {&view, &args, &equals};
-    const auto kernel = device::UpsertKernel<kStrategy, kMode, ElementOf<kMode>>;
+    const auto kernel = device::UpsertKernel<kMode, ElementOf<kMode>>;
     CheckCuda(cudaLaunchCooperativeKernel(kernel, Resident(Blocks(args.n), device::kUpsertBlocks),
                                           device::kThreads, parameters, 0, stream),
               "launching a kernel");
@@ -360,14 +325,17 @@ class HashTable final : public Table {
 
   // Up to PassMemory::kKeys keys of a batch, from `first` on.
   device::UpsertArgs Part(device::UpsertArgs args, uint64_t first) const {
-    args.n = std::min(args.n - first, PassMemory::kKeys);
+    const uint64_t left = args.n - first;
+    args.n = std::min(left, PassMemory::kKeys);
+    args.ends_call = args.hands_out && args.n == left;
     const auto advance = [&](auto*& array, uint64_t step) {
       if (array != nullptr) array += first * step;
     };
     advance(args.keys, 1);
     advance(args.scores, 1);
-    advance(args.values, row_bytes_);
+    advance(args.values, args.pitch);
     advance(args.rows, 1);
+    advance(args.row_numbers, 1);
     advance(args.accums, 1);
     advance(args.founds, 1);
     advance(args.out_scores, 1);
@@ -379,33 +347,26 @@ class HashTable final : public Table {
   void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
     constexpr bool kInserts = Inserts(kMode);
     constexpr int kThreads = device::kThreads;
-    device::Plan plan = pass_memory_->Start(storage, args.n, stream);
+    device::Plan plan = pass_memory_->Start(storage, args.n, args.hands_out, stream);
+    plan.more_follows = args.hands_out && !args.ends_call;
     if (UsesHostBins(storage, args.n, args.values, stream)) plan.host = host_bins_->Start(stream);
     const device::View& view = storage.view;
     const unsigned blocks = Blocks(args.n);
-    device::ClaimKernel<kStrategy, kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
+    device::ClaimKernel<kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
     if (plan.host.sizes != nullptr) {
-      LaunchHostRows(storage, args.values, args.word_bytes, plan.host, stream);
+      LaunchHostRows(storage, args, plan.host, stream);
     }
     if constexpr (kInserts) {
-      device::EvictKernel<kStrategy, kMode>
-          <<<Resident(Blocks(view.layout.num_buckets), device::kEvictBlocks), kThreads, 0,
-             stream>>>(view, args, plan);
+      const unsigned wanted = std::max(blocks, Blocks(view.layout.num_buckets));
+      void* parameters[] = {const_cast<device::View*>(&view), &args, &plan};
+      CheckCuda(cudaLaunchCooperativeKernel(device::EvictKernel<kMode>,
+                                            Resident(wanted, device::kEvictBlocks), kThreads,
+                                            parameters, 0, stream),
+                "launching a kernel");
     }
     args.list = plan.rest;
     args.list_size = plan.counters + device::kRest;
     LaunchTogether<kMode>(storage, args, stream);
-  }
-
-  // The bits of lock_keys exist from its first use on.
-  void NeedPins(cudaStream_t stream) {
-    if (storage_->view.pinned != nullptr) return;
-    const uint64_t bytes =
-        static_cast<uint64_t>(storage_->view.layout.num_buckets) * (kBucketSlots / 8);
-    storage_->pinned =
-        TableMemory(options_.allocator, MemoryKind::kDevice, bytes, "the bits of lock_keys");
-    storage_->view.pinned = storage_->pinned.As<uint32_t>();
-    CheckCuda(cudaMemsetAsync(storage_->view.pinned, 0, bytes, stream), "lock_keys");
   }
 
   // -- the whole table
@@ -413,7 +374,6 @@ class HashTable final : public Table {
   void Do(const Export& call, Stream on) const override {
     Scope scope(this, CudaStream(on), false);
     CheckRange(call, Capacity());
-    if (call.pitch != 0 && call.pitch != row_bytes_) Lacks("pitch of values");
     Scan({call}, scope.stream);
     scope.Launched("export_batch");
   }
@@ -431,12 +391,14 @@ class HashTable final : public Table {
     CheckCuda(cudaMemsetAsync(storage.waiting.As<char>(), 0xff,
                               storage.view.layout.num_buckets * uint64_t{4}, stream),
               "clear");
+    storage.ClearStamps(stream);
   }
 
   void Scan(device::ExportArgs args, cudaStream_t stream) const {
     CheckCuda(cudaMemsetAsync(args.count, 0, 8, stream), "export_batch");
     if (args.begin == args.end) return;
-    args.word_bytes = WordBytes(args.values);
+    args.pitch = Pitch(args.pitch);
+    args.word_bytes = WordBytes(args.pitch, args.values);
     device::ExportKernel<device::kThreads>
         <<<Blocks(args.end - args.begin), device::kThreads, 0, stream>>>(storage_->view, args);
   }
@@ -461,6 +423,18 @@ class HashTable final : public Table {
     return ReadCounter(stream);
   }
 
+  uint64_t CountHeld(cudaStream_t stream) const {
+    if (storage_->view.pinned == nullptr) return 0;
+    auto* counter = counter_.As<unsigned long long>();
+    CheckCuda(cudaMemsetAsync(counter, 0, 8, stream), "locked");
+    const uint64_t words =
+        static_cast<uint64_t>(storage_->view.layout.num_buckets) * (kBucketSlots / 32);
+    device::CountBitsKernel<device::kThreads>
+        <<<std::min<unsigned>(Blocks(words), 2048), device::kThreads, 0, stream>>>(
+            storage_->view.pinned, words, counter);
+    return ReadCounter(stream);
+  }
+
   uint64_t ScanAll(const Predicate& predicate, bool erase, cudaStream_t stream) const {
     device::ExportArgs args;
     args.end = Capacity();
@@ -473,7 +447,7 @@ class HashTable final : public Table {
 
   // Grows a table that may still grow when n more keys might pass max_load_factor; of the given
   // ones, those that are new count. Only such a table ever waits for the device here.
-  void MakeRoom(uint64_t n, const uint64_t* keys, cudaStream_t stream) {
+  void MakeRoom(uint64_t n, const uint64_t* keys, cudaStream_t stream) override {
     uint64_t capacity = Capacity();
     const uint64_t most = max_capacity_;
     if (capacity == most) return;
@@ -488,7 +462,7 @@ class HashTable final : public Table {
     if (fits()) return;
     if (keys != nullptr) size_bound_ = size + CountNew(n, keys, stream);
     while (!fits() && capacity < most) capacity = std::min(2 * capacity, most);
-    if (capacity == Capacity()) return;
+    if (capacity == Capacity() || CountHeld(stream) > 0) return;  // held rows may not move
     try {
       Grow(capacity, stream);
     } catch (const MemoryRefused&) {
@@ -535,19 +509,6 @@ class HashTable final : public Table {
 
   class Loader;
   uint64_t ExportTo(Staging* staging, uint64_t offset, cudaStream_t stream) const;
-
-  uint32_t row_bytes_ = 0;
-  uint64_t epoch_ = 0;
-  uint64_t clock_offset_ = 0;  // of the table's clock from the device's
-  uint64_t size_bound_ = 0;    // at least the number of live keys, while the table may grow
-  int multiprocessors_ = 0;
-  std::unique_ptr<DeviceStorage> storage_;
-  std::unique_ptr<PassMemory> pass_memory_;
-  std::unique_ptr<EqualsMemory> equals_memory_;
-  mutable std::unique_ptr<HostBins> host_bins_;
-  TableMemory counter_, host_counter_;
-  mutable accel::StreamOrder order_;
-  mutable std::mutex mutex_;
 };
 
 }  // namespace hkv

@@ -40,7 +40,8 @@ struct HostMoves {
 // Launch with kHostBlocks blocks. values: (n, dim) of the batch.
 template <int kBlock>
 __global__ void __launch_bounds__(kBlock)
-    HostRowsKernel(const View t, char* values, uint32_t word_bytes, const HostMoves host) {
+    HostRowsKernel(const View t, char* values, uint64_t pitch, uint32_t word_bytes,
+                   const HostMoves host) {
   __shared__ WarpScratch scratches[kBlock / 32];
   for (uint32_t bin = blockIdx.x; bin < kHostBins; bin += gridDim.x) {
     const uint32_t size = min(host.sizes[bin], kHostBinSlots);
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kBlock)
       if (at < size) {
         const uint2 move = host.moves[bin * kHostBinSlots + at];
         char* const row = t.RowAt(move.x);
-        char* const mine = values + static_cast<uint64_t>(move.y & 0x7fffffff) * t.row_bytes;
+        char* const mine = values + (move.y & 0x7fffffff) * pitch;
         const bool reads = move.y >> 31 != 0;
         from = reads ? row : mine;
         to = reads ? mine : row;

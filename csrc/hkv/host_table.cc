@@ -435,14 +435,14 @@ class HostTable final : public Table {
 
   // -- many tables: one after the other, each with its own threads
 
-  void Do(const Segments& segments, const Read& call, Stream stream) override {
+  void DoAll(const Segments& segments, const Read& call, Stream stream) override {
     CheckOffsets(segments, call.name, call.n);
     for (uint64_t t = 0; t < segments.count; ++t) {
       static_cast<HostTable*>(segments.tables[t])->Do(PartOf(segments, call, t), stream);
     }
   }
 
-  void Do(const Segments& segments, const Write& call, Stream stream) override {
+  void DoAll(const Segments& segments, const Write& call, Stream stream) override {
     CheckOffsets(segments, call.name, call.n);
     for (uint64_t t = 0; t < segments.count; ++t) {
       auto* const table = static_cast<HostTable*>(segments.tables[t]);
@@ -452,7 +452,7 @@ class HostTable final : public Table {
     }
   }
 
-  void Do(const Segments& segments, const SegmentsExport& call, Stream stream) const override {
+  void DoAll(const Segments& segments, const SegmentsExport& call, Stream stream) const override {
     for (uint64_t t = 0; t < segments.count; ++t) {
       static_cast<const HostTable*>(segments.tables[t])->Do(PartOf(call, t), stream);
     }

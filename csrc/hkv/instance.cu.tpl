@@ -1,6 +1,7 @@
 // File: {name}.cu
 //
 // One instantiation of the GPU hash table, written from instance.cu.tpl and instances.bzl.
+#define HKV_SEGMENTS_APART  // they are in native_segments.cu
 #include "csrc/hkv/instance.h"
 
 #include "csrc/hkv/engine.cuh"

@@ -1,7 +1,7 @@
 // File: lookup_kernel.cuh
 //
 // Read-only calls: find (values, pointers, missed keys) and contains; and the small calls that only
-// need a key's position: erase, lock_keys, unlock_keys.
+// need a key's position: erase, and those that change a row's holders.
 #pragma once
 
 #include "csrc/hkv/calls.h"
@@ -21,14 +21,11 @@ struct LookupArgs : Read {
 constexpr int kLookupBlocks = 8;  // resident per multiprocessor
 constexpr int kLookupUnroll = 4;  // row words of a lane in flight
 
+// Looks up the lanes' keys, of which i is the index. Whole warps only.
 template <bool kValues>
-__global__ void __launch_bounds__(kThreads, kLookupBlocks)
-    LookupKernel(const View t, const LookupArgs a) {
-  const uint64_t i = a.first + ThreadIndex();
-  const bool active = i < a.n;
+__device__ __forceinline__ void LookUp(const View& t, const LookupArgs& a, WarpScratch& scratch,
+                                       uint64_t i, bool active) {
   const uint64_t key = active ? a.keys[i] : 0;
-  __shared__ WarpScratch scratches[kThreads / 32];
-  WarpScratch& scratch = scratches[threadIdx.x / 32];
   uint32_t position = kNone;
   if (active) position = FindKey<false, false>(t, t.layout.PlaceOf(key), key).position;
   __syncwarp();
@@ -37,6 +34,7 @@ __global__ void __launch_bounds__(kThreads, kLookupBlocks)
   if (active) {
     if (a.founds != nullptr) a.founds[i] = found;
     if (a.rows != nullptr) a.rows[i] = row;
+    if (a.row_numbers != nullptr) a.row_numbers[i] = found ? t.RowOf(position) : kNoRow;
     if (a.scores != nullptr && found) a.scores[i] = *t.ScoreAt(position);
   }
   if (a.missed_keys != nullptr) {
@@ -49,9 +47,25 @@ __global__ void __launch_bounds__(kThreads, kLookupBlocks)
   }
   if (kValues) {
     if (found && a.host.Take(t, position, i, true)) row = nullptr;
-    CopyRows<kLookupUnroll, true>(scratch, row, a.values + i * t.row_bytes, t.row_bytes,
-                                  a.word_bytes);
+    CopyRows<kLookupUnroll, true>(scratch, row, a.values + i * a.pitch, t.row_bytes, a.word_bytes);
   }
+}
+
+template <bool kValues>
+__global__ void __launch_bounds__(kThreads, kLookupBlocks)
+    LookupKernel(const View t, const LookupArgs a) {
+  __shared__ WarpScratch scratches[kThreads / 32];
+  const uint64_t i = a.first + ThreadIndex();
+  LookUp<kValues>(t, a, scratches[threadIdx.x / 32], i, i < a.n);
+}
+
+// Erases a key; returns what became of it.
+__device__ __forceinline__ uint8_t EraseKey(const View& t, uint64_t key) {
+  const uint32_t position = FindKey<false, true>(t, t.layout.PlaceOf(key), key).position;
+  if (position == kNone) return kSkipped;
+  if (t.IsPinned(position)) return kLocked;
+  StoreRelaxed(t.digests + position, kReclaimed);
+  return kUpdated;
 }
 
 template <int kBlock>
@@ -59,29 +73,42 @@ __global__ void __launch_bounds__(kBlock)
     EraseKernel(const View t, uint64_t n, const uint64_t* keys, uint8_t* status) {
   const uint64_t i = ThreadIndex();
   if (i >= n) return;
-  const uint32_t position = FindKey<false, true>(t, t.layout.PlaceOf(keys[i]), keys[i]).position;
-  uint8_t done = kSkipped;
-  if (position != kNone) {
-    done = t.IsPinned(position) ? kLocked : kUpdated;
-    if (done == kUpdated) StoreRelaxed(t.digests + position, kReclaimed);
-  }
+  const uint8_t done = EraseKey(t, keys[i]);
   if (status != nullptr) status[i] = done;
 }
 
-// Pins (or unpins) the rows of present keys. succeeded[i]: this call changed the state.
-template <int kBlock>
-__global__ void __launch_bounds__(kBlock)
-    LockKernel(const View t, uint64_t n, const uint64_t* keys, bool lock, bool* succeeded) {
-  const uint64_t i = ThreadIndex();
-  if (i >= n) return;
-  const uint32_t position = FindKey<false, true>(t, t.layout.PlaceOf(keys[i]), keys[i]).position;
-  bool done = false;
-  if (position != kNone) {
-    const uint32_t bit = 1u << (position & 31);
-    uint32_t* word = t.pinned + (position >> 5);
-    done = lock ? (atomicOr(word, bit) & bit) == 0 : (atomicAnd(word, ~bit) & bit) != 0;
+// Changes the holders of the row of entry i of the call; true: it did.
+__device__ __forceinline__ bool ChangeHolders(const View& t, const Write& call, uint64_t i) {
+  uint32_t position = kNone;
+  if (call.mode == WriteMode::kUnlockRows) {
+    uint32_t bucket, slot;
+    const uint64_t row = call.row_numbers[i];
+    if (row < t.layout.capacity) {
+      t.layout.Locate(row, &bucket, &slot);
+      position = bucket * kBucketSlots + slot;
+    }
+  } else {
+    const uint64_t key = call.keys[i];
+    position = FindKey<false, true>(t, t.layout.PlaceOf(key), key).position;
   }
-  if (succeeded != nullptr) succeeded[i] = done;
+  if (position == kNone) return false;
+  if (call.mode == WriteMode::kHold) {
+    HoldRow(t, position);
+    return true;
+  }
+  if (call.mode != WriteMode::kLock) return LetGoRow(t, position);
+  if (atomicCAS(t.holders + position, 0, 1) != 0) return false;
+  atomicOr(t.pinned + (position >> 5), 1u << (position & 31));
+  return true;
+}
+
+// kLock ... kUnlockRows. founds[i]: this call changed the holders.
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock) HoldersKernel(const View t, const Write call) {
+  const uint64_t i = ThreadIndex();
+  if (i >= call.n) return;
+  const bool done = ChangeHolders(t, call, i);
+  if (call.founds != nullptr) call.founds[i] = done;
 }
 
 }  // namespace device

@@ -4,7 +4,8 @@
 // keys in flight:
 //
 //   claim  a present key gets its new score, an absent one a free slot; their rows are moved
-//   evict  absent keys without a free slot, bucket by bucket: the smallest score leaves
+//   evict  absent keys without a free slot, bucket by bucket: the smallest score leaves, of that of
+//          the key's buckets where it was last seen to be smaller
 //   rest   what the two left goes through UpsertKernel
 //
 // A call has the table to itself, so nothing needs a lock: a filter lets only the first of equal
@@ -13,29 +14,43 @@
 // evictions are made by one warp.
 #pragma once
 
+#include <cooperative_groups.h>
+
 #include "csrc/hkv/host_rows.cuh"
 #include "csrc/hkv/upsert.cuh"
 
 namespace hkv {
 namespace device {
 
-enum PassCounter { kAnyWaits, kRest, kNumPassCounters };
+enum PassCounter { kWaiters, kBuckets, kRest, kNumPassCounters };
 
-// A key that needs an eviction: one of the list of its home bucket.
+// A key that needs an eviction, in the list of one of its buckets.
 struct alignas(16) Waiter {
   uint64_t key;
-  uint32_t next;  // index of the next one, or kNone
+  uint32_t index;  // in the batch
+  uint32_t next;   // waiter of the same bucket, or kNone
 };
 
 struct Plan {
   unsigned long long* counters = nullptr;  // (kNumPassCounters)
   uint32_t* filter = nullptr;              // bits of the keys that were seen
   uint32_t filter_mask = 0;                // its words - 1
-  uint32_t* waiting = nullptr;  // (num_buckets) index of the first waiter, or kNone; all kNone
-                                // between calls
+  uint32_t* waiting = nullptr;  // (num_buckets) the first waiter, or kNone; all kNone between calls
   Waiter* waiters = nullptr;    // (n)
+  uint32_t* buckets = nullptr;  // (n) those with waiters, one round's behind another's
   uint32_t* rest = nullptr;     // (n)
-  HostMoves host;               // rows of the claim pass for a HostRowsKernel
+  // Of a call that hands out rows, or null:
+  uint32_t* positions = nullptr;  // (n) of the rows that the claim pass handed out, or kNone
+  uint32_t* touched = nullptr;    // a bit per bucket in which the call may yet evict, 0 at first
+  bool more_follows = false;      // the batch has more parts: any row may be in danger
+  HostMoves host;                 // rows of the claim pass for a HostRowsKernel
+
+  __device__ __forceinline__ void Touch(uint32_t bucket) const {
+    atomicOr(touched + bucket / 32, 1u << bucket % 32);
+  }
+  __device__ __forceinline__ bool IsTouched(uint32_t bucket) const {
+    return more_follows || (touched[bucket / 32] >> bucket % 32 & 1) != 0;
+  }
 };
 
 // Whether the batch had this key before; one stranger in a thousand is taken for such a key. A key
@@ -65,7 +80,7 @@ constexpr int kPassUnroll = 4;   // row words of a lane in flight
 constexpr int kClaimBlocks = 8;  // resident per multiprocessor
 constexpr int kClaimTries = 3;   // at free slots, before a key is left to the rest
 
-template <EvictStrategy kStrategy, WriteMode kMode>
+template <WriteMode kMode>
 __global__ void __launch_bounds__(kThreads, kClaimBlocks)
     ClaimKernel(const View t, const UpsertArgs a, const Plan p) {
   constexpr bool kInserts = Inserts(kMode);
@@ -98,33 +113,40 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   }
   __syncwarp();
 
-  const uint64_t now = Now<kStrategy>(a);
+  const uint64_t now = Now(a);
   uint64_t score = 0;
   if (hit) {
-    score = Touch<kStrategy>(t, a, position, given, now);
+    score = Touch(t, a, position, given, now);
   } else if (fresh) {
-    score = a.verbatim ? given : InsertScore(RuleOf(kStrategy), given, now, a.epoch);
+    score = InsertScore(a.rule, given, now, a.epoch);
     StoreRelaxed(t.KeyAt(position), key);
     StoreRelaxed(t.ScoreAt(position), score);
     Fence();
     StoreRelaxed(t.digests + position, place.tag);
   }
-  if (kInserts && waits) {
-    const uint32_t next = atomicExch(p.waiting + place.home, static_cast<uint32_t>(i));
-    p.waiters[i] = Waiter{key, next};
-    if (p.counters[kAnyWaits] == 0) p.counters[kAnyWaits] = 1;
+  const bool moves = hit || fresh;
+  if (kInserts) {
+    const uint64_t w = Append(p.counters + kWaiters, waits);
+    if (waits) p.waiters[w] = Waiter{key, static_cast<uint32_t>(i), kNone};
+    if (active && p.positions != nullptr) {
+      p.positions[i] = moves ? position : kNone;
+      if (waits || left) {
+        p.Touch(place.home);
+        p.Touch(place.other);
+      }
+    }
   }
   const uint64_t at = Append(p.counters + kRest, left);
   if (left) p.rest[at] = static_cast<uint32_t>(i);
-  const bool moves = hit || fresh;
   char* const row = moves ? t.RowAt(position) : nullptr;
   if (active && !left && !waits) {
-    Report(a, i, hit ? kUpdated : fresh ? kInserted : kSkipped, row, score);
+    const uint8_t status = hit ? kUpdated : fresh ? kInserted : kSkipped;
+    Report(t, a, i, status, moves ? position : kNone, score);
   }
   if (a.values != nullptr) {
     const bool reads = kReads && hit;
     const bool moves_here = moves && !p.host.Take(t, position, i, reads);
-    char* const mine = a.values + i * t.row_bytes;
+    char* const mine = a.values + i * a.pitch;
     CopyRows<kPassUnroll, true>(scratches[threadIdx.x / 32],
                                 !moves_here ? nullptr
                                 : reads     ? row
@@ -133,8 +155,9 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   }
 }
 
-constexpr int kEvictBlocks = 4;    // resident per multiprocessor
-constexpr int kEvictPrefetch = 4;  // buckets whose scores a warp reads at a time
+constexpr int kEvictBlocks = 4;         // resident per multiprocessor
+constexpr int kEvictPrefetch = 4;       // buckets whose scores a warp reads at a time
+constexpr uint64_t kFewWaiters = 1024;  // that are no round by themselves
 
 // A key that waits for an eviction, and what became of it.
 struct Waiting {
@@ -143,130 +166,205 @@ struct Waiting {
   uint64_t key = 0;
   uint64_t score = 0;
   Victim victim;
+  bool replaces = false;
   bool left = false;
 
   __device__ __forceinline__ bool Settled() const { return i != kNone && !left; }
 };
 
-template <EvictStrategy kStrategy>
-__device__ __forceinline__ Waiting LoadWaiting(const UpsertArgs& a, const Plan& p, uint32_t i) {
+__device__ __forceinline__ Waiting LoadWaiting(const UpsertArgs& a, const Plan& p, uint32_t at) {
   Waiting w;
-  w.i = i;
-  if (i == kNone) return w;
-  const Waiter waiter = p.waiters[i];
+  if (at == kNone) return w;
+  const Waiter waiter = p.waiters[at];
+  w.i = waiter.index;
   w.next = waiter.next;
   w.key = waiter.key;
-  const uint64_t given = a.scores != nullptr ? a.scores[i] : kMaxScore;
-  const uint64_t now = Now<kStrategy>(a);
-  w.score = a.verbatim ? given : InsertScore(RuleOf(kStrategy), given, now, a.epoch);
+  const uint64_t given = a.scores != nullptr ? a.scores[w.i] : kMaxScore;
+  w.score = InsertScore(a.rule, given, Now(a), a.epoch);
   return w;
 }
 
 // Chooses the victim for the key of lane `owner`, and gives it the slot. A row moves once in a
-// pass: the key is left to the rest if the slot is one of those that *taken has got by now.
-__device__ __forceinline__ void ChooseVictim(SlotScores& scores, uint32_t owner, Waiting& w,
-                                             ulonglong2& taken) {
+// pass: the key is left to the rest if the slot is one of those that *taken has got by now. Where
+// rows are handed out, such a slot is none of the bucket's any more.
+__device__ __forceinline__ void ChooseVictim(const UpsertArgs& a, SlotScores& scores,
+                                             uint32_t owner, Waiting& w, ulonglong2& taken) {
   const uint32_t lane = threadIdx.x & 31;
   const Victim victim = SmallestScore(scores);
-  bool replaces = false;
   if (lane == owner) {
     w.victim = victim;
-    if (victim.slot != kNone && w.score >= victim.score) {
+    if (Replaces(a, w.score, victim.slot != kNone, victim.score)) {
       const uint64_t bit = uint64_t{1} << (victim.slot & 63);
       const ulonglong2 mine = victim.slot < 64 ? make_ulonglong2(bit, 0) : make_ulonglong2(0, bit);
       w.left = ((taken.x & mine.x) | (taken.y & mine.y)) != 0;
       taken.x |= mine.x;
       taken.y |= mine.y;
-      replaces = !w.left;
+      w.replaces = !w.left;
     }
   }
-  replaces = __shfl_sync(kFullMask, replaces, owner);
+  const bool replaces = __shfl_sync(kFullMask, w.replaces, owner);
   const uint64_t score = __shfl_sync(kFullMask, w.score, owner);
-  const uint32_t mine = replaces && lane == victim.slot / 4 ? victim.slot % 4 : kNone;
-#pragma unroll
-  for (uint32_t s = 0; s < 4; ++s) scores.score[s] = mine == s ? score : scores.score[s];
+  if (!replaces) return;
+  SetScore(scores, victim.slot, score);
+  if (a.hands_out && lane == victim.slot / 4) scores.barred |= 1u << victim.slot % 4 << 8;
+}
+
+// A key that found no row to replace here is left to the rest if its other bucket has one.
+__device__ __forceinline__ void AskOtherBucket(const View& t, const UpsertArgs& a, uint32_t number,
+                                               uint32_t bucket, Waiting& w) {
+  const uint32_t lane = threadIdx.x & 31;
+  bool asks = w.Settled() && !w.replaces;
+  uint32_t other = 0;
+  if (asks) {
+    const Place place = t.layout.PlaceOf(w.key);
+    other = place.home == bucket ? place.other : place.home;
+    asks = other != bucket;
+  }
+  for (unsigned left = __ballot_sync(kFullMask, asks); left != 0; left &= left - 1) {
+    const uint32_t owner = __ffs(left) - 1;
+    const Victim victim =
+        SmallestScore(LoadScores<false>(t, __shfl_sync(kFullMask, other, owner), number));
+    if (lane == owner) w.left = Replaces(a, w.score, victim.slot != kNone, victim.score);
+  }
 }
 
 // Writes what was decided for the lanes' keys. `entry`: their places in evicted_*.
 template <WriteMode kMode>
 __device__ __forceinline__ void Settle(const View& t, const UpsertArgs& a, const Plan& p,
-                                       WarpScratch& scratch, uint32_t bucket, const Waiting& w,
-                                       uint64_t entry) {
-  constexpr bool kEvicts = kMode == WriteMode::kInsertAndEvict;
-  const bool settled = w.Settled();
-  const bool replaced = settled && w.victim.slot != kNone && w.score >= w.victim.score;
+                                       WarpScratch& scratch, uint32_t number, uint32_t bucket,
+                                       const Waiting& w, bool listed, uint64_t entry) {
+  const bool settled = w.Settled(), replaced = w.replaces;
   const uint32_t position = bucket * kBucketSlots + w.victim.slot;
   char* const row = replaced ? t.RowAt(position) : nullptr;
-  char* const mine = settled ? a.values + w.i * static_cast<uint64_t>(t.row_bytes) : nullptr;
-  if (kEvicts) {
-    if (settled) {
-      a.evicted_keys[entry] = replaced ? LoadRelaxed(t.KeyAt(position)) : w.key;
-      if (a.evicted_scores != nullptr) {
-        a.evicted_scores[entry] = replaced ? w.victim.score : w.score;
-      }
-    }
-    CopyRows<kPassUnroll, false>(scratch, replaced ? row : mine,
-                                 a.evicted_values + entry * t.row_bytes, t.row_bytes, a.word_bytes);
+  char* const mine = settled ? a.values + w.i * a.pitch : nullptr;
+  if (listed) {
+    a.evicted_keys[entry] = replaced ? LoadRelaxed(t.KeyAt(position)) : w.key;
+    if (a.evicted_scores != nullptr) a.evicted_scores[entry] = replaced ? w.victim.score : w.score;
+  }
+  if (a.evicted_values != nullptr) {
+    CopyRows<kPassUnroll, false>(scratch,
+                                 !listed    ? nullptr
+                                 : replaced ? row
+                                            : mine,
+                                 a.evicted_values + entry * a.pitch, t.row_bytes, a.word_bytes);
     __syncwarp();
   }
   if (a.values != nullptr) {
     CopyRows<kPassUnroll, true>(scratch, replaced ? mine : nullptr, row, t.row_bytes, a.word_bytes);
   }
   if (replaced) {
-    StoreRelaxed(t.KeyAt(position), w.key);
-    StoreRelaxed(t.ScoreAt(position), w.score);
-    StoreRelaxed(t.digests + position, t.layout.PlaceOf(w.key).tag);
+    PutKey(t, position, w.key, w.score, t.layout.PlaceOf(w.key).tag);
+    if (number != 0) GiveRow(t, position, number);
   }
   const uint64_t at = Append(p.counters + kRest, w.left);
   if (w.left) p.rest[at] = w.i;
-  if (settled) Report(a, w.i, replaced ? kEvicted : kRefused, row, w.score);
+  if (settled)
+    Report(t, a, w.i, replaced ? kEvicted : kRefused, replaced ? position : kNone, w.score);
 }
 
-// A warp makes the evictions of 32 buckets, up to two in each at a time.
-template <EvictStrategy kStrategy, WriteMode kMode>
+// A warp makes the evictions of the lanes' buckets, up to two in each at a time.
+template <WriteMode kMode>
+__device__ __forceinline__ void EvictIn(const View& t, const UpsertArgs& a, const Plan& p,
+                                        WarpScratch& scratch, uint32_t number, uint32_t bucket) {
+  constexpr bool kRefusedLeave = kMode == WriteMode::kInsertAndEvict;
+  constexpr bool kMayList = kRefusedLeave || kMode == WriteMode::kFindOrInsert;
+  const bool lists = kRefusedLeave || (kMayList && a.evicted_keys != nullptr);
+  const uint32_t lane = threadIdx.x & 31;
+  uint32_t first = bucket != kNone ? LoadRelaxed(p.waiting + bucket) : kNone;
+  if (first != kNone) p.waiting[bucket] = kNone;
+  ulonglong2 taken = make_ulonglong2(0, 0);
+  unsigned wanted;
+  while ((wanted = __ballot_sync(kFullMask, first != kNone)) != 0) {
+    Waiting one = LoadWaiting(a, p, first);
+    Waiting two = LoadWaiting(a, p, one.next);
+    const unsigned pairs = __ballot_sync(kFullMask, two.i != kNone);
+    first = two.next;
+#pragma unroll 1
+    while (wanted != 0) {
+      SlotScores scores[kEvictPrefetch];
+      LoadScoresOf<false>(t, wanted, bucket, number, scores);
+#pragma unroll
+      for (int u = 0; u < kEvictPrefetch; ++u) {
+        if (wanted == 0) continue;
+        const uint32_t owner = __ffs(wanted) - 1;
+        wanted &= wanted - 1;
+        ChooseVictim(a, scores[u], owner, one, taken);
+        if (pairs >> owner & 1) ChooseVictim(a, scores[u], owner, two, taken);
+        const uint64_t next = SmallestOf(scores[u]);
+        if (lane == owner) SetLevel(t, bucket, next);
+      }
+    }
+    AskOtherBucket(t, a, number, bucket, one);
+    AskOtherBucket(t, a, number, bucket, two);
+    const bool list_one = lists && (one.replaces || (kRefusedLeave && one.Settled()));
+    const bool list_two = lists && (two.replaces || (kRefusedLeave && two.Settled()));
+    const unsigned ones = __ballot_sync(kFullMask, list_one);
+    const unsigned twos = __ballot_sync(kFullMask, list_two);
+    unsigned long long entry = 0;
+    if (kMayList && (ones | twos) != 0) {
+      if (lane == 0) entry = atomicAdd(Counter(a.evicted_count), __popc(ones) + __popc(twos));
+      entry = __shfl_sync(kFullMask, entry, 0);
+    }
+    const unsigned below = (1u << lane) - 1;
+    Settle<kMode>(t, a, p, scratch, number, bucket, one, list_one, entry + __popc(ones & below));
+    Settle<kMode>(t, a, p, scratch, number, bucket, two, list_two,
+                  entry + __popc(ones) + __popc(twos & below));
+    __syncwarp();
+  }
+}
+
+// Puts the waiters `first` ... end - 1 into the lists of the buckets in which they evict, and those
+// buckets into the list of them.
+__device__ __forceinline__ void ChooseBuckets(const View& t, const Plan& p, uint64_t first,
+                                              uint64_t end, uint64_t step) {
+  for (uint64_t at = first + ThreadIndex(); at - (threadIdx.x & 31) < end; at += step) {
+    bool opens = false;
+    uint32_t bucket = 0;
+    if (at < end) {
+      Waiter* const waiter = p.waiters + at;
+      bucket = BucketToEvictIn(t, t.layout.PlaceOf(waiter->key));
+      const uint32_t next = atomicExch(p.waiting + bucket, static_cast<uint32_t>(at));
+      waiter->next = next;
+      opens = next == kNone;
+    }
+    __syncwarp();
+    const uint64_t entry = Append(p.counters + kBuckets, opens);
+    if (opens) p.buckets[entry] = bucket;
+  }
+}
+
+// In rounds of at most about one waiter for two buckets, so that a choice sees the evictions before
+// it. Its blocks wait for one another (a cooperative launch).
+template <WriteMode kMode>
 __global__ void __launch_bounds__(kThreads, kEvictBlocks)
     EvictKernel(const View t, const UpsertArgs a, const Plan p) {
-  if (p.counters[kAnyWaits] == 0) return;
+  const uint64_t waiters = Load(p.counters + kWaiters);
+  if (waiters == 0 && !a.hands_out) return;
   __shared__ WarpScratch scratches[kThreads / 32];
-  WarpScratch& scratch = scratches[threadIdx.x / 32];
-  const uint32_t lane = threadIdx.x & 31;
+  const auto grid = cooperative_groups::this_grid();
+  const uint32_t number = CallNumber(t, a.hands_out);
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
-  for (uint64_t b = ThreadIndex(); b - lane < t.layout.num_buckets; b += step) {
-    const auto bucket = static_cast<uint32_t>(b);
-    uint32_t i = b < t.layout.num_buckets ? p.waiting[bucket] : kNone;
-    if (i != kNone) p.waiting[bucket] = kNone;
-    ulonglong2 taken = make_ulonglong2(0, 0);
-    unsigned wanted;
-    while ((wanted = __ballot_sync(kFullMask, i != kNone)) != 0) {
-      Waiting one = LoadWaiting<kStrategy>(a, p, i);
-      Waiting two = LoadWaiting<kStrategy>(a, p, one.next);
-      const unsigned pairs = __ballot_sync(kFullMask, two.i != kNone);
-      i = two.next;
-#pragma unroll 1
-      while (wanted != 0) {
-        SlotScores scores[kEvictPrefetch];
-        LoadScoresOf<false>(t, wanted, bucket, scores);
-#pragma unroll
-        for (int u = 0; u < kEvictPrefetch; ++u) {
-          if (wanted == 0) continue;
-          const uint32_t owner = __ffs(wanted) - 1;
-          wanted &= wanted - 1;
-          ChooseVictim(scores[u], owner, one, taken);
-          if (pairs >> owner & 1) ChooseVictim(scores[u], owner, two, taken);
-        }
-      }
-      const unsigned ones = __ballot_sync(kFullMask, one.Settled());
-      const unsigned twos = __ballot_sync(kFullMask, two.Settled());
-      unsigned long long entry = 0;
-      if (kMode == WriteMode::kInsertAndEvict) {
-        if (lane == 0) entry = atomicAdd(Counter(a.evicted_count), __popc(ones) + __popc(twos));
-        entry = __shfl_sync(kFullMask, entry, 0);
-      }
-      const unsigned below = (1u << lane) - 1;
-      Settle<kMode>(t, a, p, scratch, bucket, one, entry + __popc(ones & below));
-      Settle<kMode>(t, a, p, scratch, bucket, two, entry + __popc(ones) + __popc(twos & below));
-      __syncwarp();
+  const uint64_t half = t.layout.num_buckets / 2;
+  const uint64_t round = half == 0 ? waiters : max(half, kFewWaiters);
+  if (number != 0) {
+    for (uint64_t i = ThreadIndex(); i < a.n; i += step) {
+      const uint32_t position = p.positions[i];
+      if (position != kNone && p.IsTouched(position / kBucketSlots)) GiveRow(t, position, number);
     }
+  }
+  uint64_t done = 0;  // buckets
+#pragma unroll 1
+  for (uint64_t first = 0; first < waiters; first += round) {
+    const uint64_t end = min(waiters, first + round);
+    ChooseBuckets(t, p, first, end, step);
+    grid.sync();
+    const uint64_t buckets = Load(p.counters + kBuckets);
+    for (uint64_t at = done + ThreadIndex(); at - (threadIdx.x & 31) < buckets; at += step) {
+      const uint32_t bucket = at < buckets ? LoadRelaxed(p.buckets + at) : kNone;
+      EvictIn<kMode>(t, a, p, scratches[threadIdx.x / 32], number, bucket);
+    }
+    done = buckets;
+    if (end < waiters) grid.sync();
   }
 }
 

@@ -19,9 +19,8 @@ __device__ __forceinline__ bool Matches(const Predicate& p, uint64_t key, uint64
 }
 
 // A warp takes 32 rows; the matching ones are appended in one piece.
-template <int kBlock>
-__global__ void __launch_bounds__(kBlock) ExportKernel(const View t, const ExportArgs a) {
-  const uint64_t row = a.begin + ThreadIndex();
+__device__ __forceinline__ void ExportRow(const View& t, const ExportArgs& a, WarpScratch& scratch,
+                                          uint64_t row) {
   uint32_t position = kNone;
   uint64_t key = 0, score = 0;
   bool match = false;
@@ -43,10 +42,27 @@ __global__ void __launch_bounds__(kBlock) ExportKernel(const View t, const Expor
   if (match && a.keys != nullptr) a.keys[at] = key;
   if (match && a.scores != nullptr) a.scores[at] = score;
   if (a.values != nullptr) {
-    __shared__ WarpScratch scratches[kBlock / 32];
-    CopyRows<8, true>(scratches[threadIdx.x / 32], match ? t.RowAt(position) : nullptr,
-                      a.values + at * t.row_bytes, t.row_bytes, a.word_bytes);
+    CopyRows<8, true>(scratch, match ? t.RowAt(position) : nullptr, a.values + at * a.pitch,
+                      t.row_bytes, a.word_bytes);
   }
+}
+
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock) ExportKernel(const View t, const ExportArgs a) {
+  __shared__ WarpScratch scratches[kBlock / 32];
+  ExportRow(t, a, scratches[threadIdx.x / 32], a.begin + ThreadIndex());
+}
+
+// Counts bits of (size) words.
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock)
+    CountBitsKernel(const uint32_t* words, uint64_t size, unsigned long long* count) {
+  uint32_t mine = 0;
+  for (uint64_t i = ThreadIndex(); i < size; i += static_cast<uint64_t>(gridDim.x) * kBlock) {
+    mine += __popc(words[i]);
+  }
+  mine = __reduce_add_sync(kFullMask, mine);
+  if ((threadIdx.x & 31) == 0 && mine != 0) atomicAdd(count, mine);
 }
 
 // Counts live keys, 16 digests per thread and step.
@@ -75,6 +91,12 @@ __global__ void __launch_bounds__(kBlock) ClearKernel(const View t) {
   for (uint32_t slot = lane; slot < kBucketSlots; slot += 32) {
     t.digests[bucket * kBucketSlots + slot] = slot < slots ? kEmpty : kDisabled;
   }
+  if (t.holders != nullptr) {
+    for (uint32_t slot = lane; slot < kBucketSlots; slot += 32) {
+      t.holders[bucket * kBucketSlots + slot] = 0;
+    }
+  }
+  if (lane == 0) t.levels[bucket] = 0;
   if (lane < kLocksPerBucket) t.locks[bucket * kLocksPerBucket + lane] = 0;
   if (lane < kBucketSlots / 32) {
     t.busy[bucket * (kBucketSlots / 32) + lane] = 0;

@@ -47,7 +47,7 @@ inline void Table::Run(const Segments& segments, const Read& call, Stream stream
   if (call.missed_size != nullptr) {
     FailArgument(call.name, ": missed keys of several tables are not listed; ask for founds");
   }
-  segments.tables[0]->Do(segments, checked, stream);
+  segments.tables[0]->DoAll(segments, checked, stream);
 }
 
 inline void Table::Run(const Segments& segments, const Write& call, Stream stream) {
@@ -55,7 +55,7 @@ inline void Table::Run(const Segments& segments, const Write& call, Stream strea
   checked.pitch = CheckedPitch(segments, call.name, call.pitch);
   CheckArray(call.name, "offsets", segments.count, segments.offsets);
   for (uint64_t t = 0; t < segments.count; ++t) Check(call, segments.tables[t]->scoring(), true);
-  segments.tables[0]->Do(segments, checked, stream);
+  segments.tables[0]->DoAll(segments, checked, stream);
 }
 
 inline void Table::Run(const Segments& segments, const SegmentsExport& call, Stream stream) {
@@ -69,7 +69,7 @@ inline void Table::Run(const Segments& segments, const SegmentsExport& call, Str
     one.end = call.end[t];
     CheckRange(one, segments.tables[t]->capacity());
   }
-  segments.tables[0]->Do(segments, checked, stream);
+  segments.tables[0]->DoAll(segments, checked, stream);
 }
 
 }  // namespace hkv

@@ -65,6 +65,29 @@ class Table {
   static void Run(const Segments& segments, const Write& call, Stream stream);
   static void Run(const Segments& segments, const SegmentsExport& call, Stream stream);
 
+  // -- the same by address, for bindings; `bytes`: of the call, as the caller knows it
+  void run_write(const Write* call, uint64_t bytes, Stream stream) {
+    CheckBytes("Write", bytes, sizeof(Write));
+    Run(*call, stream);
+  }
+  void run_read_segments(const Segments* segments, const Read* call, uint64_t bytes,
+                         Stream stream) {
+    CheckBytes("Read", bytes, sizeof(Read));
+    Run(*segments, *call, stream);
+  }
+  void run_write_segments(const Segments* segments, const Write* call, uint64_t bytes,
+                          Stream stream) {
+    CheckBytes("Write", bytes, sizeof(Write));
+    Run(*segments, *call, stream);
+  }
+  void run_export_segments(const Segments* segments, const SegmentsExport* call, uint64_t bytes,
+                           Stream stream) {
+    CheckBytes("SegmentsExport", bytes, sizeof(SegmentsExport));
+    Run(*segments, *call, stream);
+  }
+  void view_rows(RowsView* view) const { *view = rows(); }
+  uint64_t address() const { return reinterpret_cast<uintptr_t>(this); }
+
   // -- reading
   void find(size_t n, const uint64_t* keys, void* values, bool* founds, uint64_t* scores,
             Stream stream) {
@@ -298,11 +321,14 @@ class Table {
   virtual void Do(const Write& call, Stream stream) = 0;
   virtual void Do(const Export& call, Stream stream) const = 0;
   // Of the first table, for all of them; pitches are not 0.
-  virtual void Do(const Segments& segments, const Read& call, Stream stream) = 0;
-  virtual void Do(const Segments& segments, const Write& call, Stream stream) = 0;
-  virtual void Do(const Segments& segments, const SegmentsExport& call, Stream stream) const = 0;
+  virtual void DoAll(const Segments& segments, const Read& call, Stream stream) = 0;
+  virtual void DoAll(const Segments& segments, const Write& call, Stream stream) = 0;
+  virtual void DoAll(const Segments& segments, const SegmentsExport& call, Stream stream) const = 0;
 
   static uint64_t CheckedPitch(const Segments& segments, const char* call, uint64_t pitch);
+  static void CheckBytes(const char* what, uint64_t bytes, uint64_t expected) {
+    accel::CheckArgument(bytes == expected, what, " has ", bytes, " bytes, not ", expected);
+  }
   static Write Writing(const char* name, WriteMode mode, size_t n, const uint64_t* keys,
                        const uint64_t* scores = nullptr, uint8_t* status = nullptr) {
     Write call;

@@ -222,7 +222,7 @@ class HashTable<Key, Value, Score, kStrategy>::Loader {
   void Place(const std::unordered_map<uint64_t, uint64_t>& source) {
     const size_t row_bytes = table_.row_bytes_;
     const device::View& view = table_.storage_->view;
-    const uint32_t word_bytes = table_.WordBytes(in_.values.As<char>());
+    const uint32_t word_bytes = table_.WordBytes(0, in_.values.As<char>());
     std::vector<uint64_t> to, from;  // those that come from the table first
     for (const bool moved : {true, false}) {
       for (const auto& [position, where] : source) {

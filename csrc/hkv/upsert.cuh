@@ -28,19 +28,29 @@ struct UpsertArgs : Write {
   uint64_t epoch = 0;
   uint64_t clock_offset = 0;
   uint32_t word_bytes = 16;
+  ScoreRule rule = ScoreRule::kGiven;
+  bool admits_all = false;  // Newcomers::kAlways
+  bool hands_out = false;   // no two keys of the call get the same row
+  bool ends_call = false;   // this kernel is the last one of such a call
 };
 
-// The table's clock, for strategies that look at it.
-template <EvictStrategy kStrategy>
+// The table's clock, for rules that look at it.
 __device__ __forceinline__ uint64_t Now(const UpsertArgs& a) {
-  return NeedsClock(RuleOf(kStrategy)) ? GlobalTimer() + a.clock_offset : 0;
+  return NeedsClock(a.rule) ? GlobalTimer() + a.clock_offset : 0;
+}
+
+// Where a key's row is, or that it has none.
+__device__ __forceinline__ void ReportRow(const View& t, const UpsertArgs& a, uint64_t i,
+                                          uint32_t position) {
+  if (a.rows != nullptr) a.rows[i] = position != kNone ? t.RowAt(position) : nullptr;
+  if (a.row_numbers != nullptr) a.row_numbers[i] = position != kNone ? t.RowOf(position) : kNoRow;
 }
 
 // Results of a settled key.
-__device__ __forceinline__ void Report(const UpsertArgs& a, uint64_t i, uint8_t status, char* row,
-                                       uint64_t score) {
+__device__ __forceinline__ void Report(const View& t, const UpsertArgs& a, uint64_t i,
+                                       uint8_t status, uint32_t position, uint64_t score) {
   if (a.founds != nullptr) a.founds[i] = status == kUpdated;
-  if (a.rows != nullptr) a.rows[i] = row;
+  ReportRow(t, a, i, position);
   if (a.out_scores != nullptr && status >= kUpdated && status <= kEvicted) a.out_scores[i] = score;
   if (a.status != nullptr) a.status[i] = status;
 }
@@ -48,16 +58,16 @@ __device__ __forceinline__ void Report(const UpsertArgs& a, uint64_t i, uint8_t 
 constexpr int kUpsertBlocks = 4;  // resident per multiprocessor
 constexpr int kUpsertUnroll = 4;  // row words of a lane in flight
 constexpr int kEvictDepth = 2;    // buckets whose scores a warp reads at a time
-
 // A lane's share of a bucket: slots 4 * lane ... 4 * lane + 3.
 struct SlotScores {
   uint64_t score[4];
   uint32_t barred;  // a bit per slot that may not be evicted now; << 8: not in this call
 };
 
-// kShared: rows may be in use by other warps, and those may not go.
+// kShared: rows may be in use by other warps, and those may not go; nor may those that call
+// `number`, if it is not 0, handed out.
 template <bool kShared>
-__device__ __forceinline__ SlotScores LoadScores(const View& t, uint32_t bucket) {
+__device__ __forceinline__ SlotScores LoadScores(const View& t, uint32_t bucket, uint32_t number) {
   const uint32_t slot = (threadIdx.x & 31) * 4;
   const uint32_t position = bucket * kBucketSlots + slot;
   const auto* pairs = reinterpret_cast<const ulonglong2*>(t.ScoreAt(position));
@@ -66,23 +76,11 @@ __device__ __forceinline__ SlotScores LoadScores(const View& t, uint32_t bucket)
   const uint32_t word = position / 32, shift = slot % 32;
   if (kShared) s.barred = LoadRelaxed(t.busy + word) >> shift & 15;
   if (t.pinned != nullptr) s.barred |= (LoadRelaxed(t.pinned + word) >> shift & 15) << 8;
+  if (number != 0) s.barred |= (GivenBy(t, word, number) >> shift & 15) << 8;
   const uint32_t slots = t.layout.SlotsOf(bucket);
   const uint32_t here = slots > slot ? min(slots - slot, 4u) : 0;
   s.barred |= (0xfu << here & 0xf) << 8;
   return s;
-}
-
-// Loads the buckets `home` of the first lanes in `wanted`, as many as there is room for; their
-// loads are in flight together. Whole warps only.
-template <bool kShared, int kDepth>
-__device__ __forceinline__ void LoadScoresOf(const View& t, unsigned wanted, uint32_t home,
-                                             SlotScores (&scores)[kDepth]) {
-#pragma unroll
-  for (int u = 0; u < kDepth; ++u) {
-    if (wanted == 0) continue;
-    scores[u] = LoadScores<kShared>(t, __shfl_sync(kFullMask, home, __ffs(wanted) - 1));
-    wanted &= wanted - 1;
-  }
 }
 
 struct Victim {
@@ -90,47 +88,109 @@ struct Victim {
   uint64_t score = 0;
 };
 
+// Loads the buckets of the first lanes in `wanted`, as many as there is room for; their loads are
+// in flight together. Whole warps only.
+template <bool kShared, int kDepth>
+__device__ __forceinline__ void LoadScoresOf(const View& t, unsigned wanted, uint32_t bucket,
+                                             uint32_t number, SlotScores (&scores)[kDepth]) {
+#pragma unroll
+  for (int u = 0; u < kDepth; ++u) {
+    if (wanted == 0) continue;
+    scores[u] = LoadScores<kShared>(t, __shfl_sync(kFullMask, bucket, __ffs(wanted) - 1), number);
+    wanted &= wanted - 1;
+  }
+}
+
+// The smallest of a lane's four; slots that may not go count as kMaxScore, and a slot that may wins
+// among equals.
+struct LaneBest {
+  uint64_t score;
+  uint32_t slot;
+
+  __device__ __forceinline__ explicit LaneBest(const SlotScores& s) {
+    const uint32_t bars = s.barred | s.barred >> 8;
+    score = bars & 1 ? kMaxScore : s.score[0];
+    slot = 0;
+#pragma unroll
+    for (int i = 1; i < 4; ++i) {
+      const uint64_t other = bars >> i & 1 ? kMaxScore : s.score[i];
+      if (other < score || (other == score && (bars >> slot & 1))) {
+        score = other;
+        slot = i;
+      }
+    }
+  }
+};
+
+struct WarpMin {
+  uint64_t score;
+  bool mine;  // this lane has it
+};
+
+__device__ __forceinline__ WarpMin MinOfWarp(uint64_t score) {
+  const auto high = static_cast<uint32_t>(score >> 32), low = static_cast<uint32_t>(score);
+  const uint32_t min_high = __reduce_min_sync(kFullMask, high);
+  const uint32_t min_low = __reduce_min_sync(kFullMask, high == min_high ? low : 0xffffffffu);
+  return {static_cast<uint64_t>(min_high) << 32 | min_low, high == min_high && low == min_low};
+}
+
+// The smallest score of a warp's bucket; kMaxScore where no row may go. Whole warps only.
+__device__ __forceinline__ uint64_t SmallestOf(const SlotScores& s) {
+  return MinOfWarp(LaneBest(s).score).score;
+}
+
 // The slot with the smallest score of a warp's bucket; among equals the first one. Whole warps
 // only.
 __device__ __forceinline__ Victim SmallestScore(const SlotScores& s) {
   const uint32_t lane = threadIdx.x & 31;
-  // Slots that may not go count as kMaxScore; a slot that may wins among equals.
-  const uint32_t bars = s.barred | s.barred >> 8;
-  uint64_t best = bars & 1 ? kMaxScore : s.score[0];
-  uint32_t best_slot = 0;
-#pragma unroll
-  for (int i = 1; i < 4; ++i) {
-    const uint64_t other = bars >> i & 1 ? kMaxScore : s.score[i];
-    if (other < best || (other == best && (bars >> best_slot & 1))) {
-      best = other;
-      best_slot = i;
-    }
-  }
-  const bool any = (bars >> best_slot & 1) == 0;
-  const uint32_t high = __reduce_min_sync(kFullMask, static_cast<uint32_t>(best >> 32));
-  const bool in_high = static_cast<uint32_t>(best >> 32) == high;
-  const uint32_t low =
-      __reduce_min_sync(kFullMask, in_high ? static_cast<uint32_t>(best) : 0xffffffffu);
-  const unsigned winners =
-      __ballot_sync(kFullMask, any && in_high && static_cast<uint32_t>(best) == low);
+  const LaneBest best(s);
+  const bool any = ((s.barred | s.barred >> 8) >> best.slot & 1) == 0;
+  const WarpMin min = MinOfWarp(best.score);
+  const unsigned winners = __ballot_sync(kFullMask, any && min.mine);
   Victim victim;
   const uint32_t slot =
-      __shfl_sync(kFullMask, lane * 4 + best_slot, winners != 0 ? __ffs(winners) - 1 : 0);
+      __shfl_sync(kFullMask, lane * 4 + best.slot, winners != 0 ? __ffs(winners) - 1 : 0);
   victim.slot = winners != 0 ? slot : kNone;
-  victim.score = static_cast<uint64_t>(high) << 32 | low;
+  victim.score = min.score;
   return victim;
 }
 
-// The slot with the smallest score in the home bucket of every lane in `wanted`. *blocked: some
-// slot was busy, so there may be another victim later.
-__device__ __forceinline__ Victim FindVictims(const View& t, unsigned wanted, uint32_t home,
-                                              bool* blocked) {
+// Gives a slot of a warp's bucket another score.
+__device__ __forceinline__ void SetScore(SlotScores& s, uint32_t slot, uint64_t score) {
+  const uint32_t mine = (threadIdx.x & 31) == slot / 4 ? slot % 4 : kNone;
+#pragma unroll
+  for (uint32_t i = 0; i < 4; ++i) s.score[i] = mine == i ? score : s.score[i];
+}
+
+// The bucket of the two in which a new key makes an eviction: where the smaller score was last
+// seen.
+__device__ __forceinline__ uint32_t BucketToEvictIn(const View& t, const Place& place) {
+  const bool other = LoadRelaxed(t.levels + place.other) < LoadRelaxed(t.levels + place.home);
+  return other ? place.other : place.home;
+}
+
+// Says how low the scores of a bucket are; that no row may go now is no reason to shun it later.
+__device__ __forceinline__ void SetLevel(const View& t, uint32_t bucket, uint64_t score) {
+  StoreRelaxed(t.levels + bucket, score == kMaxScore ? 0 : score);
+}
+
+// The row that leaves for a lane's new key.
+struct Eviction {
+  uint32_t position = kNone;
+  uint64_t score = 0;
+  uint64_t next = 0;     // the smallest score of its bucket without it
+  bool blocked = false;  // some slot was busy, so there may be another victim later
+};
+
+// For every lane in `wanted` the smallest score of its bucket.
+__device__ __forceinline__ Eviction FindVictims(const View& t, unsigned wanted, uint32_t bucket,
+                                                uint32_t number) {
   const uint32_t lane = threadIdx.x & 31;
-  Victim mine;
+  Eviction mine;
 #pragma unroll 1
   while (wanted != 0) {
     SlotScores scores[kEvictDepth];
-    LoadScoresOf<true>(t, wanted, home, scores);
+    LoadScoresOf<true>(t, wanted, bucket, number, scores);
 #pragma unroll
     for (int u = 0; u < kEvictDepth; ++u) {
       if (wanted == 0) break;
@@ -139,13 +199,47 @@ __device__ __forceinline__ Victim FindVictims(const View& t, unsigned wanted, ui
       const Victim victim = SmallestScore(scores[u]);
       const uint32_t barred = scores[u].barred;
       const bool waits = __ballot_sync(kFullMask, (barred & ~(barred >> 8) & 15) != 0) != 0;
+      SetScore(scores[u], victim.slot, kMaxScore);
+      const uint64_t next = SmallestOf(scores[u]);
       if (lane == owner) {
-        mine = victim;
-        *blocked = waits;
+        mine.score = victim.score;
+        mine.next = next;
+        mine.blocked = waits;
+        if (victim.slot != kNone) mine.position = bucket * kBucketSlots + victim.slot;
       }
     }
   }
   return mine;
+}
+
+// Whether a new key with that score takes the place of the victim.
+__device__ __forceinline__ bool Replaces(const UpsertArgs& a, uint64_t score, bool is_victim,
+                                         uint64_t victim_score) {
+  return is_victim && (score >= victim_score || a.admits_all);
+}
+
+// The row that leaves for the new keys of the lanes with `evicts`, in the one of their buckets
+// where it should be, or in the other one.
+__device__ __forceinline__ Eviction MakeEviction(const View& t, const UpsertArgs& a,
+                                                 const Place& place, uint32_t number, bool evicts,
+                                                 unsigned evictors, uint64_t score) {
+  uint32_t bucket = evicts ? BucketToEvictIn(t, place) : 0;
+  __syncwarp();
+  Eviction found = FindVictims(t, evictors, bucket, number);
+  const bool asks = evicts && place.other != place.home &&
+                    !Replaces(a, score, found.position != kNone, found.score);
+  const unsigned asked = __ballot_sync(kFullMask, asks);
+  if (asked == 0) return found;
+  bucket = bucket == place.home ? place.other : place.home;
+  const Eviction second = FindVictims(t, asked, bucket, number);
+  if (asks) {
+    const bool blocked = found.blocked || second.blocked;
+    const bool better =
+        second.position != kNone && (found.position == kNone || second.score < found.score);
+    if (better) found = second;
+    found.blocked = blocked;
+  }
+  return found;
 }
 
 // Adds the lanes' delta rows to their table rows.
@@ -167,15 +261,13 @@ __device__ __forceinline__ void AddRows(const char* deltas, char* rows, uint32_t
 }
 
 // Gives the row of a present key its score after this call, and returns it.
-template <EvictStrategy kStrategy>
 __device__ __forceinline__ uint64_t Touch(const View& t, const UpsertArgs& a, uint32_t position,
                                           uint64_t given, uint64_t now) {
-  if (!a.touch_scores) return a.out_scores != nullptr ? LoadRelaxed(t.ScoreAt(position)) : 0;
-  uint64_t score = given;
-  if (!a.verbatim) {
-    const uint64_t old = AddsUp(RuleOf(kStrategy)) ? LoadRelaxed(t.ScoreAt(position)) : 0;
-    score = HitScore(RuleOf(kStrategy), old, given, now, a.epoch);
+  if (a.rule == ScoreRule::kKept) {
+    return a.out_scores != nullptr ? LoadRelaxed(t.ScoreAt(position)) : 0;
   }
+  const uint64_t old = AddsUp(a.rule) ? LoadRelaxed(t.ScoreAt(position)) : 0;
+  const uint64_t score = HitScore(a.rule, old, given, now, a.epoch);
   StoreRelaxed(t.ScoreAt(position), score);
   return score;
 }
@@ -214,11 +306,12 @@ __device__ __forceinline__ void ListEvicted(const View& t, const UpsertArgs& a,
     a.evicted_keys[entry] = replaced ? old.key : mine.key;
     if (a.evicted_scores != nullptr) a.evicted_scores[entry] = replaced ? old.score : mine.score;
   }
+  if (a.evicted_values == nullptr) return;
   CopyRows<kUpsertUnroll, false>(scratch,
                                  !out       ? nullptr
                                  : replaced ? old.row
                                             : mine.row,
-                                 a.evicted_values + entry * t.row_bytes, t.row_bytes, a.word_bytes);
+                                 a.evicted_values + entry * a.pitch, t.row_bytes, a.word_bytes);
 }
 
 // Moves values between the rows of the lanes with `holds` (`fresh`: of a new key) and the caller's.
@@ -255,29 +348,47 @@ __device__ __forceinline__ void MoveValues(const View& t, const UpsertArgs& a, W
 struct Outcome {
   bool pending = false;  // nothing yet
   uint8_t status = kSkipped;
-  char* row = nullptr;  // for a.rows
+  uint32_t position = kNone;
   bool found = false;
   uint64_t score = 0;
 };
 
 // Tells the results of every lane, which are those of its leader. True: there are none yet.
-__device__ __forceinline__ bool ReportAll(const UpsertArgs& a, uint64_t i, uint32_t lane,
-                                          bool active, uint32_t leader, Outcome o) {
+__device__ __forceinline__ bool ReportAll(const View& t, const UpsertArgs& a, uint64_t i,
+                                          uint32_t lane, bool active, uint32_t leader, Outcome o) {
   const bool left = __shfl_sync(kFullMask, o.pending, leader);
   const bool leader_found = __shfl_sync(kFullMask, o.found, leader);
   const uint32_t leader_status = __shfl_sync(kFullMask, static_cast<uint32_t>(o.status), leader);
   const uint64_t leader_score = __shfl_sync(kFullMask, o.score, leader);
-  const auto leader_row =
-      __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(o.row), leader);
+  const uint32_t leader_position = __shfl_sync(kFullMask, o.position, leader);
   if (!active || left) return left;
   const bool stored = leader_status >= kUpdated && leader_status <= kEvicted;
   const bool follows_insert =
       leader != lane && (leader_status == kInserted || leader_status == kEvicted);
   if (a.founds != nullptr) a.founds[i] = leader_found || follows_insert;
-  if (a.rows != nullptr) a.rows[i] = reinterpret_cast<void*>(leader_row);
+  ReportRow(t, a, i, leader_position);
   if (a.out_scores != nullptr && stored) a.out_scores[i] = leader_score;
   if (a.status != nullptr) a.status[i] = follows_insert ? kUpdated : leader_status;
   return false;
+}
+
+// Puts a new key into the slot that the thread holds.
+__device__ __forceinline__ void PutKey(const View& t, uint32_t position, uint64_t key,
+                                       uint64_t score, uint32_t tag) {
+  StoreRelaxed(t.KeyAt(position), key);
+  StoreRelaxed(t.ScoreAt(position), score);
+  StoreRelaxed(t.digests + position, tag);
+}
+
+// Whether the slot that was chosen for a new key, and is held now, is still free, or its row still
+// the one that may leave: meanwhile it may have gone to another key, or been handed out.
+__device__ __forceinline__ bool StillFree(const View& t, const UpsertArgs& a, uint32_t target,
+                                          uint32_t number, bool evicts, uint64_t score) {
+  if (!evicts) return LoadRelaxed(t.digests + target) <= kReclaimed;
+  const uint32_t bit = 1u << (target & 31);
+  if (number != 0 && (GivenBy(t, target >> 5, number) & bit) != 0) return false;
+  if (a.pin && (LoadRelaxed(t.pinned + (target >> 5)) & bit) != 0) return false;
+  return LoadRelaxed(t.ScoreAt(target)) == score;
 }
 
 constexpr int kManyRounds = 4;  // that a key may lose before it is left for later
@@ -285,12 +396,14 @@ constexpr int kManyRounds = 4;  // that a key may lose before it is left for lat
 // The lanes' keys, of which i is the index. True: nothing was done with this lane's, which lost too
 // many races; never if `patient`. Value matters to accum_or_assign alone; the other modes pass
 // char.
-template <EvictStrategy kStrategy, WriteMode kMode, class Value>
+template <WriteMode kMode, class Value>
 __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, WarpScratch& scratch,
-                                           uint64_t i, bool active, bool patient) {
+                                           uint32_t number, uint64_t i, bool active, bool patient) {
   constexpr bool kInserts = Inserts(kMode), kReads = ReadsValues(kMode);
   constexpr bool kAccum = kMode == WriteMode::kAccumOrAssign;
-  constexpr bool kEvicts = kMode == WriteMode::kInsertAndEvict;
+  constexpr bool kRefusedLeave = kMode == WriteMode::kInsertAndEvict;
+  constexpr bool kMayList = kRefusedLeave || kMode == WriteMode::kFindOrInsert;
+  const bool lists = kRefusedLeave || (kMayList && a.evicted_keys != nullptr);
   const uint32_t lane = threadIdx.x & 31;
   const uint64_t key = active ? a.keys[i] : 0;
   const Place place = t.layout.PlaceOf(key);
@@ -299,12 +412,12 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
   // Equal keys of the warp: the last one writes, the first one of a find inserts; deltas all count.
   const unsigned equal = kAccum ? 1u << lane : EqualLanes(lane, active, key);
   const uint32_t leader = !active ? lane : kReads ? __ffs(equal) - 1 : 31 - __clz(equal);
-  if (AddsUp(RuleOf(kStrategy)) && __ballot_sync(kFullMask, (equal & (equal - 1)) != 0) != 0) {
-    const uint64_t sum = SumOfEquals(equal, given);
-    if (!a.verbatim) given = sum;
+  if (AddsUp(a.rule) && __ballot_sync(kFullMask, (equal & (equal - 1)) != 0) != 0) {
+    given = SumOfEquals(equal, given);
   }
 
-  Outcome o = {active && leader == lane, kSkipped, nullptr, false, 0};
+  Outcome o;
+  o.pending = active && leader == lane;
   for (int round = 0; __ballot_sync(kFullMask, o.pending) != 0; ++round) {
     if (!patient && round == kManyRounds) break;
     // -- look up
@@ -316,7 +429,7 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
     if (o.pending) at = FindKey<kInserts, true>(t, place, key);
     __syncwarp();
 
-    // -- choose a slot: the key's own, a free one, or the one with the smallest score at home
+    // -- choose a slot: the key's own, a free one, or the one with the smallest score
     bool hit = o.pending && at.position != kNone;
     bool inserts = o.pending && !hit;
     if (hit && ((kAccum && !accum) || (!kReads && t.IsPinned(at.position)))) {
@@ -324,23 +437,20 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
       hit = o.pending = false;
     }
     if (inserts && (!kInserts || (kAccum && accum))) inserts = o.pending = false;
-    const uint64_t now = Now<kStrategy>(a);
-    const uint64_t new_score = !inserts     ? 0
-                               : a.verbatim ? given
-                                            : InsertScore(RuleOf(kStrategy), given, now, a.epoch);
+    const uint64_t now = Now(a);
+    const uint64_t new_score = inserts ? InsertScore(a.rule, given, now, a.epoch) : 0;
     uint32_t target = hit ? at.position : at.room;
     const bool evicts = inserts && at.room == kNone;
     bool refused = false;
-    uint64_t old_score = 0;
+    Eviction eviction;
     const unsigned evictors = kInserts ? __ballot_sync(kFullMask, evicts) : 0;
     if (evictors != 0) {
-      bool blocked = false;
-      const Victim victim = FindVictims(t, evictors, place.home, &blocked);
+      eviction = MakeEviction(t, a, place, number, evicts, evictors, new_score);
       if (evicts) {
-        old_score = victim.score;
-        refused = victim.slot == kNone ? !blocked : new_score < victim.score;
-        if (victim.slot != kNone) target = place.home * kBucketSlots + victim.slot;
-        inserts = !refused && victim.slot != kNone;
+        const bool exists = eviction.position != kNone;
+        refused = exists ? !Replaces(a, new_score, true, eviction.score) : !eviction.blocked;
+        target = eviction.position;
+        inserts = !refused && exists;
       }
     }
 
@@ -349,14 +459,12 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
     bool got_row = false, got_key = false;
     if (inserts && (version & 1) == 0) got_key = atomicCAS(lock, version, version | 1) == version;
     if (hit || got_key) got_row = TryLockRow(t, target);
-    // Meanwhile the row may have gone to another key, and the slot may have been taken.
-    uint64_t key_there = key, old_key = 0, score_there = old_score;
-    uint32_t digest_there = kEmpty;
-    if (kInserts && hit) key_there = LoadRelaxed(t.KeyAt(target));
-    if (kEvicts && evicts && inserts) old_key = LoadRelaxed(t.KeyAt(target));
-    if (evicts && inserts) score_there = LoadRelaxed(t.ScoreAt(target));
-    if (inserts && !evicts) digest_there = LoadRelaxed(t.digests + target);
-    const bool valid = key_there == key && score_there == old_score && digest_there <= kReclaimed;
+    uint64_t old_key = key;
+    if (((kInserts && hit) || (kMayList && lists && evicts && inserts))) {
+      old_key = LoadRelaxed(t.KeyAt(target));
+    }
+    const bool valid = hit ? !kInserts || old_key == key
+                           : inserts && StillFree(t, a, target, number, evicts, eviction.score);
     const bool fresh = inserts && got_row && got_key && valid;
     const bool replaced = fresh && evicts;
     const uint32_t held = fresh || (hit && got_row && valid) ? target : kNone;
@@ -365,15 +473,14 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
 
     // -- keys, scores, digests
     if (fresh) {
-      StoreRelaxed(t.KeyAt(held), key);
-      StoreRelaxed(t.ScoreAt(held), new_score);
-      StoreRelaxed(t.digests + held, place.tag);
+      PutKey(t, held, key, new_score, place.tag);
       o.status = replaced ? kEvicted : kInserted;
       o.score = new_score;
+      if (replaced) SetLevel(t, held / kBucketSlots, min(new_score, eviction.next));
     } else if (held != kNone) {
       o.found = true;
       o.status = kUpdated;
-      o.score = Touch<kStrategy>(t, a, held, given, now);
+      o.score = Touch(t, a, held, given, now);
     }
     if (refused) {
       o.status = kRefused;
@@ -381,18 +488,21 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
     }
 
     // -- values
+    char* row = nullptr;
     if (held != kNone) {
-      o.row = t.RowAt(held);
-      if (a.pin) atomicOr(t.pinned + (held >> 5), 1u << (held & 31));
+      o.position = held;
+      row = t.RowAt(held);
+      if (a.pin) HoldRow(t, held, __popc(equal));
+      if (number != 0) GiveRow(t, held, number);
     }
-    char* const mine = a.values != nullptr ? a.values + i * t.row_bytes : nullptr;
+    char* const mine = a.values != nullptr ? a.values + i * a.pitch : nullptr;
     __syncwarp();
-    if (kEvicts) {
-      ListEvicted(t, a, scratch, replaced || refused, replaced, {old_key, old_score, o.row},
-                  {key, new_score, mine});
+    if (kMayList && lists) {
+      ListEvicted(t, a, scratch, replaced || (kRefusedLeave && refused), replaced,
+                  {old_key, eviction.score, row}, {key, new_score, mine});
     }
     if (a.values != nullptr) {
-      MoveValues<kMode, Value>(t, a, scratch, active, leader, held, fresh, o.row, mine);
+      MoveValues<kMode, Value>(t, a, scratch, active, leader, held, fresh, row, mine);
     }
     // -- give everything back; one fence for the rows, the keys and the digests
     __syncwarp();
@@ -403,7 +513,23 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
       o.pending = false;
     }
   }
-  return ReportAll(a, i, lane, active, leader, o);
+  return ReportAll(t, a, i, lane, active, leader, o);
+}
+
+// Ends a call that handed out rows: the last block of its last kernel counts it. `count` tables,
+// state(t) of each. Whole blocks, once a block, when all their work is done.
+template <class StateOf>
+__device__ __forceinline__ void EndCall(const UpsertArgs& a, uint32_t count, StateOf state) {
+  if (!a.ends_call) return;
+  __syncthreads();
+  __shared__ bool last;
+  if (threadIdx.x == 0) {
+    last = atomicAdd(&state(0)->blocks_done, 1) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  for (uint32_t t = threadIdx.x; t < count; t += kThreads) ++state(t)->calls;
+  if (threadIdx.x == 0) state(0)->blocks_done = 0;
 }
 
 }  // namespace device

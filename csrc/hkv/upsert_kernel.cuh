@@ -15,12 +15,11 @@ namespace device {
 
 constexpr uint64_t kFewKeys = 512;  // too few to look for equal ones
 
-template <EvictStrategy kStrategy, WriteMode kMode, class Value = char>
-__global__ void __launch_bounds__(kThreads, kUpsertBlocks)
-    UpsertKernel(const View t, const UpsertArgs a, const Equals e) {
-  __shared__ WarpScratch scratches[kThreads / 32];
-  WarpScratch& scratch = scratches[threadIdx.x / 32];
-  const bool first = blockIdx.x == 0 && threadIdx.x == 0;
+template <WriteMode kMode, class Value>
+__device__ __forceinline__ void UpsertAll(const View& t, const UpsertArgs& a, const Equals& e,
+                                          WarpScratch& scratch) {
+  const uint32_t number = CallNumber(t, a.hands_out);
+  const bool leads = blockIdx.x == 0 && threadIdx.x == 0;
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
   const uint32_t* list = a.list;
   uint64_t size = list != nullptr ? Load(a.list_size) : a.n;
@@ -38,11 +37,15 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
 #pragma unroll 1
   for (;;) {
     if (phase != kGroup) {
-      for (uint64_t at = ThreadIndex(); (at & ~uint64_t{31}) < size; at += step) {
-        const bool active = at < size;
+      // Few keys are spread over all warps: a warp makes its evictions one after the other.
+      const uint64_t warps = step / 32, lane = threadIdx.x & 31;
+      const uint64_t each = min(uint64_t{32}, (size + warps - 1) / warps);
+      for (uint64_t first = ThreadIndex() / 32 * each; first < size; first += warps * each) {
+        const uint64_t at = first + lane;
+        const bool active = lane < each && at < size;
         const uint64_t i = active && list != nullptr ? LoadRelaxed(list + at) : at;
         const bool patient = phase != kTry;
-        const bool left = UpsertKeys<kStrategy, kMode, Value>(t, a, scratch, i, active, patient);
+        const bool left = UpsertKeys<kMode, Value>(t, a, scratch, number, i, active, patient);
         __syncwarp();
         if (patient) continue;
         const uint64_t l = Append(e.counters + kLeft, left);
@@ -57,10 +60,10 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
       size = Load(e.counters + kLeft);
       if (size == 0) return;
       grid.sync();
-      if (first) e.counters[kLeft] = 0;
+      if (leads) e.counters[kLeft] = 0;
       phase = size <= kFewKeys ? kEnd : kGroup;
     } else if (phase == kGroup) {
-      if (first) e.counters[kLate] = 0;
+      if (leads) e.counters[kLate] = 0;
       Group(a, e, list, size);
       grid.sync();
       list = e.leaders;
@@ -68,14 +71,22 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
       phase = kLead;
     } else {
       grid.sync();
-      Follow<kStrategy, kMode, Value>(t, a, e, scratch);
+      Follow<kMode, Value>(t, a, e, scratch);
       grid.sync();
-      if (first) e.counters[kLeaders] = e.counters[kFollowers] = 0;
+      if (leads) e.counters[kLeaders] = e.counters[kFollowers] = 0;
       size = Load(e.counters + kLate);
       if (size == 0) return;
       phase = kEnd;
     }
   }
+}
+
+template <WriteMode kMode, class Value = char>
+__global__ void __launch_bounds__(kThreads, kUpsertBlocks)
+    UpsertKernel(const View t, const UpsertArgs a, const Equals e) {
+  __shared__ WarpScratch scratches[kThreads / 32];
+  UpsertAll<kMode, Value>(t, a, e, scratches[threadIdx.x / 32]);
+  EndCall(a, 1, [&](uint32_t) { return t.state; });
 }
 
 }  // namespace device

@@ -152,9 +152,9 @@ class UpstreamTable final : public Table {
   }
 
  private:
-  void Do(const Segments&, const Read&, Stream) override { Lacks("calls over many tables"); }
-  void Do(const Segments&, const Write&, Stream) override { Lacks("calls over many tables"); }
-  void Do(const Segments&, const SegmentsExport&, Stream) const override {
+  void DoAll(const Segments&, const Read&, Stream) override { Lacks("calls over many tables"); }
+  void DoAll(const Segments&, const Write&, Stream) override { Lacks("calls over many tables"); }
+  void DoAll(const Segments&, const SegmentsExport&, Stream) const override {
     Lacks("calls over many tables");
   }
 
@@ -349,8 +349,8 @@ class UpstreamTable final : public Table {
     }
     // A table that doubles leaves locked rows where nobody looks for them afterwards.
     if ((c.pin || c.mode == WriteMode::kLock) && 2 * capacity() <= max_capacity()) {
-      FailArgument(c.name, ": capacity is ", capacity(), " and max_capacity ",
-                   max_capacity(), "; the upstream engine locks keys of a table that cannot grow");
+      FailArgument(c.name, ": capacity is ", capacity(), " and max_capacity ", max_capacity(),
+                   "; the upstream engine locks keys of a table that cannot grow");
     }
   }
 

@@ -97,7 +97,15 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
-  bool Done() const { return event_ == nullptr || cudaEventQuery(event_) != cudaErrorNotReady; }
+  // Does not disturb a capture that is going on.
+  bool Done() const {
+    if (event_ == nullptr) return true;
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    const bool done = cudaEventQuery(event_) != cudaErrorNotReady;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    return done;
+  }
 
  private:
   cudaEvent_t event_ = nullptr;

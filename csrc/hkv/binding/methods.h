@@ -6,11 +6,13 @@
 #define HKV_METHODS(M)       \
   M(find)                    \
   M(find_pointers)           \
+  M(find_rows)               \
   M(find_missed)             \
   M(contains)                \
   M(find_and_update)         \
   M(find_or_insert)          \
   M(find_or_insert_pointers) \
+  M(find_or_insert_rows)     \
   M(insert_or_assign)        \
   M(insert_and_evict)        \
   M(accum_or_assign)         \
@@ -21,7 +23,16 @@
   M(erase_if)                \
   M(clear)                   \
   M(lock_keys)               \
+  M(hold_keys)               \
   M(unlock_keys)             \
+  M(unlock_rows)             \
+  M(locked)                  \
+  M(view_rows)               \
+  M(address)                 \
+  M(run_write)               \
+  M(run_read_segments)       \
+  M(run_write_segments)      \
+  M(run_export_segments)     \
   M(export_batch)            \
   M(export_batch_if)         \
   M(size)                    \
