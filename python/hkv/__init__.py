@@ -21,7 +21,9 @@ from hkv import _hkv
 from hkv._allocator import Allocator
 from hkv._arrays import ArrayLike, DeviceArray
 from hkv._results import Evicted, Exported, Missed, Status
+from hkv._rows import NO_ROW, RowsView
 from hkv._table import HashTable
+from hkv._table_set import TableSet
 
 
 def _version() -> str:
@@ -39,6 +41,7 @@ def device_count() -> int:
 
 __version__ = _version()
 __all__ = [
+    "NO_ROW",
     "Allocator",
     "ArrayLike",
     "DeviceArray",
@@ -46,7 +49,9 @@ __all__ = [
     "Exported",
     "HashTable",
     "Missed",
+    "RowsView",
     "Status",
+    "TableSet",
     "__version__",
     "device_count",
 ]

@@ -37,11 +37,14 @@ class Batch:
 
     def __init__(self, place: Place, keys: ArrayLike, stream: Stream) -> None:
         self._start(place, stream)
-        v = view("keys", keys, self.stream)
+        self._take("keys", keys, place.key_dtype)
+
+    def _take(self, name: str, array: ArrayLike, dtype: str) -> None:
+        v = view(name, array, self.stream)
         if len(v.shape) != 1:
-            raise ValueError(f"hkv: keys has shape {v.shape}; it must have one dimension")
+            raise ValueError(f"hkv: {name} has shape {v.shape}; it must have one dimension")
         self.n = v.shape[0]
-        self.keys = self._address("keys", v, place.key_dtype, v.shape, False)
+        self.keys = self._address(name, v, dtype, v.shape, False)
 
     def _start(self, place: Place, stream: Stream) -> None:
         self._place = place
@@ -54,6 +57,14 @@ class Batch:
         batch = cls.__new__(cls)
         batch._start(place, stream)
         batch.n, batch.keys = n, 0
+        return batch
+
+    @classmethod
+    def of(cls, place: Place, name: str, array: ArrayLike, dtype: str, stream: Stream) -> Batch:
+        """Of a call that takes something else in the place of keys."""
+        batch = cls.__new__(cls)
+        batch._start(place, stream)
+        batch._take(name, array, dtype)
         return batch
 
     @property
@@ -83,6 +94,9 @@ class Batch:
         if array is None:
             return 0
         return self._address(name, view(name, array, self.stream), dtype, (self.n,), False)
+
+    def input_of(self, name: str, array: ArrayLike, dtype: str, shape: tuple[int, ...]) -> int:
+        return self._address(name, view(name, array, self.stream), dtype, shape, False)
 
     def input_rows(self, name: str, array: ArrayLike, writes: bool = False) -> int:
         v = view(name, array, self.stream)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hkv import _checks, _hkv
+from hkv import _calls, _checks, _hkv
 from hkv._allocator import Allocator, TorchAllocator, lend, take_back
 from hkv._arrays import Array, ArrayLike, Stream, stream_address
 from hkv._batch import Batch, Place
+from hkv._calls import Mode
 from hkv._results import Evicted, Exported, Missed
+from hkv._rows import RowCalls, policy_word
 
 _KEYS = ("int64", "uint64")
 _VALUES = ("float32", "float16", "bfloat16")
@@ -48,7 +50,7 @@ def _create_with(
         raise
 
 
-class HashTable:
+class HashTable(RowCalls):
     """A bounded hash table of keys to rows of ``dim`` values, on a GPU or in host memory.
 
     >>> import hkv, numpy as np
@@ -68,8 +70,8 @@ class HashTable:
     Args:
         capacity: rows, any positive number; None: the table grows until memory refuses, which a
             call that inserts then says, and the table stays as it was. A full table evicts the key
-            with the smallest score of the new key's bucket (at most 128 slots); with two candidate
-            buckets per key the first eviction comes at about 98 % load.
+            with the smallest score of the new key's two buckets (of at most 128 slots); the first
+            eviction comes at about 98 % load.
         dim: values per row.
         key_dtype: "int64" or "uint64"; all 2^64 values are allowed.
         value_dtype: "float32", "float16" or "bfloat16".
@@ -85,7 +87,7 @@ class HashTable:
         num_threads: of the host table; 0: one per core.
         passes_from: on the native GPU engine, batches of at least so many keys (a sixteenth of it
             with rows in host memory) are written in passes, smaller ones by one kernel. The first
-            such batch takes 28 MB of GPU memory for good, and 15 MB more with rows in host memory.
+            such batch takes 36 MB of GPU memory for good, and 15 MB more with rows in host memory.
             From a 64th of it on, equal keys of a batch are told apart, which takes 21 MB for good;
             in smaller batches they wait for one another, some two microseconds each.
         api_lock: order the calls that come on several CUDA streams (on the device; the host never
@@ -95,6 +97,13 @@ class HashTable:
         allocator: where a GPU table's memory comes from: None is CUDA itself, "torch" PyTorch's
             caching allocator, or an object with ``allocate(size, kind)`` and
             ``free(address, size, kind)`` (``hkv.Allocator``).
+        score_policy: how calls that do not say a ``policy`` make scores: "constant" (present keys
+            keep theirs, new ones get the given), "assign" (the given), "accumulate" (new keys get
+            the given, present ones add it), "clock" (the table's). None or "default": as
+            ``evict_strategy`` says.
+        newcomers: what becomes of a new key whose score is below every score of its full buckets:
+            "by_score" refuses it, so that the greatest scores stay whatever order they come in;
+            "always" lets the smallest score leave all the same, as HierarchicalKV does under "lfu".
 
     Arrays are contiguous, on the table's device, of any library with DLPack or
     ``__cuda_array_interface__``; NumPy arrays for the host table. Calls on a GPU table are
@@ -115,6 +124,7 @@ class HashTable:
         init_capacity: int | None = None, max_load_factor: float = 0.5,
         hbm_bytes: int | None = None, num_threads: int = 0, passes_from: int = 1 << 18,
         api_lock: bool = True, allocator: Allocator | str | None = None,
+        score_policy: str | None = None, newcomers: str = "by_score",
     ) -> None:  # fmt: skip
         ordinal = _checks.device(device)
         key_dtype = _checks.dtype("key_dtype", key_dtype, _KEYS)
@@ -134,6 +144,13 @@ class HashTable:
         threads = _checks.integer("num_threads", num_threads, 0, 2**31 - 1)
         options.passes_from = _checks.integer("passes_from", passes_from, 1)
         options.api_lock = _checks.flag("api_lock", api_lock)
+        if score_policy is not None:
+            _checks.choice("score_policy", score_policy, _calls.POLICIES)
+            options.score_policy = _calls.POLICIES.index(score_policy)
+        options.newcomers = _calls.NEWCOMERS.index(
+            _checks.choice("newcomers", newcomers, _calls.NEWCOMERS)
+        )
+        lender = None if allocator is None else _allocator(allocator, ordinal)
         if ordinal >= 0 and _hkv.device_count() <= ordinal:
             raise RuntimeError(
                 f"hkv: device is {device!r}, but this machine has {_hkv.device_count()} usable "
@@ -141,10 +158,10 @@ class HashTable:
             )
         options.device_id = ordinal
         kind = (ordinal >= 0, key_dtype, value_dtype, evict_strategy)
-        if allocator is None:
+        if lender is None:
             self._native = _hkv.create(*kind, options, threads)
         else:
-            self._native = _create_with(_allocator(allocator, ordinal), kind, options, threads)
+            self._native = _create_with(lender, kind, options, threads)
         self._place = Place(ordinal, options.dim, key_dtype, value_dtype)
 
     # -- properties
@@ -192,6 +209,15 @@ class HashTable:
 
     def _batch(self, keys: ArrayLike, stream: Stream) -> Batch:
         return Batch(self._place, keys, stream)
+
+    def _batch_of(self, name: str, array: ArrayLike, dtype: str, stream: Stream) -> Batch:
+        return Batch.of(self._place, name, array, dtype, stream)
+
+    def _run(self, batch: Batch, mode: Mode, policy: str, **fields: Any) -> None:
+        """A writing call with a policy of its own."""
+        call = _calls.write(mode, batch.n, batch.keys, policy=policy_word(policy), **fields)
+        self._native.run_write(call.__index__(), call.size, batch.stream)
+        batch.done()
 
     def _status(self, batch: Batch, status: ArrayLike | None = None) -> tuple[Array | None, int]:
         """Upstream HierarchicalKV reports none: its calls return None for the status."""
@@ -275,20 +301,24 @@ class HashTable:
     # -- writing
 
     def find_and_update(
-        self, keys: ArrayLike, scores: ArrayLike | None = None, *, values: ArrayLike | None = None,
-        founds: ArrayLike | None = None, stream: Stream = None,
+        self, keys: ArrayLike, scores: ArrayLike | None = None, *, policy: str | None = None,
+        values: ArrayLike | None = None, founds: ArrayLike | None = None, stream: Stream = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         """As find, and updates the scores of present keys as a write does."""
         b = self._batch(keys, stream)
         s = b.input("scores", scores)
         values, v = b.output_rows("values", values)
         founds, f = b.output("founds", founds, "bool")
-        b.call(self._native.find_and_update, v, f, s, 0)
+        if policy is not None:
+            self._run(b, Mode.FIND_AND_UPDATE, policy, values=v, founds=f, scores=s)
+        else:
+            b.call(self._native.find_and_update, v, f, s, 0)
         return values, founds
 
     def find_or_insert(
         self, keys: ArrayLike, values: ArrayLike, scores: ArrayLike | None = None, *,
-        founds: ArrayLike | None = None, status: ArrayLike | None = None, stream: Stream = None,
+        policy: str | None = None, founds: ArrayLike | None = None,
+        status: ArrayLike | None = None, stream: Stream = None,
     ) -> tuple[Array, Array | None]:  # fmt: skip
         """Inserts the given rows of absent keys; rows of present keys are written to ``values``.
 
@@ -305,33 +335,52 @@ class HashTable:
         s = b.input("scores", scores)
         founds, f = b.output("founds", founds, "bool")
         status, st = self._status(b, status)
-        b.call(self._native.find_or_insert, v, f, s, st)
+        if policy is not None:
+            self._run(b, Mode.FIND_OR_INSERT, policy, values=v, founds=f, scores=s, status=st)
+        else:
+            b.call(self._native.find_or_insert, v, f, s, st)
         return founds, status
 
     def find_or_insert_pointers(
         self, keys: ArrayLike, scores: ArrayLike | None = None, *, lock: bool = False,
-        rows: ArrayLike | None = None, founds: ArrayLike | None = None,
+        policy: str | None = None, rows: ArrayLike | None = None, founds: ArrayLike | None = None,
         status: ArrayLike | None = None, stream: Stream = None,
     ) -> tuple[Array, Array, Array | None]:  # fmt: skip
         """Addresses of the rows of all keys; absent keys are inserted with arbitrary bytes.
 
-        ``lock``: leave every row locked as by ``lock_keys``, so that nothing evicts it before
-        ``unlock_keys``; without it a later key of the same batch may.
+        No two keys of a call get the same row: a key for which only rows of this call, or locked
+        ones, are left is REFUSED. ``lock``: every key of the batch holds its row, as by
+        ``hold_keys``, until ``unlock_keys`` of the same batch.
 
         Returns:
             (rows (n,) uint64, 0 for refused keys; founds (n,) bool; status (n,) uint8)
         """
         b = self._batch(keys, stream)
         s = b.input("scores", scores)
+        pin = _checks.flag("lock", lock)
         rows, r = b.output("rows", rows, "uint64")
         founds, f = b.output("founds", founds, "bool")
         status, st = self._status(b, status)
-        b.call(self._native.find_or_insert_pointers, r, f, s, _checks.flag("lock", lock), st)
+        if policy is not None:
+            self._run(
+                b,
+                Mode.FIND_OR_INSERT,
+                policy,
+                name="find_or_insert_pointers",
+                rows=r,
+                founds=f,
+                scores=s,
+                status=st,
+                pin=pin,
+            )
+        else:
+            b.call(self._native.find_or_insert_pointers, r, f, s, pin, st)
         return rows, founds, status
 
     def insert_or_assign(
         self, keys: ArrayLike, values: ArrayLike, scores: ArrayLike | None = None, *,
-        ignore_evict_strategy: bool = False, status: ArrayLike | None = None, stream: Stream = None,
+        ignore_evict_strategy: bool = False, policy: str | None = None,
+        status: ArrayLike | None = None, stream: Stream = None,
     ) -> Array | None:  # fmt: skip
         """Writes rows, inserting absent keys.
 
@@ -340,6 +389,7 @@ class HashTable:
             values: (n, dim) value_dtype.
             scores: (n,) uint64 as the strategy asks; None for "lru".
             ignore_evict_strategy: store ``scores`` as they are, whatever the strategy.
+            policy: how this call makes scores (``score_policy`` of the table); None: the table's.
 
         Returns:
             status (n,) uint8 of Status: REFUSED where the score was too low to evict anything.
@@ -349,12 +399,17 @@ class HashTable:
         v = b.input_rows("values", values)
         s = b.input("scores", scores)
         status, st = self._status(b, status)
-        b.call(self._native.insert_or_assign, v, s, verbatim, st)
+        if policy is not None:
+            self._run(
+                b, Mode.INSERT_OR_ASSIGN, policy, values=v, scores=s, status=st, verbatim=verbatim
+            )
+        else:
+            b.call(self._native.insert_or_assign, v, s, verbatim, st)
         return status
 
     def insert_and_evict(
         self, keys: ArrayLike, values: ArrayLike, scores: ArrayLike | None = None, *,
-        ignore_evict_strategy: bool = False, stream: Stream = None,
+        ignore_evict_strategy: bool = False, policy: str | None = None, stream: Stream = None,
     ) -> Evicted:  # fmt: skip
         """As insert_or_assign; returns what left the table and what was refused."""
         b = self._batch(keys, stream)
@@ -366,13 +421,26 @@ class HashTable:
         out_scores, os_ = b.output("evicted_scores", None, "uint64")
         count, c = b.output("count", None, "uint64", (1,))
         status, st = self._status(b)
-        b.call(self._native.insert_and_evict, v, s, ok, ov, os_, c, verbatim, st)
+        if policy is not None:
+            self._run(
+                b,
+                Mode.INSERT_AND_EVICT,
+                policy,
+                values=v,
+                scores=s,
+                status=st,
+                verbatim=verbatim,
+                evicted=(ok, ov, os_, c),
+            )
+        else:
+            b.call(self._native.insert_and_evict, v, s, ok, ov, os_, c, verbatim, st)
         out_keys, out_values, out_scores = b.cut(count, out_keys, out_values, out_scores)
         return Evicted(out_keys, out_values, out_scores, count, status)
 
     def accum_or_assign(
         self, keys: ArrayLike, values_or_deltas: ArrayLike, accums: ArrayLike,
-        scores: ArrayLike | None = None, *, status: ArrayLike | None = None, stream: Stream = None,
+        scores: ArrayLike | None = None, *, policy: str | None = None,
+        status: ArrayLike | None = None, stream: Stream = None,
     ) -> Array | None:  # fmt: skip
         """Adds to present keys where ``accums`` ((n,) bool), inserts absent ones where not.
 
@@ -384,19 +452,25 @@ class HashTable:
         a = b.input("accums", accums, "bool")
         s = b.input("scores", scores)
         status, st = self._status(b, status)
-        b.call(self._native.accum_or_assign, v, a, s, st)
+        if policy is not None:
+            self._run(b, Mode.ACCUM_OR_ASSIGN, policy, values=v, accums=a, scores=s, status=st)
+        else:
+            b.call(self._native.accum_or_assign, v, a, s, st)
         return status
 
     def assign(
         self, keys: ArrayLike, values: ArrayLike, scores: ArrayLike | None = None, *,
-        stream: Stream = None,
+        policy: str | None = None, stream: Stream = None,
     ) -> Array | None:  # fmt: skip
         """Overwrites rows and scores of present keys. Returns status (n,) uint8."""
         b = self._batch(keys, stream)
         v = b.input_rows("values", values)
         s = b.input("scores", scores)
         status, st = self._status(b)
-        b.call(self._native.assign, v, s, st)
+        if policy is not None:
+            self._run(b, Mode.ASSIGN, policy, values=v, scores=s, status=st)
+        else:
+            b.call(self._native.assign, v, s, st)
         return status
 
     def assign_values(
@@ -410,13 +484,17 @@ class HashTable:
         return status
 
     def assign_scores(
-        self, keys: ArrayLike, scores: ArrayLike | None = None, *, stream: Stream = None
-    ) -> Array | None:
+        self, keys: ArrayLike, scores: ArrayLike | None = None, *, policy: str | None = None,
+        stream: Stream = None,
+    ) -> Array | None:  # fmt: skip
         """Updates scores of present keys by the strategy's rule. Returns status (n,) uint8."""
         b = self._batch(keys, stream)
         s = b.input("scores", scores)
         status, st = self._status(b)
-        b.call(self._native.assign_scores, s, st)
+        if policy is not None:
+            self._run(b, Mode.ASSIGN, policy, name="assign_scores", scores=s, status=st)
+        else:
+            b.call(self._native.assign_scores, s, st)
         return status
 
     def erase(self, keys: ArrayLike, *, stream: Stream = None) -> Array | None:

@@ -62,8 +62,9 @@ def test_both_bindings_raise_the_same_errors() -> None:
 
 
 def test_options_of_another_layout_are_refused() -> None:
-    place = ctypes.create_string_buffer(64)
-    with pytest.raises(ValueError, match="options have 3 bytes, not 64"):
+    size = _by_ctypes._LAYOUT.size
+    place = ctypes.create_string_buffer(size)
+    with pytest.raises(ValueError, match=f"options have 3 bytes, not {size}"):
         _by_ctypes._functions["default_options"](ctypes.addressof(place), 3)
 
 

@@ -124,6 +124,8 @@ WRONG: dict[str, list[Any]] = {
     "flag": ["yes", None, 1, 0.0],
     "dtype": ["int32", "float64", None, 5, np.int8, object()],
     "strategy": ["fifo", None, 5],
+    "policy": ["newest", 5, object()],
+    "allocator": ["malloc", 5, object()],
     "device": ["tpu", "cuda:", "cuda:-1", "cuda:\u00b2", None, 1.5, True, -1],
     "array": ["text", 5, [1, 2], object(), np.zeros((2, 4), ">f4"), np.zeros(2, "<i2"),
               np.ma.zeros(2), np.zeros((3, 3, 3))],
@@ -131,7 +133,7 @@ WRONG: dict[str, list[Any]] = {
     "path": [5, None, "", "a\0b", object()],
 }  # fmt: skip
 KINDS = {
-    "capacity": "integer", "dim": "integer", "key_dtype": "dtype", "value_dtype": "dtype",
+    "capacity": "optional integer", "dim": "integer", "key_dtype": "dtype", "value_dtype": "dtype",
     "evict_strategy": "strategy", "device": "device", "init_capacity": "optional integer",
     "max_load_factor": "fraction", "hbm_bytes": "optional integer", "num_threads": "integer",
     "passes_from": "integer", "api_lock": "flag", "keys": "array", "values": "array",
@@ -139,7 +141,8 @@ KINDS = {
     "status": "array", "accums": "array", "stream": "stream", "lock": "flag",
     "ignore_evict_strategy": "flag", "key_mask": "integer", "key_pattern": "integer",
     "score_min": "integer", "score_max": "integer", "n": "integer", "offset": "integer",
-    "epoch": "integer", "path": "path",
+    "epoch": "integer", "path": "path", "policy": "policy", "score_policy": "policy",
+    "newcomers": "strategy", "allocator": "allocator",
 }  # fmt: skip
 
 
@@ -154,15 +157,16 @@ def good(name: str) -> Any:
         return VALUES.copy()
     return {
         "capacity": 10, "dim": 4, "device": "cpu", "keys": KEYS, "epoch": 1, "n": 1,
-        "accums": np.zeros(2, bool), "path": "absent/file", "scores": np.ones(2, np.uint64),
+        "rows": np.zeros(2, np.uint64), "accums": np.zeros(2, bool), "path": "absent/file",
+        "scores": np.ones(2, np.uint64),
     }.get(name)  # fmt: skip
 
 
 def methods() -> list[tuple[str, Callable[..., Any]]]:
     found = [
         (name, member)
-        for name, member in vars(hkv.HashTable).items()
-        if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_"))
+        for name, member in inspect.getmembers(hkv.HashTable, inspect.isfunction)
+        if name == "__init__" or not name.startswith("_")
     ]
     assert len(found) > 20
     return found
@@ -189,6 +193,7 @@ def test_every_wrong_argument_is_named_with_its_value_and_changes_nothing(
     }
     if method in ("insert_or_assign", "insert_and_evict", "accum_or_assign", "assign",
                   "assign_scores", "find_or_insert", "find_or_insert_pointers",
+                  "find_or_insert_rows", "find_or_insert_rows_and_evict",
                   "find_and_update"):  # fmt: skip
         needed["scores"] = good("scores")
     if method == "erase_if" and parameter == "stream":
