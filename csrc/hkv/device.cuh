@@ -37,6 +37,13 @@ struct CallState {
   uint32_t blocks_done;  // of the kernel that ends the call
 };
 
+// What evictions remember of a bucket. All of it should stay in the L2 cache.
+struct alignas(16) BucketState {
+  uint64_t level;    // about the smallest score, when it was last looked for; 0: it was not
+  uint32_t waiting;  // the first of the keys that evict here (passes.cuh), kNone between calls
+  uint32_t unused;
+};
+
 struct View {
   Layout layout;
   uint8_t* digests = nullptr;   // (num_buckets, 128)
@@ -47,9 +54,8 @@ struct View {
   uint32_t* holders = nullptr;  // (num_buckets, 128): how many, or null
   uint64_t* given = nullptr;  // (num_buckets, 4): number of a call << 32 | one bit per slot that it
                               // handed out
-  CallState* state = nullptr;  // (1)
-  uint64_t* levels =
-      nullptr;  // (num_buckets) about the smallest score, where it once was looked for
+  CallState* state = nullptr;      // (1)
+  BucketState* buckets = nullptr;  // (num_buckets)
   char* hbm_rows = nullptr;
   char* host_rows = nullptr;  // pinned and mapped; rows num_hbm_rows ... capacity - 1
   uint64_t num_hbm_rows = 0;
@@ -129,16 +135,39 @@ __device__ __forceinline__ void StoreRelaxed(uint32_t* p, uint32_t x) {
 
 __device__ __forceinline__ void Fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
-// Sets bits and returns the word before; asks the L2 cache to keep it rather than what streams by.
-__device__ __forceinline__ uint32_t OrInCache(uint32_t* p, uint32_t bits) {
+// Accesses that ask the L2 cache to keep what they touch rather than what streams by.
+__device__ __forceinline__ uint64_t KeepPolicy() {
   uint64_t policy;
   asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// Sets bits and returns the word before.
+__device__ __forceinline__ uint32_t OrInCache(uint32_t* p, uint32_t bits) {
   uint32_t old;
   asm volatile("atom.relaxed.gpu.global.or.b32.L2::cache_hint %0, [%1], %2, %3;"
                : "=r"(old)
-               : "l"(p), "r"(bits), "l"(policy)
+               : "l"(p), "r"(bits), "l"(KeepPolicy())
                : "memory");
   return old;
+}
+
+__device__ __forceinline__ uint32_t ExchangeInCache(uint32_t* p, uint32_t x) {
+  uint32_t old;
+  asm volatile("atom.relaxed.gpu.global.exch.b32.L2::cache_hint %0, [%1], %2, %3;"
+               : "=r"(old)
+               : "l"(p), "r"(x), "l"(KeepPolicy())
+               : "memory");
+  return old;
+}
+
+__device__ __forceinline__ uint64_t LoadInCache(const uint64_t* p) {
+  uint64_t x;
+  asm volatile("ld.relaxed.gpu.global.L2::cache_hint.u64 %0, [%1], %2;"
+               : "=l"(x)
+               : "l"(p), "l"(KeepPolicy())
+               : "memory");
+  return x;
 }
 
 __device__ __forceinline__ uint64_t GlobalTimer() {
@@ -194,11 +223,6 @@ __device__ __forceinline__ void GiveRow(const View& t, uint32_t position, uint32
 __device__ __forceinline__ uint32_t GivenBy(const View& t, uint32_t word, uint32_t number) {
   const uint64_t given = LoadRelaxed(t.given + word);
   return given >> 32 == number ? static_cast<uint32_t>(given) : 0;
-}
-
-// The number of the call that is being done, for a call that hands out rows; 0 for others.
-__device__ __forceinline__ uint32_t CallNumber(const View& t, bool hands_out) {
-  return hands_out ? LoadRelaxed(&t.state->calls) + 1 : 0;
 }
 
 __device__ __forceinline__ uint64_t ThreadIndex() {

@@ -27,8 +27,7 @@ struct DeviceStorage {
     entries = on_device(slots * 16, "keys and scores");
     locks = on_device(layout.num_buckets * uint64_t{4} * device::kLocksPerBucket, "key locks");
     busy = on_device(slots / 8, "row locks");
-    waiting = on_device(layout.num_buckets * uint64_t{4}, "evictions");
-    levels = on_device(layout.num_buckets * uint64_t{8}, "evictions");
+    buckets = on_device(layout.num_buckets * sizeof(device::BucketState), "evictions");
     given = on_device(slots / 4, "rows of a call");
     touched = on_device((layout.num_buckets + 31) / 32 * uint64_t{4}, "rows of a call");
     state = on_device(sizeof(device::CallState), "rows of a call");
@@ -37,7 +36,7 @@ struct DeviceStorage {
     view.entries = entries.As<uint64_t>();
     view.locks = locks.As<uint32_t>();
     view.busy = busy.As<uint32_t>();
-    view.levels = levels.As<uint64_t>();
+    view.buckets = buckets.As<device::BucketState>();
     view.given = given.As<uint64_t>();
     view.state = state.As<device::CallState>();
     view.row_bytes = row_bytes;
@@ -66,8 +65,8 @@ struct DeviceStorage {
     CheckCuda(cudaMemsetAsync(state.As<char>(), 0, state.bytes(), stream), "clear");
   }
 
-  TableMemory digests, entries, locks, busy, waiting, levels, given, touched, state, holders,
-      pinned, hbm_rows, host_rows;
+  TableMemory digests, entries, locks, busy, buckets, given, touched, state, holders, pinned,
+      hbm_rows, host_rows;
   device::View view;
 };
 
@@ -83,7 +82,7 @@ class PassMemory {
                kKeys * (sizeof(device::Waiter) + 3 * sizeof(uint32_t)), "lists of keys") {}
 
   // The plan for n keys, once what stands before the call on the stream is done.
-  device::Plan Start(const DeviceStorage& storage, uint64_t n, bool hands_out,
+  device::Plan Start(const DeviceStorage& storage, uint64_t n, bool marks,
                      cudaStream_t stream) const {
     uint64_t filter_keys = 32;
     while (filter_keys < n) filter_keys *= 2;
@@ -94,11 +93,10 @@ class PassMemory {
     plan.counters = reinterpret_cast<unsigned long long*>(counters);
     plan.filter = reinterpret_cast<uint32_t*>(counters + kFilterOffset);
     plan.filter_mask = static_cast<uint32_t>(filter_keys * kFilterBytes / 4 - 1);
-    plan.waiting = storage.waiting.As<uint32_t>();
     plan.waiters = lists_.As<device::Waiter>();
     plan.rest = reinterpret_cast<uint32_t*>(plan.waiters + kKeys);
     plan.buckets = plan.rest + kKeys;
-    if (hands_out) {
+    if (marks) {
       CheckCuda(cudaMemsetAsync(storage.touched.As<char>(), 0, storage.touched.bytes(), stream),
                 "clearing a filter");
       plan.positions = plan.buckets + kKeys;

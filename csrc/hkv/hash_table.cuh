@@ -215,9 +215,16 @@ class HashTable final : public NativeTable {
                     cudaStream_t stream) const {
     if (values == nullptr || !IsHybrid(storage)) return false;
     if (n < HostBins::kFrom || n >> 31 != 0) return false;
-    if (!order_.Applies(stream)) return false;  // calls that use the bins take turns
+    if (!TakeTurns(stream, host_bins_.get())) return false;
     if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>(options_.allocator);
     return true;
+  }
+
+  // Whether calls on this stream take turns with all others, so that they can share memory: those
+  // that are ordered do, and those that are captured (a graph must not run beside other calls) can
+  // use what is there.
+  bool TakeTurns(cudaStream_t stream, const void* memory) const {
+    return order_.Applies(stream) || (options_.api_lock && memory != nullptr);
   }
 
   // -- writing
@@ -269,7 +276,7 @@ class HashTable final : public NativeTable {
     if constexpr (kMode != WriteMode::kAccumOrAssign) {
       if (GoesInPasses(storage, args, stream)) {
         for (uint64_t first = 0; first < args.n; first += PassMemory::kKeys) {
-          LaunchPasses<kMode>(storage, Part(args, first), stream);
+          LaunchPasses<kMode>(storage, Part(args, first), args.n, stream);
         }
         return;
       }
@@ -286,7 +293,7 @@ class HashTable final : public NativeTable {
 
   // Whether so many keys may hold so many equal ones that it pays to tell them apart.
   bool TellsEqualsApart(uint64_t n, cudaStream_t stream) const {
-    return n >= options_.passes_from / 64 && order_.Applies(stream);
+    return n >= options_.passes_from / 64 && TakeTurns(stream, equals_memory_.get());
   }
 
   // UpsertKernel with blocks that run at the same time.
@@ -316,7 +323,7 @@ class HashTable final : public NativeTable {
   bool GoesInPasses(const DeviceStorage& storage, const device::UpsertArgs& args,
                     cudaStream_t stream) {
     const uint64_t from = IsHybrid(storage) ? options_.passes_from / 16 : options_.passes_from;
-    if (args.n < from || args.pin || !order_.Applies(stream)) return false;
+    if (args.n < from || args.pin || !TakeTurns(stream, pass_memory_.get())) return false;
     // Both now: a refusal must come before anything is launched.
     if (pass_memory_ == nullptr) pass_memory_ = std::make_unique<PassMemory>(options_.allocator);
     NeedEqualsMemory(stream);
@@ -344,11 +351,19 @@ class HashTable final : public NativeTable {
   }
 
   template <WriteMode kMode>
-  void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
+  void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, uint64_t whole,
+                    cudaStream_t stream) {
     constexpr bool kInserts = Inserts(kMode);
     constexpr int kThreads = device::kThreads;
-    device::Plan plan = pass_memory_->Start(storage, args.n, args.hands_out, stream);
+    // A call whose scores are of its time needs no marks on the rows that it hands out.
+    const bool by_time =
+        args.hands_out && args.ends_call && args.rule == ScoreRule::kClock && args.n == whole;
+    device::Plan plan = pass_memory_->Start(storage, args.n, args.hands_out && !by_time, stream);
     plan.more_follows = args.hands_out && !args.ends_call;
+    if (by_time) {
+      args.since = plan.counters + device::kSince;
+      args.ends_call = false;
+    }
     if (UsesHostBins(storage, args.n, args.values, stream)) plan.host = host_bins_->Start(stream);
     const device::View& view = storage.view;
     const unsigned blocks = Blocks(args.n);
@@ -358,15 +373,23 @@ class HashTable final : public NativeTable {
     }
     if constexpr (kInserts) {
       const unsigned wanted = std::max(blocks, Blocks(view.layout.num_buckets));
-      void* parameters[] = {const_cast<device::View*>(&view), &args, &plan};
-      CheckCuda(cudaLaunchCooperativeKernel(device::EvictKernel<kMode>,
-                                            Resident(wanted, device::kEvictBlocks), kThreads,
-                                            parameters, 0, stream),
-                "launching a kernel");
+      LaunchEvict<kMode>(view, args, plan, wanted, stream);
     }
     args.list = plan.rest;
     args.list_size = plan.counters + device::kRest;
     LaunchTogether<kMode>(storage, args, stream);
+  }
+
+  // The blocks of its rounds wait for one another.
+  template <WriteMode kMode>
+  void LaunchEvict(const device::View& view, const device::UpsertArgs& args,
+                   const device::Plan& plan, unsigned wanted, cudaStream_t stream) const {
+    const unsigned blocks = Resident(wanted, device::kEvictBlocks);
+    void* parameters[] = {const_cast<device::View*>(&view), const_cast<device::UpsertArgs*>(&args),
+                          const_cast<device::Plan*>(&plan)};
+    CheckCuda(cudaLaunchCooperativeKernel(device::EvictKernel<kMode>, blocks, device::kThreads,
+                                          parameters, 0, stream),
+              "launching a kernel");
   }
 
   // -- the whole table
@@ -388,9 +411,6 @@ class HashTable final : public NativeTable {
     device::ClearKernel<device::kThreads>
         <<<Blocks(threads), device::kThreads, 0, stream>>>(storage.view);
     CheckCuda(cudaGetLastError(), "clear");
-    CheckCuda(cudaMemsetAsync(storage.waiting.As<char>(), 0xff,
-                              storage.view.layout.num_buckets * uint64_t{4}, stream),
-              "clear");
     storage.ClearStamps(stream);
   }
 

@@ -14,6 +14,7 @@
 #include "csrc/hkv/layout.h"
 #include "csrc/hkv/relocation.h"
 #include "csrc/hkv/row_moves.h"
+#include "csrc/hkv/types.h"
 
 namespace hkv {
 
@@ -101,10 +102,10 @@ struct Storage {
     return smallest;
   }
 
-  // Of the key's two buckets, which are full; at home among equals.
-  uint64_t SmallestScore(const Place& place, uint64_t number) const {
+  // Of the key's two buckets, which are full; at home among equals, or at home only.
+  uint64_t SmallestScore(const Place& place, EvictFrom from, uint64_t number) const {
     const uint64_t here = SmallestScore(place.home, number);
-    if (place.other == place.home) return here;
+    if (place.other == place.home || from == EvictFrom::kHomeBucket) return here;
     const uint64_t there = SmallestScore(place.other, number);
     if (there == kNoPosition) return here;
     return here == kNoPosition || scores[there] < scores[here] ? there : here;

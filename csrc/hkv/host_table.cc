@@ -402,7 +402,7 @@ class HostTable final : public Table {
     const uint64_t score = InsertScore(rule_, given, time_ + i + 1, epoch_);
     const uint8_t status = target != kNoPosition ? kInserted : kEvicted;
     if (status == kEvicted) {
-      target = s.SmallestScore(place, HandsOutRows(call) ? number_ : 0);
+      target = s.SmallestScore(place, options_.evict_from, HandsOutRows(call) ? number_ : 0);
       const bool admits = options_.newcomers == Newcomers::kAlways;
       if (target == kNoPosition || (score < s.scores[target] && !admits)) {
         if (call.mode == WriteMode::kInsertAndEvict) ListEvicted(call, key, score, mine);

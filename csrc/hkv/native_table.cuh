@@ -46,6 +46,7 @@ class NativeTable : public Table {
     args->clock_offset = clock_offset_;
     args->rule = RuleOf(*args);
     args->admits_all = options_.newcomers == Newcomers::kAlways;
+    args->at_home = options_.evict_from == EvictFrom::kHomeBucket;
     args->pitch = Pitch(args->pitch);
     args->word_bytes = WordBytes(args->pitch, args->values, args->evicted_values);
     args->hands_out = HandsOutRows(*args);

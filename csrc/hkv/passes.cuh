@@ -22,7 +22,7 @@
 namespace hkv {
 namespace device {
 
-enum PassCounter { kWaiters, kBuckets, kRest, kNumPassCounters };
+enum PassCounter { kWaiters, kBuckets, kRest, kSince, kNumPassCounters };
 
 // A key that needs an eviction, in the list of one of its buckets.
 struct alignas(16) Waiter {
@@ -35,11 +35,10 @@ struct Plan {
   unsigned long long* counters = nullptr;  // (kNumPassCounters)
   uint32_t* filter = nullptr;              // bits of the keys that were seen
   uint32_t filter_mask = 0;                // its words - 1
-  uint32_t* waiting = nullptr;  // (num_buckets) the first waiter, or kNone; all kNone between calls
-  Waiter* waiters = nullptr;    // (n)
-  uint32_t* buckets = nullptr;  // (n) those with waiters, one round's behind another's
-  uint32_t* rest = nullptr;     // (n)
-  // Of a call that hands out rows, or null:
+  Waiter* waiters = nullptr;               // (n)
+  uint32_t* buckets = nullptr;             // (n) those with waiters, one round's behind another's
+  uint32_t* rest = nullptr;                // (n)
+  // Of a call that marks the rows that it hands out, or null:
   uint32_t* positions = nullptr;  // (n) of the rows that the claim pass handed out, or kNone
   uint32_t* touched = nullptr;    // a bit per bucket in which the call may yet evict, 0 at first
   bool more_follows = false;      // the batch has more parts: any row may be in danger
@@ -88,6 +87,10 @@ __global__ void __launch_bounds__(kThreads, kClaimBlocks)
   __shared__ WarpScratch scratches[kThreads / 32];
   const uint64_t i = ThreadIndex();
   const bool active = i < a.n;
+  if (kInserts && a.since != nullptr) {  // before any score of this block is made
+    if (threadIdx.x == 0) atomicMax(p.counters + kSince, ~GlobalTimer());
+    __syncthreads();
+  }
   const uint64_t key = active ? a.keys[i] : 0;
   const Place place = t.layout.PlaceOf(key);
   const uint64_t given = a.scores != nullptr && active ? a.scores[i] : kMaxScore;
@@ -210,20 +213,20 @@ __device__ __forceinline__ void ChooseVictim(const UpsertArgs& a, SlotScores& sc
 }
 
 // A key that found no row to replace here is left to the rest if its other bucket has one.
-__device__ __forceinline__ void AskOtherBucket(const View& t, const UpsertArgs& a, uint32_t number,
-                                               uint32_t bucket, Waiting& w) {
+__device__ __forceinline__ void AskOtherBucket(const View& t, const UpsertArgs& a,
+                                               const Guard& guard, uint32_t bucket, Waiting& w) {
   const uint32_t lane = threadIdx.x & 31;
   bool asks = w.Settled() && !w.replaces;
   uint32_t other = 0;
   if (asks) {
     const Place place = t.layout.PlaceOf(w.key);
     other = place.home == bucket ? place.other : place.home;
-    asks = other != bucket;
+    asks = other != bucket && !a.at_home;
   }
   for (unsigned left = __ballot_sync(kFullMask, asks); left != 0; left &= left - 1) {
     const uint32_t owner = __ffs(left) - 1;
     const Victim victim =
-        SmallestScore(LoadScores<false>(t, __shfl_sync(kFullMask, other, owner), number));
+        SmallestScore(LoadScores<false>(t, __shfl_sync(kFullMask, other, owner), guard));
     if (lane == owner) w.left = Replaces(a, w.score, victim.slot != kNone, victim.score);
   }
 }
@@ -231,7 +234,7 @@ __device__ __forceinline__ void AskOtherBucket(const View& t, const UpsertArgs& 
 // Writes what was decided for the lanes' keys. `entry`: their places in evicted_*.
 template <WriteMode kMode>
 __device__ __forceinline__ void Settle(const View& t, const UpsertArgs& a, const Plan& p,
-                                       WarpScratch& scratch, uint32_t number, uint32_t bucket,
+                                       WarpScratch& scratch, const Guard& guard, uint32_t bucket,
                                        const Waiting& w, bool listed, uint64_t entry) {
   const bool settled = w.Settled(), replaced = w.replaces;
   const uint32_t position = bucket * kBucketSlots + w.victim.slot;
@@ -254,7 +257,7 @@ __device__ __forceinline__ void Settle(const View& t, const UpsertArgs& a, const
   }
   if (replaced) {
     PutKey(t, position, w.key, w.score, t.layout.PlaceOf(w.key).tag);
-    if (number != 0) GiveRow(t, position, number);
+    guard.Give(t, position);
   }
   const uint64_t at = Append(p.counters + kRest, w.left);
   if (w.left) p.rest[at] = w.i;
@@ -265,13 +268,13 @@ __device__ __forceinline__ void Settle(const View& t, const UpsertArgs& a, const
 // A warp makes the evictions of the lanes' buckets, up to two in each at a time.
 template <WriteMode kMode>
 __device__ __forceinline__ void EvictIn(const View& t, const UpsertArgs& a, const Plan& p,
-                                        WarpScratch& scratch, uint32_t number, uint32_t bucket) {
+                                        WarpScratch& scratch, const Guard& guard, uint32_t bucket) {
   constexpr bool kRefusedLeave = kMode == WriteMode::kInsertAndEvict;
   constexpr bool kMayList = kRefusedLeave || kMode == WriteMode::kFindOrInsert;
   const bool lists = kRefusedLeave || (kMayList && a.evicted_keys != nullptr);
   const uint32_t lane = threadIdx.x & 31;
-  uint32_t first = bucket != kNone ? LoadRelaxed(p.waiting + bucket) : kNone;
-  if (first != kNone) p.waiting[bucket] = kNone;
+  uint32_t first = bucket != kNone ? LoadRelaxed(&t.buckets[bucket].waiting) : kNone;
+  if (first != kNone) t.buckets[bucket].waiting = kNone;
   ulonglong2 taken = make_ulonglong2(0, 0);
   unsigned wanted;
   while ((wanted = __ballot_sync(kFullMask, first != kNone)) != 0) {
@@ -282,7 +285,7 @@ __device__ __forceinline__ void EvictIn(const View& t, const UpsertArgs& a, cons
 #pragma unroll 1
     while (wanted != 0) {
       SlotScores scores[kEvictPrefetch];
-      LoadScoresOf<false>(t, wanted, bucket, number, scores);
+      LoadScoresOf<false>(t, wanted, bucket, guard, scores);
 #pragma unroll
       for (int u = 0; u < kEvictPrefetch; ++u) {
         if (wanted == 0) continue;
@@ -294,8 +297,8 @@ __device__ __forceinline__ void EvictIn(const View& t, const UpsertArgs& a, cons
         if (lane == owner) SetLevel(t, bucket, next);
       }
     }
-    AskOtherBucket(t, a, number, bucket, one);
-    AskOtherBucket(t, a, number, bucket, two);
+    AskOtherBucket(t, a, guard, bucket, one);
+    AskOtherBucket(t, a, guard, bucket, two);
     const bool list_one = lists && (one.replaces || (kRefusedLeave && one.Settled()));
     const bool list_two = lists && (two.replaces || (kRefusedLeave && two.Settled()));
     const unsigned ones = __ballot_sync(kFullMask, list_one);
@@ -306,8 +309,8 @@ __device__ __forceinline__ void EvictIn(const View& t, const UpsertArgs& a, cons
       entry = __shfl_sync(kFullMask, entry, 0);
     }
     const unsigned below = (1u << lane) - 1;
-    Settle<kMode>(t, a, p, scratch, number, bucket, one, list_one, entry + __popc(ones & below));
-    Settle<kMode>(t, a, p, scratch, number, bucket, two, list_two,
+    Settle<kMode>(t, a, p, scratch, guard, bucket, one, list_one, entry + __popc(ones & below));
+    Settle<kMode>(t, a, p, scratch, guard, bucket, two, list_two,
                   entry + __popc(ones) + __popc(twos & below));
     __syncwarp();
   }
@@ -315,15 +318,15 @@ __device__ __forceinline__ void EvictIn(const View& t, const UpsertArgs& a, cons
 
 // Puts the waiters `first` ... end - 1 into the lists of the buckets in which they evict, and those
 // buckets into the list of them.
-__device__ __forceinline__ void ChooseBuckets(const View& t, const Plan& p, uint64_t first,
-                                              uint64_t end, uint64_t step) {
+__device__ __forceinline__ void ChooseBuckets(const View& t, const UpsertArgs& a, const Plan& p,
+                                              uint64_t first, uint64_t end, uint64_t step) {
   for (uint64_t at = first + ThreadIndex(); at - (threadIdx.x & 31) < end; at += step) {
     bool opens = false;
     uint32_t bucket = 0;
     if (at < end) {
       Waiter* const waiter = p.waiters + at;
-      bucket = BucketToEvictIn(t, t.layout.PlaceOf(waiter->key));
-      const uint32_t next = atomicExch(p.waiting + bucket, static_cast<uint32_t>(at));
+      bucket = BucketToEvictIn(t, a, t.layout.PlaceOf(waiter->key));
+      const uint32_t next = ExchangeInCache(&t.buckets[bucket].waiting, static_cast<uint32_t>(at));
       waiter->next = next;
       opens = next == kNone;
     }
@@ -339,29 +342,29 @@ template <WriteMode kMode>
 __global__ void __launch_bounds__(kThreads, kEvictBlocks)
     EvictKernel(const View t, const UpsertArgs a, const Plan p) {
   const uint64_t waiters = Load(p.counters + kWaiters);
-  if (waiters == 0 && !a.hands_out) return;
+  if (waiters == 0 && p.positions == nullptr) return;
   __shared__ WarpScratch scratches[kThreads / 32];
   const auto grid = cooperative_groups::this_grid();
-  const uint32_t number = CallNumber(t, a.hands_out);
+  const Guard guard(t, a);
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
   const uint64_t half = t.layout.num_buckets / 2;
-  const uint64_t round = half == 0 ? waiters : max(half, kFewWaiters);
-  if (number != 0) {
+  const uint64_t round = half == 0 || a.at_home ? waiters : max(half, kFewWaiters);
+  if (p.positions != nullptr) {
     for (uint64_t i = ThreadIndex(); i < a.n; i += step) {
       const uint32_t position = p.positions[i];
-      if (position != kNone && p.IsTouched(position / kBucketSlots)) GiveRow(t, position, number);
+      if (position != kNone && p.IsTouched(position / kBucketSlots)) guard.Give(t, position);
     }
   }
   uint64_t done = 0;  // buckets
 #pragma unroll 1
   for (uint64_t first = 0; first < waiters; first += round) {
     const uint64_t end = min(waiters, first + round);
-    ChooseBuckets(t, p, first, end, step);
+    ChooseBuckets(t, a, p, first, end, step);
     grid.sync();
     const uint64_t buckets = Load(p.counters + kBuckets);
     for (uint64_t at = done + ThreadIndex(); at - (threadIdx.x & 31) < buckets; at += step) {
       const uint32_t bucket = at < buckets ? LoadRelaxed(p.buckets + at) : kNone;
-      EvictIn<kMode>(t, a, p, scratches[threadIdx.x / 32], number, bucket);
+      EvictIn<kMode>(t, a, p, scratches[threadIdx.x / 32], guard, bucket);
     }
     done = buckets;
     if (end < waiters) grid.sync();

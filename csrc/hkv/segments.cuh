@@ -50,6 +50,7 @@ class NativeTable::SegmentsScope {
       entry.word_bytes = table.WordBytes(pitch, a, b);
       if (call != nullptr) entry.rule = table.RuleOf(*call);
       entry.admits_all = table.options_.newcomers == Newcomers::kAlways;
+      entry.at_home = table.options_.evict_from == EvictFrom::kHomeBucket;
     }
     return launch;
   }

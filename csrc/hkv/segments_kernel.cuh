@@ -21,6 +21,7 @@ struct SegmentTable {
   uint32_t word_bytes = 16;
   ScoreRule rule = ScoreRule::kGiven;
   bool admits_all = false;
+  bool at_home = false;
 };
 
 struct SegmentTables {
@@ -84,6 +85,7 @@ __device__ __forceinline__ UpsertArgs ArgsFor(const SegmentTable& table, const U
   mine.word_bytes = table.word_bytes;
   mine.rule = table.rule;
   mine.admits_all = table.admits_all;
+  mine.at_home = table.at_home;
   if (NeedsClock(table.rule)) mine.scores = nullptr;
   if (a.evicted_keys != nullptr) {
     mine.evicted_keys += part.first;
@@ -103,8 +105,8 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     const SegmentTable& table = s.table[part.t];
     const UpsertArgs mine = ArgsFor(table, a, part);
     const uint64_t i = part.begin + (threadIdx.x & 31);
-    UpsertKeys<kMode, char>(table.view, mine, scratches[threadIdx.x / 32],
-                            CallNumber(table.view, a.hands_out), i, i < part.end, true);
+    UpsertKeys<kMode, char>(table.view, mine, scratches[threadIdx.x / 32], Guard(table.view, mine),
+                            i, i < part.end, true);
   }
   EndCall(a, s.count, [&](uint32_t t) { return s.table[t].view.state; });
 }

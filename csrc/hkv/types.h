@@ -43,6 +43,12 @@ enum class Newcomers : uint8_t {
   kAlways = 1,   // the smallest score leaves all the same
 };
 
+// Where a full table looks for the row that leaves for a new key.
+enum class EvictFrom : uint8_t {
+  kBothBuckets = 0,  // the smaller smallest score of the key's two buckets
+  kHomeBucket = 1,   // the smallest score of its home bucket: faster, and more often the wrong row
+};
+
 enum class KeyType : int32_t { kInt64 = 0, kUInt64 = 1 };
 enum class ValueType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
@@ -70,6 +76,7 @@ struct HashTableOptions {
                                    // from a 64th of it on equal keys are told apart (equals.cuh)
   bool api_lock = true;            // order calls from several streams (on the device, no host wait)
   Newcomers newcomers = Newcomers::kByScore;
+  EvictFrom evict_from = EvictFrom::kBothBuckets;
   Allocator allocator;  // of the GPU table's memory; empty: CUDA's own
 };
 
@@ -124,6 +131,10 @@ inline const char* Name(ScorePolicy policy) {
     default:
       return "clock";
   }
+}
+
+inline const char* Name(EvictFrom from) {
+  return from == EvictFrom::kBothBuckets ? "both" : "home";
 }
 
 inline const char* Name(Newcomers newcomers) {

@@ -29,9 +29,32 @@ struct UpsertArgs : Write {
   uint64_t clock_offset = 0;
   uint32_t word_bytes = 16;
   ScoreRule rule = ScoreRule::kGiven;
-  bool admits_all = false;  // Newcomers::kAlways
-  bool hands_out = false;   // no two keys of the call get the same row
-  bool ends_call = false;   // this kernel is the last one of such a call
+  bool admits_all = false;                    // Newcomers::kAlways
+  bool at_home = false;                       // EvictFrom::kHomeBucket
+  bool hands_out = false;                     // no two keys of the call get the same row
+  bool ends_call = false;                     // this kernel is the last one of such a call
+  const unsigned long long* since = nullptr;  // ~ of the device's clock before such a call, or null
+};
+
+// Which rows the call that is being done handed out: those that bear its number, or those whose
+// scores are of its time.
+struct Guard {
+  uint32_t number = 0;  // 0: none
+  uint64_t since = UINT64_MAX;
+
+  Guard() = default;
+  __device__ __forceinline__ Guard(const View& t, const UpsertArgs& a) {
+    if (!a.hands_out) return;
+    if (a.since != nullptr) {
+      since = ~Load(a.since) + a.clock_offset;
+    } else {
+      number = LoadRelaxed(&t.state->calls) + 1;
+    }
+  }
+
+  __device__ __forceinline__ void Give(const View& t, uint32_t position) const {
+    if (number != 0) GiveRow(t, position, number);
+  }
 };
 
 // The table's clock, for rules that look at it.
@@ -64,10 +87,11 @@ struct SlotScores {
   uint32_t barred;  // a bit per slot that may not be evicted now; << 8: not in this call
 };
 
-// kShared: rows may be in use by other warps, and those may not go; nor may those that call
-// `number`, if it is not 0, handed out.
+// kShared: rows may be in use by other warps, and those may not go; nor may those that the call
+// handed out.
 template <bool kShared>
-__device__ __forceinline__ SlotScores LoadScores(const View& t, uint32_t bucket, uint32_t number) {
+__device__ __forceinline__ SlotScores LoadScores(const View& t, uint32_t bucket,
+                                                 const Guard& guard) {
   const uint32_t slot = (threadIdx.x & 31) * 4;
   const uint32_t position = bucket * kBucketSlots + slot;
   const auto* pairs = reinterpret_cast<const ulonglong2*>(t.ScoreAt(position));
@@ -76,7 +100,11 @@ __device__ __forceinline__ SlotScores LoadScores(const View& t, uint32_t bucket,
   const uint32_t word = position / 32, shift = slot % 32;
   if (kShared) s.barred = LoadRelaxed(t.busy + word) >> shift & 15;
   if (t.pinned != nullptr) s.barred |= (LoadRelaxed(t.pinned + word) >> shift & 15) << 8;
-  if (number != 0) s.barred |= (GivenBy(t, word, number) >> shift & 15) << 8;
+  if (guard.number != 0) s.barred |= (GivenBy(t, word, guard.number) >> shift & 15) << 8;
+  if (guard.since != UINT64_MAX) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) s.barred |= (s.score[i] >= guard.since ? 256u : 0) << i;
+  }
   const uint32_t slots = t.layout.SlotsOf(bucket);
   const uint32_t here = slots > slot ? min(slots - slot, 4u) : 0;
   s.barred |= (0xfu << here & 0xf) << 8;
@@ -92,11 +120,11 @@ struct Victim {
 // in flight together. Whole warps only.
 template <bool kShared, int kDepth>
 __device__ __forceinline__ void LoadScoresOf(const View& t, unsigned wanted, uint32_t bucket,
-                                             uint32_t number, SlotScores (&scores)[kDepth]) {
+                                             const Guard& guard, SlotScores (&scores)[kDepth]) {
 #pragma unroll
   for (int u = 0; u < kDepth; ++u) {
     if (wanted == 0) continue;
-    scores[u] = LoadScores<kShared>(t, __shfl_sync(kFullMask, bucket, __ffs(wanted) - 1), number);
+    scores[u] = LoadScores<kShared>(t, __shfl_sync(kFullMask, bucket, __ffs(wanted) - 1), guard);
     wanted &= wanted - 1;
   }
 }
@@ -164,14 +192,16 @@ __device__ __forceinline__ void SetScore(SlotScores& s, uint32_t slot, uint64_t 
 
 // The bucket of the two in which a new key makes an eviction: where the smaller score was last
 // seen.
-__device__ __forceinline__ uint32_t BucketToEvictIn(const View& t, const Place& place) {
-  const bool other = LoadRelaxed(t.levels + place.other) < LoadRelaxed(t.levels + place.home);
-  return other ? place.other : place.home;
+__device__ __forceinline__ uint32_t BucketToEvictIn(const View& t, const UpsertArgs& a,
+                                                    const Place& place) {
+  if (a.at_home) return place.home;
+  const uint64_t other = LoadInCache(&t.buckets[place.other].level);
+  return other < LoadInCache(&t.buckets[place.home].level) ? place.other : place.home;
 }
 
 // Says how low the scores of a bucket are; that no row may go now is no reason to shun it later.
 __device__ __forceinline__ void SetLevel(const View& t, uint32_t bucket, uint64_t score) {
-  StoreRelaxed(t.levels + bucket, score == kMaxScore ? 0 : score);
+  StoreRelaxed(&t.buckets[bucket].level, score == kMaxScore ? 0 : score);
 }
 
 // The row that leaves for a lane's new key.
@@ -184,13 +214,13 @@ struct Eviction {
 
 // For every lane in `wanted` the smallest score of its bucket.
 __device__ __forceinline__ Eviction FindVictims(const View& t, unsigned wanted, uint32_t bucket,
-                                                uint32_t number) {
+                                                const Guard& guard) {
   const uint32_t lane = threadIdx.x & 31;
   Eviction mine;
 #pragma unroll 1
   while (wanted != 0) {
     SlotScores scores[kEvictDepth];
-    LoadScoresOf<true>(t, wanted, bucket, number, scores);
+    LoadScoresOf<true>(t, wanted, bucket, guard, scores);
 #pragma unroll
     for (int u = 0; u < kEvictDepth; ++u) {
       if (wanted == 0) break;
@@ -221,17 +251,17 @@ __device__ __forceinline__ bool Replaces(const UpsertArgs& a, uint64_t score, bo
 // The row that leaves for the new keys of the lanes with `evicts`, in the one of their buckets
 // where it should be, or in the other one.
 __device__ __forceinline__ Eviction MakeEviction(const View& t, const UpsertArgs& a,
-                                                 const Place& place, uint32_t number, bool evicts,
-                                                 unsigned evictors, uint64_t score) {
-  uint32_t bucket = evicts ? BucketToEvictIn(t, place) : 0;
+                                                 const Place& place, const Guard& guard,
+                                                 bool evicts, unsigned evictors, uint64_t score) {
+  uint32_t bucket = evicts ? BucketToEvictIn(t, a, place) : 0;
   __syncwarp();
-  Eviction found = FindVictims(t, evictors, bucket, number);
-  const bool asks = evicts && place.other != place.home &&
+  Eviction found = FindVictims(t, evictors, bucket, guard);
+  const bool asks = evicts && place.other != place.home && !a.at_home &&
                     !Replaces(a, score, found.position != kNone, found.score);
   const unsigned asked = __ballot_sync(kFullMask, asks);
   if (asked == 0) return found;
   bucket = bucket == place.home ? place.other : place.home;
-  const Eviction second = FindVictims(t, asked, bucket, number);
+  const Eviction second = FindVictims(t, asked, bucket, guard);
   if (asks) {
     const bool blocked = found.blocked || second.blocked;
     const bool better =
@@ -383,10 +413,10 @@ __device__ __forceinline__ void PutKey(const View& t, uint32_t position, uint64_
 // Whether the slot that was chosen for a new key, and is held now, is still free, or its row still
 // the one that may leave: meanwhile it may have gone to another key, or been handed out.
 __device__ __forceinline__ bool StillFree(const View& t, const UpsertArgs& a, uint32_t target,
-                                          uint32_t number, bool evicts, uint64_t score) {
+                                          const Guard& guard, bool evicts, uint64_t score) {
   if (!evicts) return LoadRelaxed(t.digests + target) <= kReclaimed;
   const uint32_t bit = 1u << (target & 31);
-  if (number != 0 && (GivenBy(t, target >> 5, number) & bit) != 0) return false;
+  if (guard.number != 0 && (GivenBy(t, target >> 5, guard.number) & bit) != 0) return false;
   if (a.pin && (LoadRelaxed(t.pinned + (target >> 5)) & bit) != 0) return false;
   return LoadRelaxed(t.ScoreAt(target)) == score;
 }
@@ -398,7 +428,8 @@ constexpr int kManyRounds = 4;  // that a key may lose before it is left for lat
 // char.
 template <WriteMode kMode, class Value>
 __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, WarpScratch& scratch,
-                                           uint32_t number, uint64_t i, bool active, bool patient) {
+                                           const Guard& guard, uint64_t i, bool active,
+                                           bool patient) {
   constexpr bool kInserts = Inserts(kMode), kReads = ReadsValues(kMode);
   constexpr bool kAccum = kMode == WriteMode::kAccumOrAssign;
   constexpr bool kRefusedLeave = kMode == WriteMode::kInsertAndEvict;
@@ -445,7 +476,7 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
     Eviction eviction;
     const unsigned evictors = kInserts ? __ballot_sync(kFullMask, evicts) : 0;
     if (evictors != 0) {
-      eviction = MakeEviction(t, a, place, number, evicts, evictors, new_score);
+      eviction = MakeEviction(t, a, place, guard, evicts, evictors, new_score);
       if (evicts) {
         const bool exists = eviction.position != kNone;
         refused = exists ? !Replaces(a, new_score, true, eviction.score) : !eviction.blocked;
@@ -464,7 +495,7 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
       old_key = LoadRelaxed(t.KeyAt(target));
     }
     const bool valid = hit ? !kInserts || old_key == key
-                           : inserts && StillFree(t, a, target, number, evicts, eviction.score);
+                           : inserts && StillFree(t, a, target, guard, evicts, eviction.score);
     const bool fresh = inserts && got_row && got_key && valid;
     const bool replaced = fresh && evicts;
     const uint32_t held = fresh || (hit && got_row && valid) ? target : kNone;
@@ -493,7 +524,7 @@ __device__ __forceinline__ bool UpsertKeys(const View& t, const UpsertArgs& a, W
       o.position = held;
       row = t.RowAt(held);
       if (a.pin) HoldRow(t, held, __popc(equal));
-      if (number != 0) GiveRow(t, held, number);
+      guard.Give(t, held);
     }
     char* const mine = a.values != nullptr ? a.values + i * a.pitch : nullptr;
     __syncwarp();

@@ -18,7 +18,7 @@ constexpr uint64_t kFewKeys = 512;  // too few to look for equal ones
 template <WriteMode kMode, class Value>
 __device__ __forceinline__ void UpsertAll(const View& t, const UpsertArgs& a, const Equals& e,
                                           WarpScratch& scratch) {
-  const uint32_t number = CallNumber(t, a.hands_out);
+  const Guard guard(t, a);
   const bool leads = blockIdx.x == 0 && threadIdx.x == 0;
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
   const uint32_t* list = a.list;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void UpsertAll(const View& t, const UpsertArgs& a, co
         const bool active = lane < each && at < size;
         const uint64_t i = active && list != nullptr ? LoadRelaxed(list + at) : at;
         const bool patient = phase != kTry;
-        const bool left = UpsertKeys<kMode, Value>(t, a, scratch, number, i, active, patient);
+        const bool left = UpsertKeys<kMode, Value>(t, a, scratch, guard, i, active, patient);
         __syncwarp();
         if (patient) continue;
         const uint64_t l = Append(e.counters + kLeft, left);

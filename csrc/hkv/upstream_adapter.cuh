@@ -60,6 +60,7 @@ class UpstreamTable final : public Table {
               "upstream") {
     if (options_.score_policy != ScorePolicy::kDefault) Lacks("score policies");
     if (options_.newcomers != Newcomers::kByScore) Lacks("newcomers other than by_score");
+    if (options_.evict_from != EvictFrom::kBothBuckets) Lacks("evict_from other than both");
     if (options_.allocator.allocate != nullptr) Lacks("allocator of the caller's");
     nv::merlin::HashTableOptions upstream;
     upstream.init_capacity = options_.init_capacity;

@@ -134,6 +134,7 @@ _FIELDS = {
     "passes_from": "Q",
     "api_lock": "?",
     "newcomers": "B",
+    "evict_from": "B",
     "allocator_context": "P",
     "allocator_allocate": "P",
     "allocator_free": "P",

@@ -9,6 +9,7 @@ from functools import cache
 
 POLICIES = ("default", "constant", "assign", "accumulate", "clock")
 NEWCOMERS = ("by_score", "always")
+EVICT_FROM = ("both", "home")
 
 
 class Mode(enum.IntEnum):

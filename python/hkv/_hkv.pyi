@@ -15,6 +15,7 @@ class Options:
     passes_from: int
     api_lock: bool
     newcomers: int
+    evict_from: int
     allocator_context: int
     allocator_allocate: int  # the address of a function of csrc/hkv/allocator.h; 0: CUDA's own
     allocator_free: int

@@ -245,3 +245,32 @@ def test_a_full_table_loses_no_row(
         )
         assert size == table.size() == len(np.unique(now)) <= capacity
         assert np.isin(keys, np.concatenate([now, left])).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("passes_from", [1, 1 << 18])
+def test_captured_batches_of_hot_keys_count_every_increment(passes_from: int) -> None:
+    """A graph tells equal keys apart as well, where a call before the capture took the memory."""
+    torch = pytest.importorskip("torch")
+    n = 65_536
+    table = hkv.HashTable(4 * n, DIM, evict_strategy="lfu", passes_from=passes_from)
+    hot = torch.from_numpy(np.random.default_rng(2).zipf(1.2, n) % 1000).cuda()
+    rows = hot[:, None].expand(-1, DIM).float().contiguous()
+    ones = torch.ones(n, dtype=torch.int64, device="cuda").view(torch.uint64)
+    status = torch.zeros(n, dtype=torch.uint8, device="cuda")
+    table.insert_or_assign(hot, rows, ones, status=status)
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
+        address = torch.cuda.current_stream().cuda_stream
+        table.insert_or_assign(hot, rows, ones, status=status, stream=address)
+        table.insert_or_assign(hot, rows, ones, status=status, stream=address)
+    for _ in range(2):
+        graph.replay()
+    torch.cuda.synchronize()
+    distinct, counts = np.unique(hot.cpu().numpy(), return_counts=True)
+    scores = hkv.DeviceArray.of(np.zeros(len(distinct), np.uint64))
+    values, founds = table.find(hkv.DeviceArray.of(distinct), scores=scores)
+    assert founds.numpy().all() and table.size() == len(distinct)
+    np.testing.assert_array_equal(scores.numpy(), 5 * counts)
+    np.testing.assert_array_equal(values.numpy()[:, 0], distinct)

@@ -142,7 +142,7 @@ KINDS = {
     "ignore_evict_strategy": "flag", "key_mask": "integer", "key_pattern": "integer",
     "score_min": "integer", "score_max": "integer", "n": "integer", "offset": "integer",
     "epoch": "integer", "path": "path", "policy": "policy", "score_policy": "policy",
-    "newcomers": "strategy", "allocator": "allocator",
+    "newcomers": "strategy", "evict_from": "strategy", "allocator": "allocator",
 }  # fmt: skip
 
 

@@ -67,6 +67,30 @@ def test_no_two_keys_of_a_call_get_one_row(
     assert locked == len(held) or capacity > 100
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_batches_much_smaller_than_a_full_table_get_rows_of_their_own(
+    engine: Any, strategy: str
+) -> None:
+    capacity, n = 70_000, 1000
+    table = engine.table(capacity, 4, evict_strategy=strategy, newcomers="always")
+    generator = np.random.default_rng(8)
+    old = np.arange(2 * capacity, dtype=np.int64)
+    for part in np.array_split(old, 8):
+        table.find_or_insert_rows(engine.put(part), scores_for(engine, strategy, len(part)))
+    size = table.size()
+    assert size >= 0.99 * capacity
+    for turn in range(20):
+        keys = generator.integers(0, 4 * capacity, n)
+        rows, _, status = table.find_or_insert_rows(
+            engine.put(keys), scores_for(engine, strategy, n, turn)
+        )
+        rows = engine.get(rows)
+        check_one_key_a_row(keys, rows, engine.get(status))
+        assert (rows != NO_ROW).all()
+        np.testing.assert_array_equal(engine.get(table.find_rows(engine.put(keys))[0]), rows)
+    assert table.size() >= size
+
+
 @given(
     capacity=st.integers(1, 300),
     keys=st.lists(st.integers(0, 400), min_size=1, max_size=600),
