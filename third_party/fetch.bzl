@@ -162,6 +162,21 @@ cc_repository = repository_rule(
     environ = ["ACCEL_CC", "ACCEL_PYTHON", "PATH"],
 )
 
+def _apt_impl(rctx):
+    _apt(rctx, rctx.attr.suite, rctx.attr.debs)
+    rctx.symlink(rctx.attr.build_file, "BUILD.bazel")
+
+apt_repository = repository_rule(
+    doc = "Debian packages of one suite, unpacked below sysroot.",
+    implementation = _apt_impl,
+    attrs = {
+        "build_file": attr.label(mandatory = True, doc = "becomes BUILD.bazel"),
+        "debs": attr.string_dict(mandatory = True, doc = "name=version -> sha256"),
+        "suite": attr.string(mandatory = True, doc = "the Debian suite of debs"),
+        "_apt_script": attr.label(default = "//third_party:apt_download.sh"),
+    },
+)
+
 def _npm_impl(rctx):
     npm = rctx.which("npm")
     if not npm:

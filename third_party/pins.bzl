@@ -33,6 +33,12 @@ LIBSTDCXX_DEBS = {
     "libgcc-s1=10.2.1-6": "e478f2709d8474165bb664de42e16950c391f30eaa55bc9b3573281d83a29daf",
 }
 
+# The sanitizers' runtime of the compiler's version, for the tests that run under them.
+SANITIZER_SUITE = "bookworm"
+SANITIZER_DEBS = {
+    "libclang-rt-19-dev=1:19.1.7-3~deb12u1": "872464dcd1aa3538e417e177f74a4c549b19313acaa1fe9465d32b936e9ef8eb",
+}
+
 # The Python environment of the build's own programs and of the tests (CPython 3.11).
 PYTHON_VERSION = "3.11"
 PYTHON_WHEELS = {

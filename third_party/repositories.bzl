@@ -1,8 +1,8 @@
 """The one list of external repositories, made from pins.bzl for both module and WORKSPACE mode."""
 
 load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
-load("//third_party:fetch.bzl", "cc_repository", "cpythons_repository", "npm_repository", "python_env_repository", "python_layer_repository", "wheels_repository")
-load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_ENVS", "PYTHON_VERSION", "PYTHON_WHEELS", "TORCH_CUDA_WHEELS", "ZIG_WHEELS")
+load("//third_party:fetch.bzl", "apt_repository", "cc_repository", "cpythons_repository", "npm_repository", "python_env_repository", "python_layer_repository", "wheels_repository")
+load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_ENVS", "PYTHON_VERSION", "PYTHON_WHEELS", "SANITIZER_DEBS", "SANITIZER_SUITE", "TORCH_CUDA_WHEELS", "ZIG_WHEELS")
 load("//tools/lint:tree.bzl", "tree_repository")
 
 def _wheels(name, wheels):
@@ -26,6 +26,12 @@ def repositories():
         suite = LIBSTDCXX_SUITE,
         tools = ["//tools/cc:ar.sh", "//tools/cc:cxx.sh"],
         wheels = ZIG_WHEELS,
+    )
+    apt_repository(
+        name = "sanitizers",
+        build_file = "//third_party/sanitizers:sanitizers.BUILD",
+        debs = SANITIZER_DEBS,
+        suite = SANITIZER_SUITE,
     )
     python_env_repository(
         name = "python_env",

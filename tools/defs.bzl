@@ -6,6 +6,7 @@
 | `instantiate` | a cuda_library for each row of a list, from one template |
 | `build_switches` | flags that leave parts out, and a header that says which |
 | `archs_define` | the build's GPU targets as a macro |
+| `hip_library` | code objects for AMD GPUs of the same sources |
 | `setting_define` | a build setting's value as a macro |
 | `op_library` | the shared object of a package's torch ops |
 | `c_library` | a shared object that any language can load |
@@ -22,6 +23,7 @@ load("//tools/cuda:archs_define.bzl", _archs_define = "archs_define")
 load("//tools/cuda:cuda_library.bzl", _cuda_library = "cuda_library")
 load("//tools/cuda:instantiate.bzl", _instantiate = "instantiate")
 load("//tools/cuda:switches.bzl", _build_switches = "build_switches")
+load("//tools/hip:hip_library.bzl", _hip_library = "hip_library")
 load("//tools/py:pytest_suite.bzl", _pytest_suite = "pytest_suite")
 load("//tools/py:pytest_test.bzl", _pytest_test = "pytest_test")
 load("//tools/wheel:wheel.bzl", _wheel = "wheel", _wheel_site = "wheel_site")
@@ -30,6 +32,7 @@ archs_define = _archs_define
 c_library = _c_library
 build_switches = _build_switches
 cuda_library = _cuda_library
+hip_library = _hip_library
 instantiate = _instantiate
 op_library = _op_library
 pytest_suite = _pytest_suite

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "csrc/common/portable.h"
 
@@ -21,13 +22,29 @@
 #define ACCEL_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 #define ACCEL_DEVICE __device__ __forceinline__
 #define ACCEL_SHARED __shared__
-#else
-#error "no branch for this compiler"
+#define ACCEL_IN_FLIGHT 4
+#elif defined(__HIP__)  // clang -x hip without HIP's headers: what it has of its own is enough
+#define ACCEL_KERNEL(threads)        \
+  extern "C" __attribute__((global)) \
+  __attribute__((amdgpu_flat_work_group_size(threads, threads))) void
+#define ACCEL_DEVICE inline __attribute__((device, always_inline))
+#define ACCEL_SHARED __attribute__((shared))
+#define ACCEL_IN_FLIGHT 1  // waves hide latency where each has few registers
+#else                      // on the host, for tests
+#include <cmath>
+
+#include "csrc/common/half.h"
+#include "csrc/common/host_block.h"
+#define ACCEL_KERNEL(threads) extern "C" void
+#define ACCEL_DEVICE inline
+#define ACCEL_SHARED static ACCEL_HOST_SHARED
+#define ACCEL_IN_FLIGHT 1
 #endif
 
 namespace accel {
 
-constexpr int kGroup = 32;  // lanes of a group
+constexpr int kGroup = 32;                  // lanes of a group
+constexpr int kInFlight = ACCEL_IN_FLIGHT;  // rows that a thread loads before it uses the first
 
 struct Half {
   uint16_t bits;
@@ -105,6 +122,112 @@ ACCEL_DEVICE uint32_t Pack(float low, float high, const BFloat16&) {
   const __nv_bfloat162 h = __floats2bfloat162_rn(low, high);
   return static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(h))) << 16 |
          __bfloat16_as_ushort(__low2bfloat16(h));
+}
+
+#elif defined(__HIP__)
+
+ACCEL_DEVICE int ThreadId() { return static_cast<int>(__builtin_amdgcn_workitem_id_x()); }
+ACCEL_DEVICE int64_t BlockId() { return __builtin_amdgcn_workgroup_id_x(); }
+ACCEL_DEVICE void Barrier() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+
+// This thread's place among the 32 or 64 lanes of the hardware.
+ACCEL_DEVICE int WaveLane() {
+  return static_cast<int>(__builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0)));
+}
+
+ACCEL_DEVICE uint32_t WavePermute(uint32_t value, int lane) {
+  return static_cast<uint32_t>(__builtin_amdgcn_ds_bpermute(lane * 4, static_cast<int>(value)));
+}
+ACCEL_DEVICE uint64_t WavePermute(uint64_t value, int lane) {
+  const uint64_t high = WavePermute(static_cast<uint32_t>(value >> 32), lane);
+  return high << 32 | WavePermute(static_cast<uint32_t>(value), lane);
+}
+
+ACCEL_DEVICE float FloatOf(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+ACCEL_DEVICE uint32_t BitsOf(float x) { return __builtin_bit_cast(uint32_t, x); }
+ACCEL_DEVICE float Exp(float x) { return __builtin_amdgcn_exp2f(x * 1.44269504f); }
+ACCEL_DEVICE float Divide(float a, float b) { return a * __builtin_amdgcn_rcpf(b); }
+ACCEL_DEVICE float Fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+template <int N>
+ACCEL_DEVICE Words<N> LoadWords(const void* from) {
+  typedef uint32_t Vector __attribute__((ext_vector_type(N)));
+  return __builtin_bit_cast(Words<N>, *static_cast<const Vector*>(from));
+}
+
+template <int N>
+ACCEL_DEVICE void StoreWords(void* to, const Words<N>& w) {
+  typedef uint32_t Vector __attribute__((ext_vector_type(N)));
+  *static_cast<Vector*>(to) = __builtin_bit_cast(Vector, w);
+}
+
+ACCEL_DEVICE float ToFloat(Half x) { return __builtin_bit_cast(_Float16, x.bits); }
+ACCEL_DEVICE uint16_t RoundedToHalf(float x) {
+  return __builtin_bit_cast(uint16_t, static_cast<_Float16>(x));
+}
+ACCEL_DEVICE uint16_t RoundedToBFloat16(float x) {
+  const uint32_t bits = BitsOf(x);
+  return x == x ? static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16) : 0x7fff;
+}
+
+#else
+
+ACCEL_DEVICE int ThreadId() { return HostBlock::Current().thread(); }
+ACCEL_DEVICE int64_t BlockId() { return HostBlock::Current().block(); }
+ACCEL_DEVICE void Barrier() { HostBlock::Current().Barrier(); }
+ACCEL_DEVICE int WaveLane() { return HostBlock::Current().wave_lane(); }
+
+template <class Bits>
+ACCEL_DEVICE Bits WavePermute(Bits value, int lane) {
+  return static_cast<Bits>(HostBlock::Current().Exchange(value, lane));
+}
+
+ACCEL_DEVICE float FloatOf(uint32_t bits) { return FloatOfBits(bits); }
+ACCEL_DEVICE float Exp(float x) { return std::exp(x); }
+ACCEL_DEVICE float Divide(float a, float b) { return a / b; }
+ACCEL_DEVICE float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+ACCEL_DEVICE double Exp(double x) { return std::exp(x); }  // doubles are the host's alone
+ACCEL_DEVICE double Divide(double a, double b) { return a / b; }
+ACCEL_DEVICE double Fma(double a, double b, double c) { return std::fma(a, b, c); }
+
+template <int N>
+ACCEL_DEVICE Words<N> LoadWords(const void* from) {
+  return *static_cast<const Words<N>*>(from);
+}
+
+template <int N>
+ACCEL_DEVICE void StoreWords(void* to, const Words<N>& w) {
+  *static_cast<Words<N>*>(to) = w;
+}
+
+ACCEL_DEVICE float ToFloat(Half x) { return Float16ToFloat(x.bits); }
+ACCEL_DEVICE uint16_t RoundedToHalf(float x) { return FloatToFloat16(x); }
+ACCEL_DEVICE uint16_t RoundedToBFloat16(float x) { return FloatToBFloat16(x); }
+
+#endif
+
+#ifndef __CUDACC__
+
+// The group's lanes are 32 neighbours of a wave: where it begins, the hardware's lane says.
+template <class T>
+ACCEL_DEVICE T Shuffle(T value, int lane) {
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  const int from = (WaveLane() & ~(kGroup - 1)) | (lane & (kGroup - 1));
+  return __builtin_bit_cast(T, WavePermute(__builtin_bit_cast(Bits, value), from));
+}
+
+ACCEL_DEVICE float ToFloat(BFloat16 x) { return FloatOf(static_cast<uint32_t>(x.bits) << 16); }
+ACCEL_DEVICE void FromFloat(float x, Half* to) { to->bits = RoundedToHalf(x); }
+ACCEL_DEVICE void FromFloat(float x, BFloat16* to) { to->bits = RoundedToBFloat16(x); }
+ACCEL_DEVICE uint32_t Pack(float low, float high, const Half&) {
+  return static_cast<uint32_t>(RoundedToHalf(high)) << 16 | RoundedToHalf(low);
+}
+ACCEL_DEVICE uint32_t Pack(float low, float high, const BFloat16&) {
+  return static_cast<uint32_t>(RoundedToBFloat16(high)) << 16 | RoundedToBFloat16(low);
 }
 
 #endif

@@ -38,6 +38,14 @@ CXX_LAST_FLAGS = [
     PREFIX_MAP,  # above
 ]
 
+# C++ under AddressSanitizer and UBSan, for tests: "@sanitizers//:runtime" is what they link. To the
+# compiler itself, as zig's driver takes -fsanitize=address for a mistake.
+SANITIZER_FLAGS = [
+    "-Xclang",  # the next one
+    "-fsanitize=address,alignment,array-bounds,bool,builtin,enum,float-cast-overflow,integer-divide-by-zero,null,pointer-overflow,shift-base,shift-exponent,signed-integer-overflow,unreachable,vla-bound",
+    "-g1",  # reports name lines
+]
+
 LINK_FLAGS = [
     "-Wl,--gc-sections",  # leaves out what nothing calls
     "-Wl,-z,defs",  # a missing symbol is an error of the build, not of the user's import
@@ -70,4 +78,41 @@ NVCC_HOST_FLAGS = [
 # Bit-identical objects; cuda_library.bzl adds the name of each source.
 NVCC_STABLE_NAMES = [
     "-objtemp",  # temporary files are named after the object, not after the process
+]
+
+# HIP: device code by zig's clang, in three steps, as its driver looks for programs that zig has not.
+HIP_BITCODE_FLAGS = [
+    "-x",  # as for nvcc
+    "hip",  # a .cu file is CUDA's otherwise
+    "--cuda-device-only",  # the host's half is hip_launcher.cc
+    "--no-gpu-bundle-output",  # bundle.py packs
+    "-nogpuinc",  # no header of HIP's,
+    "-nogpulib",  # and no device library: builtins are enough
+    "-std=c++17",  # as CXX_FLAGS
+    "-fuse-cuid=none",  # otherwise the unit is named after the folder
+    "-O1",  # -O2 gives kernels that need a quarter more registers
+    "-DNDEBUG",  # as NVCC_FLAGS
+    "-Wall",  # as CXX_COMPILE_FLAGS
+    "-fno-exceptions",  # there are none in kernels
+    "-emit-llvm",  # bitcode, of which object and assembly are made
+    "-c",  # one source, one object, one cached action
+]
+
+HIP_OBJECT_FLAGS = [
+    "clang",  # zig's name for it
+    "-cc1",  # the compiler itself: its driver would link
+    "-triple",  # of every AMD GPU
+    "amdgcn-amd-amdhsa",  # with ROCm's calling convention
+    "-O1",  # as above
+    "-disable-llvm-passes",  # the bitcode is optimized already
+    "-mrelocation-model",  # a code object is a shared object
+    "pic",  # that the driver puts anywhere
+    "-x",  # the input is
+    "ir",  # bitcode
+]
+
+HIP_LINK_FLAGS = [
+    "ld.lld",  # zig's linker
+    "-shared",  # what the driver of the GPU loads
+    "--no-undefined",  # a missing function is an error of the build
 ]

@@ -1,0 +1,13 @@
+"""The sanitizers watch the kernels that are run on the host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+
+def test_a_write_behind_an_array_ends_the_run() -> None:
+    done = subprocess.run([os.environ["SANITIZED"], "too_far"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+    assert "WRITE of size 4" in done.stderr
