@@ -24,10 +24,12 @@
 #include "csrc/hkv/native_table.cuh"
 #include "csrc/hkv/on_device.h"
 #include "csrc/hkv/passes.cuh"
+#include "csrc/hkv/passes_launch.cuh"
 #include "csrc/hkv/place_kernels.cuh"
 #include "csrc/hkv/scan_kernels.cuh"
 #include "csrc/hkv/table.h"
 #include "csrc/hkv/upsert_kernel.cuh"
+#include "csrc/hkv/upsert_launch.cuh"
 
 namespace hkv {
 
@@ -37,9 +39,6 @@ template <class Key, class Value, class Score = uint64_t,
           EvictStrategy kStrategy = EvictStrategy::kLru>
 class HashTable final : public NativeTable {
   static_assert(std::is_same<Score, uint64_t>::value, "scores are uint64_t");
-
-  template <WriteMode kMode>
-  using ElementOf = std::conditional_t<kMode == WriteMode::kAccumOrAssign, Value, char>;
 
  public:
   explicit HashTable(const HashTableOptions& options)
@@ -192,12 +191,7 @@ class HashTable final : public NativeTable {
   }
 
   void Launch(const device::LookupArgs& args, cudaStream_t stream) const {
-    const unsigned blocks = Blocks(args.n - args.first);
-    if (args.values != nullptr) {
-      device::LookupKernel<true><<<blocks, device::kThreads, 0, stream>>>(storage_->view, args);
-    } else {
-      device::LookupKernel<false><<<blocks, device::kThreads, 0, stream>>>(storage_->view, args);
-    }
+    LaunchLookup(storage_->view, args, Blocks(args.n - args.first), stream);
   }
 
   template <class Args>
@@ -282,8 +276,7 @@ class HashTable final : public NativeTable {
       }
     }
     if (!TellsEqualsApart(args.n, stream)) {
-      device::UpsertKernel<kMode, ElementOf<kMode>>
-          <<<Blocks(args.n), device::kThreads, 0, stream>>>(storage.view, args, device::Equals());
+      LaunchUpsertOf<kMode>(storage.view, args, device::Equals(), Blocks(args.n), false, stream);
       return;
     }
     for (uint64_t first = 0; first < args.n; first += EqualsMemory::kKeys) {
@@ -300,13 +293,19 @@ class HashTable final : public NativeTable {
   template <WriteMode kMode>
   void LaunchTogether(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
     NeedEqualsMemory(stream);
-    device::View view = storage.view;
-    device::Equals equals = equals_memory_->Get();
-    void* parameters[] = {&view, &args, &equals};
-    const auto kernel = device::UpsertKernel<kMode, ElementOf<kMode>>;
-    CheckCuda(cudaLaunchCooperativeKernel(kernel, Resident(Blocks(args.n), device::kUpsertBlocks),
-                                          device::kThreads, parameters, 0, stream),
-              "launching a kernel");
+    LaunchUpsertOf<kMode>(storage.view, args, equals_memory_->Get(),
+                          Resident(Blocks(args.n), device::kUpsertBlocks), true, stream);
+  }
+
+  template <WriteMode kMode>
+  static void LaunchUpsertOf(const device::View& view, const device::UpsertArgs& args,
+                             const device::Equals& equals, unsigned blocks, bool together,
+                             cudaStream_t stream) {
+    if constexpr (kMode == WriteMode::kAccumOrAssign) {
+      LaunchUpsertKernel<kMode, Value>(view, args, equals, blocks, together, stream);
+    } else {
+      LaunchUpsert(kMode, view, args, equals, blocks, together, stream);
+    }
   }
 
   void NeedEqualsMemory(cudaStream_t stream) {
@@ -353,8 +352,6 @@ class HashTable final : public NativeTable {
   template <WriteMode kMode>
   void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, uint64_t whole,
                     cudaStream_t stream) {
-    constexpr bool kInserts = Inserts(kMode);
-    constexpr int kThreads = device::kThreads;
     // A call whose scores are of its time needs no marks on the rows that it hands out.
     const bool by_time =
         args.hands_out && args.ends_call && args.rule == ScoreRule::kClock && args.n == whole;
@@ -367,29 +364,17 @@ class HashTable final : public NativeTable {
     if (UsesHostBins(storage, args.n, args.values, stream)) plan.host = host_bins_->Start(stream);
     const device::View& view = storage.view;
     const unsigned blocks = Blocks(args.n);
-    device::ClaimKernel<kMode><<<blocks, kThreads, 0, stream>>>(view, args, plan);
+    LaunchClaim(kMode, view, args, plan, blocks, stream);
     if (plan.host.sizes != nullptr) {
       LaunchHostRows(storage, args, plan.host, stream);
     }
-    if constexpr (kInserts) {
+    if (Inserts(kMode)) {
       const unsigned wanted = std::max(blocks, Blocks(view.layout.num_buckets));
-      LaunchEvict<kMode>(view, args, plan, wanted, stream);
+      LaunchEvict(kMode, view, args, plan, Resident(wanted, device::kEvictBlocks), stream);
     }
     args.list = plan.rest;
     args.list_size = plan.counters + device::kRest;
     LaunchTogether<kMode>(storage, args, stream);
-  }
-
-  // The blocks of its rounds wait for one another.
-  template <WriteMode kMode>
-  void LaunchEvict(const device::View& view, const device::UpsertArgs& args,
-                   const device::Plan& plan, unsigned wanted, cudaStream_t stream) const {
-    const unsigned blocks = Resident(wanted, device::kEvictBlocks);
-    void* parameters[] = {const_cast<device::View*>(&view), const_cast<device::UpsertArgs*>(&args),
-                          const_cast<device::Plan*>(&plan)};
-    CheckCuda(cudaLaunchCooperativeKernel(device::EvictKernel<kMode>, blocks, device::kThreads,
-                                          parameters, 0, stream),
-              "launching a kernel");
   }
 
   // -- the whole table

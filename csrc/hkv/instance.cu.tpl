@@ -1,7 +1,7 @@
 // File: {name}.cu
 //
 // One instantiation of the GPU hash table, written from instance.cu.tpl and instances.bzl.
-#define HKV_SEGMENTS_APART  // they are in native_segments.cu
+#define HKV_KERNELS_APART  // they are in native_*.cu
 #include "csrc/hkv/instance.h"
 
 #include "csrc/hkv/engine.cuh"

@@ -103,6 +103,6 @@ class NativeTable : public Table {
 }  // namespace hkv
 
 // A library of many tables compiles these once.
-#if !defined(HKV_SEGMENTS_APART)
+#if !defined(HKV_KERNELS_APART)
 #include "csrc/hkv/segments.cuh"
 #endif

@@ -9,12 +9,9 @@
 #include <vector>
 
 #include "csrc/hkv/host_segments.h"
+#include "csrc/hkv/launch.cuh"
 #include "csrc/hkv/native_table.cuh"
 #include "csrc/hkv/segments_kernel.cuh"
-
-#if !defined(HKV_SEGMENTS_INLINE)
-#define HKV_SEGMENTS_INLINE inline
-#endif
 
 namespace hkv {
 
@@ -68,7 +65,7 @@ class NativeTable::SegmentsScope {
   bool writes_;
 };
 
-HKV_SEGMENTS_INLINE void NativeTable::DoAll(const Segments& segments, const Read& call, Stream on) {
+HKV_KERNELS_INLINE void NativeTable::DoAll(const Segments& segments, const Read& call, Stream on) {
   SegmentsScope scope(segments, CudaStream(on), false);
   if (call.n == 0) return;
   const device::LookupArgs args{call};
@@ -87,8 +84,7 @@ HKV_SEGMENTS_INLINE void NativeTable::DoAll(const Segments& segments, const Read
   }
 }
 
-HKV_SEGMENTS_INLINE void NativeTable::DoAll(const Segments& segments, const Write& call,
-                                            Stream on) {
+HKV_KERNELS_INLINE void NativeTable::DoAll(const Segments& segments, const Write& call, Stream on) {
   constexpr int kThreads = device::kThreads;
   if (call.mode == WriteMode::kAccumOrAssign || call.mode == WriteMode::kAssign ||
       call.mode == WriteMode::kFindAndUpdate) {
@@ -141,8 +137,8 @@ HKV_SEGMENTS_INLINE void NativeTable::DoAll(const Segments& segments, const Writ
   }
 }
 
-HKV_SEGMENTS_INLINE void NativeTable::DoAll(const Segments& segments, const SegmentsExport& call,
-                                            Stream on) const {
+HKV_KERNELS_INLINE void NativeTable::DoAll(const Segments& segments, const SegmentsExport& call,
+                                           Stream on) const {
   SegmentsScope scope(segments, CudaStream(on), false);
   CheckCuda(cudaMemsetAsync(call.out.count, 0, 8 * segments.count, scope.stream), "export_batch");
   uint64_t before = 0;
