@@ -3,7 +3,8 @@
 Runs them in an output base of their own, without the machine's ~/.bazelrc and disk cache, and
 counts user and system time of every process that they start: Bazel's servers, compilers, tests,
 and the builds inside tests. What is fetched first is a line of its own, and so is a build with
-nothing to do.
+nothing to do. A line is printed as soon as it is known, so that a run that is stopped has said
+what it knows; with --base=FOLDER what was fetched is kept for the next run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import ctypes
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,36 +74,50 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tests", default="//tests/...", help="what `bazel test` is given")
     parser.add_argument("--jobs", default="2", help="of Bazel")
+    parser.add_argument("--base", help="an output base to use and to keep")
     parser.add_argument("--no-release", action="store_true", help="the tests alone")
     args = parser.parse_args()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     root = Path(os.environ["BUILD_WORKSPACE_DIRECTORY"])
 
     with tempfile.TemporaryDirectory(prefix="cost-") as folder:
-        bazel = ["tools/bazel", "--nohome_rc", f"--output_base={folder}/base"]
+        bazel = ["tools/bazel", "--nohome_rc", f"--output_base={args.base or folder + '/base'}"]
         flags = ["--symlink_prefix=/", f"--jobs={args.jobs}"]
+        # A test that a busy machine makes slow has its cost all the same.
+        test = ["test", *flags, "--keep_going", "--test_timeout=1800", args.tests]
         wanted = [args.tests] if args.no_release else [args.tests, "//:release"]
         release = ["run", *flags, "//:release", "--", f"--out={folder}/dist", "--allow-dirty"]
         steps = {
             "fetched, analysed": ["build", *flags, "--nobuild", *wanted],
-            f"bazel test {args.tests}": ["test", *flags, args.tests],
+            f"bazel test {args.tests}": test,
             "bazel run //:release": release,
             "with nothing to do": ["build", *flags, *wanted],
         }
         if args.no_release:
             del steps["bazel run //:release"]
-        lines, worst = [f"{'':32}  CPU s  wall s"], 0
-        for name, words in steps.items():
-            before, started = used(), time.monotonic()
-            done = run([*bazel, *words], root)
-            wall = time.monotonic() - started
-            lines.append(f"{name:32} {used() - before:6.0f}  {wall:6.1f}" + " failed" * (done != 0))
-            worst = max(worst, done)
-        run([*bazel, "shutdown"], root)
-        unlocked = ["chmod", "-R", "u+w", folder]
-        subprocess.run(unlocked, check=False, stderr=subprocess.DEVNULL)
-        lines.append(f"{'all':32} {used():6.0f}")
-    print("\n".join(lines))
+        try:
+            if args.base:
+                run([*bazel, "clean"], root)
+            return _measured(steps, bazel, root)
+        finally:
+            run([*bazel, "shutdown"], root)
+            unlocked = ["chmod", "-R", "u+w", folder]
+            subprocess.run(unlocked, check=False, stderr=subprocess.DEVNULL)
+
+
+def _measured(steps: dict[str, list[str]], bazel: list[str], root: Path) -> int:
+    """Prints a line for each step and one for their sum; the greatest exit code."""
+    print(f"{'':32}  CPU s  wall s", flush=True)
+    worst, first = 0, used()
+    for name, words in steps.items():
+        before, started = used(), time.monotonic()
+        done = run([*bazel, *words], root)
+        wall = time.monotonic() - started
+        failed = " failed" * (done != 0)
+        print(f"{name:32} {used() - before:6.0f}  {wall:6.1f}{failed}", flush=True)
+        worst = max(worst, done)
+    print(f"{'all':32} {used() - first:6.0f}")
     return worst
 
 
