@@ -6,6 +6,7 @@ arrays of their bits.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, Union
@@ -166,6 +167,12 @@ def stream_address(stream: Stream) -> int:
     )
 
 
+@functools.lru_cache(64)
+def _dtype_name(dtype: np.dtype) -> str:
+    """Its name, which NumPy puts together anew at every question."""
+    return str(dtype.name)
+
+
 def _numpy_view(name: str, array: np.ndarray) -> View:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"hkv: {name} is masked; give .filled(...), which says what stands there")
@@ -176,7 +183,7 @@ def _numpy_view(name: str, array: np.ndarray) -> View:
         )
     flags = array.flags
     return View(
-        array.ctypes.data, array.shape, array.dtype.name, -1, flags.c_contiguous,
+        array.ctypes.data, array.shape, _dtype_name(array.dtype), -1, flags.c_contiguous,
         not flags.writeable,
     )  # fmt: skip
 

@@ -81,7 +81,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     root = Path(os.environ["BUILD_WORKSPACE_DIRECTORY"])
 
-    with tempfile.TemporaryDirectory(prefix="cost-") as folder:
+    # Not below /tmp, which a sandbox hides from the builds inside tests.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    with tempfile.TemporaryDirectory(prefix="cost-", dir=cache) as folder:
         bazel = ["tools/bazel", "--nohome_rc", f"--output_base={args.base or folder + '/base'}"]
         flags = ["--symlink_prefix=/", f"--jobs={args.jobs}"]
         # A test that a busy machine makes slow has its cost all the same.
@@ -112,11 +114,13 @@ def _measured(steps: dict[str, list[str]], bazel: list[str], root: Path) -> int:
     worst, first = 0, used()
     for name, words in steps.items():
         before, started = used(), time.monotonic()
-        done = run([*bazel, *words], root)
-        wall = time.monotonic() - started
-        failed = " failed" * (done != 0)
-        print(f"{name:32} {used() - before:6.0f}  {wall:6.1f}{failed}", flush=True)
-        worst = max(worst, done)
+        end = " stopped"
+        try:
+            done = run([*bazel, *words], root)
+            worst, end = max(worst, done), " failed" * (done != 0)
+        finally:
+            wall = time.monotonic() - started
+            print(f"{name:32} {used() - before:6.0f}  {wall:6.1f}{end}", flush=True)
     print(f"{'all':32} {used() - first:6.0f}")
     return worst
 
