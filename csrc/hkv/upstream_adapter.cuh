@@ -1,8 +1,8 @@
 // File: upstream_adapter.cuh
 //
 // NVIDIA HierarchicalKV (nv::merlin::HashTable) as a Table. What upstream does not have is refused
-// by name before anything is launched; docs/hkv.md says call by call what differs. Equal keys in a
-// batch are allowed, as in every engine: upstream is told that keys are not unique.
+// by name before anything is launched; docs/hkv.md says call by call what differs. A batch may hold
+// equal keys: upstream is told that keys are not unique.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -347,6 +347,14 @@ class UpstreamTable final : public Table {
       if (max_capacity() > options_.max_hbm_for_vectors / (options_.dim * sizeof(Value))) {
         Lacks("insert_and_evict with rows in host memory");
       }
+    }
+    // Upstream's writes wait for a locked slot that they pass, whichever key they look for:
+    // forever.
+    const bool waits = c.mode < WriteMode::kErase && !c.pin;
+    if (waits && c.n > 0 && locked(nullptr) > 0) {
+      FailArgument(c.name, ": ", locked(nullptr),
+                   " keys are locked; until unlock_keys the upstream engine only reads, erases and "
+                   "locks");
     }
     // A table that doubles leaves locked rows where nobody looks for them afterwards.
     if ((c.pin || c.mode == WriteMode::kLock) && 2 * capacity() <= max_capacity()) {

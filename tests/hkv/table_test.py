@@ -110,7 +110,6 @@ def test_empty_batches_and_empty_tables_work(engine: Any) -> None:
     table.clear()
 
 
-@pytest.mark.any_engine
 @pytest.mark.parametrize("n", [2, 33, 5000])
 def test_equal_keys_get_one_slot_and_one_whole_row(engine: Any, n: int) -> None:
     dim = 64
