@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "csrc/common/portable.h"
 #include "csrc/hkv/types.h"
 
 namespace hkv {
@@ -44,13 +45,13 @@ enum class WriteMode : int32_t {
 };
 
 // Whether absent keys are inserted.
-constexpr bool Inserts(WriteMode mode) {
+ACCEL_HD constexpr bool Inserts(WriteMode mode) {
   return mode == WriteMode::kInsertOrAssign || mode == WriteMode::kInsertAndEvict ||
          mode == WriteMode::kFindOrInsert || mode == WriteMode::kAccumOrAssign;
 }
 
 // Whether the values of present keys are read rather than written.
-constexpr bool ReadsValues(WriteMode mode) {
+ACCEL_HD constexpr bool ReadsValues(WriteMode mode) {
   return mode == WriteMode::kFindOrInsert || mode == WriteMode::kFindAndUpdate;
 }
 
@@ -64,7 +65,7 @@ struct Write {
   const uint64_t* keys = nullptr;      // (n)
   const uint64_t* scores = nullptr;    // (n) or null
   char* values = nullptr;              // (n, dim) or null; read, except for found keys of a find
-  const bool* accums = nullptr;        // (n), kAccumOrAssign
+  const bool* accums = nullptr;        // (n), kAccumOrAssign; kErase, or null: which keys
   void** rows = nullptr;               // (n) or null: row addresses instead of values
   bool* founds = nullptr;              // (n) or null; kLock ... kUnlockRows: a holder came or went
   uint64_t* out_scores = nullptr;      // (n) or null: the scores after the call
@@ -76,6 +77,7 @@ struct Write {
   uint64_t* row_numbers = nullptr;     // (n) or null: row numbers (RowsView) instead of values
   ScorePolicy policy = ScorePolicy::kDefault;
   uint64_t pitch = 0;  // bytes from row to row of `values` and `evicted_values`; 0: they follow
+  const uint64_t* size = nullptr;  // (1) or null: kErase looks at so many of the keys
 };
 
 // Whether rows are handed out, so that no two keys of the call may get the same one.

@@ -92,12 +92,16 @@ inline void Check(const Write& call, const Scoring& scoring, bool of_segments = 
   CheckScores(call, scoring, of_segments);
 }
 
-inline void CheckRange(const Export& call, uint64_t capacity) {
-  CheckArray("export_batch", "count", 1, call.count);
-  if (call.begin > call.end || call.end > capacity) {
-    FailArgument("export_batch: slots offset = ", call.begin, " ... offset + n = ", call.end,
+inline void CheckSlots(const char* call, uint64_t begin, uint64_t end, uint64_t capacity) {
+  if (begin > end || end > capacity) {
+    FailArgument(call, ": slots offset = ", begin, " ... offset + n = ", end,
                  " are not inside the capacity, ", capacity);
   }
+}
+
+inline void CheckRange(const Export& call, uint64_t capacity) {
+  CheckArray("export_batch", "count", 1, call.count);
+  CheckSlots("export_batch", call.begin, call.end, capacity);
 }
 
 inline void CheckReserve(uint64_t capacity, uint64_t max_capacity) {
@@ -114,9 +118,17 @@ inline uint64_t NeededCapacity(uint64_t rows, double max_load_factor) {
 
 inline void CheckMaxCapacity(uint64_t rows, uint64_t capacity) {
   if (rows < capacity || rows > kMaxCapacity) {
-    FailArgument("set_max_capacity: rows is ", rows, "; it must be ", capacity,
+    FailArgument("set_max_capacity: capacity is ", rows, "; it must be ", capacity,
                  " (the capacity now) ... ", kMaxCapacity);
   }
+}
+
+// The library's tables; the header has further types of values.
+inline void CheckOfLibrary(ValueType value) {
+  if (static_cast<int>(value) < kValueTypesOfLibrary) return;
+  FailArgument("value type ", Name(value),
+               " is not among the compiled tables (float32, float16, bfloat16); "
+               "csrc/hkv/hash_table.cuh has it");
 }
 
 inline HashTableOptions CheckedOptions(HashTableOptions options) {

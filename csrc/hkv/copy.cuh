@@ -78,8 +78,10 @@ __device__ __forceinline__ void CopyRows(WarpScratch& scratch, const char* from,
     CopyWords<kUnroll, kReadOnly>(scratch, __popc(mask), row_bytes / 16);
   } else if (word_bytes == 4) {
     CopyNarrow<uint32_t>(scratch, __popc(mask), row_bytes / 4);
-  } else {
+  } else if (word_bytes == 2) {
     CopyNarrow<uint16_t>(scratch, __popc(mask), row_bytes / 2);
+  } else {
+    CopyNarrow<uint8_t>(scratch, __popc(mask), row_bytes);
   }
 }
 

@@ -123,14 +123,14 @@ __device__ __forceinline__ void AddDeltas(const char* delta, char* row, uint32_t
 #pragma unroll 1
     for (uint32_t first = 0; first < dim; first += 32) {
       const uint32_t column = first + lane;
-      float sum = 0;
+      SumOf<Value> sum = 0;
 #pragma unroll 1
       for (unsigned m = members; m != 0; m &= m - 1) {
         const auto from = reinterpret_cast<const Value*>(
             __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(delta), __ffs(m) - 1));
-        if (column < dim) sum += static_cast<float>(from[column]);
+        if (column < dim) sum += static_cast<SumOf<Value>>(from[column]);
       }
-      if (column < dim) atomicAdd(to + column, static_cast<Value>(sum));
+      if (column < dim) AtomicAdd(to + column, sum);
     }
     left &= ~members;
   }

@@ -44,6 +44,7 @@ std::unique_ptr<Table> PickValue(const HashTableOptions& options, ValueType valu
 std::unique_ptr<Table> CreateDeviceTable(const HashTableOptions& options, KeyType key,
                                          ValueType value, EvictStrategy strategy) {
   const HashTableOptions checked = CheckedOptions(options);
+  CheckOfLibrary(value);
   return key == KeyType::kInt64 ? PickValue<int64_t>(checked, value, strategy)
                                 : PickValue<uint64_t>(checked, value, strategy);
 }

@@ -2,7 +2,24 @@
 //
 // hkv::HashTable, the GPU table: header-only, no dependency but the CUDA runtime. Keys, scores and
 // digests are in device memory; the rows fill max_hbm_for_vectors bytes of it, and go on in pinned
-// host memory, which the kernels reach directly. Its methods are those of Table (table.h); what
+// host memory, which the kernels reach directly.
+//
+//   #include "csrc/hkv/hash_table.cuh"
+//   ACCEL_PACKAGE("my_program");  // once in a program: what error messages begin with
+//
+//   hkv::HashTableOptions options;
+//   options.max_capacity = 1000000;
+//   options.dim = 64;
+//   hkv::HashTable<int64_t, float> table(options);  // scores: LRU
+//   table.insert_or_assign(n, keys, rows, nullptr, false, nullptr, stream);
+//   table.find(n, keys, rows, founds, nullptr, stream);
+//
+//   nvcc -std=c++17 -arch=sm_80 -I<this repository> my_program.cu
+//
+// examples/hkv_cpp has whole programs: memory of a caller's allocator, lookups in other kernels,
+// conditions on values. Keys are int64_t or uint64_t; values float, __half, __nv_bfloat16, int8_t,
+// uint8_t, int32_t or double; scores uint64_t, or uint32_t with kCustomized. Keys are passed as
+// 64-bit words, values as bytes. Its methods are those of Table (table.h) and those below; what
 // moves whole tables is in growth.cuh and table_io.cuh.
 #pragma once
 
@@ -20,6 +37,7 @@
 #include "csrc/common/device.h"
 #include "csrc/common/stream_order.h"
 #include "csrc/hkv/device_storage.cuh"
+#include "csrc/hkv/device_table.cuh"
 #include "csrc/hkv/lookup_kernel.cuh"
 #include "csrc/hkv/native_table.cuh"
 #include "csrc/hkv/on_device.h"
@@ -37,8 +55,13 @@ struct Staging;  // table_io.cuh
 
 template <class Key, class Value, class Score = uint64_t,
           EvictStrategy kStrategy = EvictStrategy::kLru>
-class HashTable final : public NativeTable {
-  static_assert(std::is_same<Score, uint64_t>::value, "scores are uint64_t");
+class HashTable : public NativeTable {
+  static_assert(std::is_same<Score, uint64_t>::value,
+                "scores are uint64_t, those of kCustomized uint64_t or uint32_t");
+
+  template <class F>
+  using IfPredicate =
+      std::enable_if_t<std::is_invocable_r<bool, const F&, Key, const Value*, uint64_t>::value>;
 
  public:
   explicit HashTable(const HashTableOptions& options)
@@ -68,7 +91,7 @@ class HashTable final : public NativeTable {
 
   uint64_t erase_if(const Predicate& predicate, Stream stream) override {
     Scope scope(this, CudaStream(stream), true);
-    return ScanAll(predicate, true, scope.stream);
+    return ScanAll(device::InRange{predicate}, true, scope.stream);
   }
 
   void clear(Stream stream) override {
@@ -83,7 +106,7 @@ class HashTable final : public NativeTable {
 
   uint64_t size_if(const Predicate& predicate, Stream stream) const override {
     Scope scope(this, CudaStream(stream), false);
-    return ScanAll(predicate, false, scope.stream);
+    return ScanAll(device::InRange{predicate}, false, scope.stream);
   }
 
   uint64_t locked(Stream stream) const override {
@@ -127,6 +150,27 @@ class HashTable final : public NativeTable {
 
   uint64_t save(const std::string& path, Stream stream) const override;
   uint64_t load(const std::string& path, Stream stream) override;
+
+  // -- with a functor of the caller's, see for_each.cuh
+
+  template <class F, class = IfPredicate<F>>
+  uint64_t erase_if(const F& predicate, Stream stream);
+  template <class F, class = IfPredicate<F>>
+  uint64_t size_if(const F& predicate, Stream stream) const;
+  template <class F, class = IfPredicate<F>>
+  void export_batch_if(const F& predicate, size_t n, size_t offset, uint64_t* count, uint64_t* keys,
+                       Value* values, uint64_t* scores, Stream stream) const;
+  using NativeTable::export_batch_if;
+  // f(key, row, score) for the live keys of the slots [offset, offset + n).
+  template <class F>
+  void for_each(const F& f, size_t n, size_t offset, Stream stream);
+
+  // launch(DeviceTable) starts kernels on `stream` that look keys up themselves; it has its place
+  // among the calls on other streams as any call. Those of launch_writing may write rows.
+  template <class F>
+  void launch(Stream stream, F launch) const;
+  template <class F>
+  void launch_writing(Stream stream, F launch);
 
   void synchronize(Stream stream) const override {
     accel::DeviceGuard device(options_.device_id);
@@ -210,7 +254,11 @@ class HashTable final : public NativeTable {
     if (values == nullptr || !IsHybrid(storage)) return false;
     if (n < HostBins::kFrom || n >> 31 != 0) return false;
     if (!TakeTurns(stream, host_bins_.get())) return false;
-    if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>(options_.allocator);
+    try {
+      if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>(options_.allocator);
+    } catch (const MemoryRefused&) {
+      return false;  // slower, but without it
+    }
     return true;
   }
 
@@ -252,7 +300,7 @@ class HashTable final : public NativeTable {
         return Launch<WriteMode::kFindAndUpdate>(storage, {call}, stream);
       case WriteMode::kErase:
         device::EraseKernel<device::kThreads>
-            <<<blocks, device::kThreads, 0, stream>>>(storage.view, call.n, call.keys, call.status);
+            <<<blocks, device::kThreads, 0, stream>>>(storage.view, call);
         return;
       case WriteMode::kLock:
       case WriteMode::kHold:
@@ -399,13 +447,19 @@ class HashTable final : public NativeTable {
     storage.ClearStamps(stream);
   }
 
-  void Scan(device::ExportArgs args, cudaStream_t stream) const {
+  void Scan(const device::ExportArgs& args, cudaStream_t stream) const {
+    Scan(args, device::InRange{args.predicate}, stream);
+  }
+
+  template <class Match>
+  void Scan(device::ExportArgs args, const Match& matches, cudaStream_t stream) const {
     CheckCuda(cudaMemsetAsync(args.count, 0, 8, stream), "export_batch");
     if (args.begin == args.end) return;
     args.pitch = Pitch(args.pitch);
     args.word_bytes = WordBytes(args.pitch, args.values);
     device::ExportKernel<device::kThreads>
-        <<<Blocks(args.end - args.begin), device::kThreads, 0, stream>>>(storage_->view, args);
+        <<<Blocks(args.end - args.begin), device::kThreads, 0, stream>>>(storage_->view, args,
+                                                                         matches);
   }
 
   uint64_t ReadCounter(cudaStream_t stream) const {
@@ -440,13 +494,13 @@ class HashTable final : public NativeTable {
     return ReadCounter(stream);
   }
 
-  uint64_t ScanAll(const Predicate& predicate, bool erase, cudaStream_t stream) const {
+  template <class Match>
+  uint64_t ScanAll(const Match& matches, bool erase, cudaStream_t stream) const {
     device::ExportArgs args;
     args.end = Capacity();
-    args.predicate = predicate;
     args.erase = erase;
     args.count = counter_.As<uint64_t>();
-    Scan(args, stream);
+    Scan(args, matches, stream);
     return ReadCounter(stream);
   }
 
@@ -518,5 +572,7 @@ class HashTable final : public NativeTable {
 
 }  // namespace hkv
 
+#include "csrc/hkv/for_each.cuh"
 #include "csrc/hkv/growth.cuh"
+#include "csrc/hkv/narrow_scores.cuh"
 #include "csrc/hkv/table_io.cuh"

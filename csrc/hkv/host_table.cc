@@ -345,7 +345,9 @@ class HostTable final : public Table {
     Storage& s = *storage_;
     const uint64_t position =
         call.mode == WriteMode::kUnlockRows ? Position(call, i) : s.Find(call.keys[i]);
-    const bool found = position != kNoPosition;
+    const bool asked =
+        (call.accums == nullptr || call.accums[i]) && (call.size == nullptr || i < *call.size);
+    const bool found = asked && position != kNoPosition;
     if (call.mode == WriteMode::kErase) {
       const bool erases = found && !s.pinned[position];
       if (erases) s.Erase(position);
@@ -579,6 +581,7 @@ class HostTable final : public Table {
 
 std::unique_ptr<Table> CreateHostTable(const HashTableOptions& options, KeyType key,
                                        ValueType value, EvictStrategy strategy, int num_threads) {
+  CheckOfLibrary(value);
   return std::make_unique<HostTable>(options, key, value, strategy, num_threads);
 }
 

@@ -69,12 +69,12 @@ __device__ __forceinline__ uint8_t EraseKey(const View& t, uint64_t key) {
 }
 
 template <int kBlock>
-__global__ void __launch_bounds__(kBlock)
-    EraseKernel(const View t, uint64_t n, const uint64_t* keys, uint8_t* status) {
+__global__ void __launch_bounds__(kBlock) EraseKernel(const View t, const Write a) {
   const uint64_t i = ThreadIndex();
-  if (i >= n) return;
-  const uint8_t done = EraseKey(t, keys[i]);
-  if (status != nullptr) status[i] = done;
+  if (i >= a.n) return;
+  const bool asked = (a.size == nullptr || i < *a.size) && (a.accums == nullptr || a.accums[i]);
+  const uint8_t done = asked ? EraseKey(t, a.keys[i]) : kSkipped;
+  if (a.status != nullptr) a.status[i] = done;
 }
 
 // Changes the holders of the row of entry i of the call; true: it did.

@@ -37,7 +37,7 @@ class NativeTable : public Table {
   uint32_t WordBytes(uint64_t pitch, const void* a, const void* b = nullptr) const {
     const uint64_t bits =
         row_bytes_ | pitch | reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b);
-    return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 2;
+    return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : bits % 2 == 0 ? 2 : 1;
   }
 
   // What of a call is the table's.

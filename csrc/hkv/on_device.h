@@ -35,13 +35,25 @@ constexpr KeyType KeyTypeOf() {
 }
 
 template <class T>
+struct ValueTypeName;  // values have one of these types
+template <>
+struct ValueTypeName<float> : std::integral_constant<ValueType, ValueType::kFloat32> {};
+template <>
+struct ValueTypeName<__half> : std::integral_constant<ValueType, ValueType::kFloat16> {};
+template <>
+struct ValueTypeName<__nv_bfloat16> : std::integral_constant<ValueType, ValueType::kBFloat16> {};
+template <>
+struct ValueTypeName<int8_t> : std::integral_constant<ValueType, ValueType::kInt8> {};
+template <>
+struct ValueTypeName<uint8_t> : std::integral_constant<ValueType, ValueType::kUInt8> {};
+template <>
+struct ValueTypeName<int32_t> : std::integral_constant<ValueType, ValueType::kInt32> {};
+template <>
+struct ValueTypeName<double> : std::integral_constant<ValueType, ValueType::kFloat64> {};
+
+template <class T>
 constexpr ValueType ValueTypeOf() {
-  static_assert(std::is_same<T, float>::value || std::is_same<T, __half>::value ||
-                    std::is_same<T, __nv_bfloat16>::value,
-                "values are float, __half or __nv_bfloat16");
-  return std::is_same<T, float>::value    ? ValueType::kFloat32
-         : std::is_same<T, __half>::value ? ValueType::kFloat16
-                                          : ValueType::kBFloat16;
+  return ValueTypeName<T>::value;
 }
 
 }  // namespace hkv

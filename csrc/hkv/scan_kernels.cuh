@@ -14,13 +14,20 @@ struct ExportArgs : Export {
   bool erase = false;  // erase the matching keys instead of writing them out
 };
 
-__device__ __forceinline__ bool Matches(const Predicate& p, uint64_t key, uint64_t score) {
-  return (key & p.key_mask) == p.key_pattern && score >= p.score_min && score <= p.score_max;
-}
+// A Predicate as the kernels ask.
+struct InRange {
+  Predicate p;
+
+  __device__ __forceinline__ bool operator()(const View&, uint32_t, uint64_t key,
+                                             uint64_t score) const {
+    return (key & p.key_mask) == p.key_pattern && score >= p.score_min && score <= p.score_max;
+  }
+};
 
 // A warp takes 32 rows; the matching ones are appended in one piece.
+template <class Match>
 __device__ __forceinline__ void ExportRow(const View& t, const ExportArgs& a, WarpScratch& scratch,
-                                          uint64_t row) {
+                                          uint64_t row, const Match& matches) {
   uint32_t position = kNone;
   uint64_t key = 0, score = 0;
   bool match = false;
@@ -31,7 +38,7 @@ __device__ __forceinline__ void ExportRow(const View& t, const ExportArgs& a, Wa
     if (t.digests[position] >= kFirstTag) {
       key = *t.KeyAt(position);
       score = *t.ScoreAt(position);
-      match = Matches(a.predicate, key, score);
+      match = matches(t, position, key, score);
     }
   }
   if (a.erase) {
@@ -47,10 +54,11 @@ __device__ __forceinline__ void ExportRow(const View& t, const ExportArgs& a, Wa
   }
 }
 
-template <int kBlock>
-__global__ void __launch_bounds__(kBlock) ExportKernel(const View t, const ExportArgs a) {
+template <int kBlock, class Match>
+__global__ void __launch_bounds__(kBlock)
+    ExportKernel(const View t, const ExportArgs a, const Match matches) {
   __shared__ WarpScratch scratches[kBlock / 32];
-  ExportRow(t, a, scratches[threadIdx.x / 32], a.begin + ThreadIndex());
+  ExportRow(t, a, scratches[threadIdx.x / 32], a.begin + ThreadIndex(), matches);
 }
 
 // Counts bits of (size) words.

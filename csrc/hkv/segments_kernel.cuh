@@ -155,7 +155,8 @@ __global__ void __launch_bounds__(kBlock)
   if (a.values != nullptr) mine.values += before * a.pitch;
   if (a.scores != nullptr) mine.scores += before;
   mine.count += t;
-  ExportRow(s.table[t].view, mine, scratches[threadIdx.x / 32], mine.begin + at + lane);
+  ExportRow(s.table[t].view, mine, scratches[threadIdx.x / 32], mine.begin + at + lane,
+            InRange{mine.predicate});
 }
 
 }  // namespace device

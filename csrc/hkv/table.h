@@ -223,6 +223,16 @@ class Table {
   void erase(size_t n, const uint64_t* keys, uint8_t* status, Stream stream) {
     Run(Writing("erase", WriteMode::kErase, n, keys, nullptr, status), stream);
   }
+  // Those of the first *count keys (null: of all) whose `mask` ((n)) is true: of what an export
+  // listed, the rows that a condition on their values picked.
+  void erase_where(size_t n, const uint64_t* keys, const bool* mask, const uint64_t* count,
+                   uint8_t* status, Stream stream) {
+    CheckArray("erase_where", "mask", n, mask);
+    Write call = Writing("erase_where", WriteMode::kErase, n, keys, nullptr, status);
+    call.accums = mask;
+    call.size = count;
+    Run(call, stream);
+  }
   // A held (locked) key is found as ever, but nothing overwrites, evicts, moves or erases it until
   // its last holder is gone; only who holds it writes its row, by the address. lock_keys holds keys
   // that nobody holds, hold_keys adds a holder, unlock_keys takes one away. succeeded[i]: it did.

@@ -50,7 +50,16 @@ enum class EvictFrom : uint8_t {
 };
 
 enum class KeyType : int32_t { kInt64 = 0, kUInt64 = 1 };
-enum class ValueType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+enum class ValueType : int32_t {
+  kFloat32 = 0,
+  kFloat16 = 1,
+  kBFloat16 = 2,
+  kInt8 = 3,  // from here on in the header (hash_table.cuh) alone
+  kUInt8 = 4,
+  kInt32 = 5,
+  kFloat64 = 6,
+};
+constexpr int kValueTypesOfLibrary = 3;
 
 // What a writing call did with one key of the batch.
 enum Status : uint8_t {
@@ -88,7 +97,20 @@ struct Predicate {
   uint64_t score_max = UINT64_MAX;
 };
 
-inline size_t SizeOf(ValueType type) { return type == ValueType::kFloat32 ? 4 : 2; }
+inline size_t SizeOf(ValueType type) {
+  switch (type) {
+    case ValueType::kInt8:
+    case ValueType::kUInt8:
+      return 1;
+    case ValueType::kFloat16:
+    case ValueType::kBFloat16:
+      return 2;
+    case ValueType::kFloat64:
+      return 8;
+    default:
+      return 4;
+  }
+}
 
 inline const char* Name(KeyType type) { return type == KeyType::kInt64 ? "int64" : "uint64"; }
 
@@ -98,8 +120,16 @@ inline const char* Name(ValueType type) {
       return "float32";
     case ValueType::kFloat16:
       return "float16";
-    default:
+    case ValueType::kBFloat16:
       return "bfloat16";
+    case ValueType::kInt8:
+      return "int8";
+    case ValueType::kUInt8:
+      return "uint8";
+    case ValueType::kInt32:
+      return "int32";
+    default:
+      return "float64";
   }
 }
 

@@ -18,6 +18,7 @@
 #include "csrc/hkv/copy.cuh"
 #include "csrc/hkv/probe.cuh"
 #include "csrc/hkv/score.h"
+#include "csrc/hkv/value_math.cuh"
 
 namespace hkv {
 namespace device {
@@ -284,7 +285,8 @@ __device__ __forceinline__ void AddRows(const char* deltas, char* rows, uint32_t
     const auto row = reinterpret_cast<Value*>(
         __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(rows), owner));
     for (uint32_t i = lane; i < dim; i += 32) {
-      const float sum = static_cast<float>(__ldcg(row + i)) + static_cast<float>(delta[i]);
+      using Sum = SumOf<Value>;
+      const Sum sum = static_cast<Sum>(__ldcg(row + i)) + static_cast<Sum>(delta[i]);
       row[i] = static_cast<Value>(sum);
     }
   }

@@ -131,7 +131,7 @@ class UpstreamTable final : public Table {
     reached.max_capacity = rows;
     reached = Rounded(reached);
     if ((reached.max_capacity & (reached.max_capacity - 1)) != 0) {
-      FailArgument("set_max_capacity: rows is ", rows, " and the capacity ", capacity(),
+      FailArgument("set_max_capacity: capacity is ", rows, " and that of now ", capacity(),
                    "; the upstream engine takes powers of two");
     }
     Named("set_max_capacity", [&] { table_->set_max_capacity(reached.max_capacity); });
@@ -323,6 +323,7 @@ class UpstreamTable final : public Table {
   }
 
   void CheckWrite(const Write& c) const {
+    if (c.mode == WriteMode::kErase && c.accums != nullptr) Lacks("erase_where");
     CheckBatch(c.name, c.n);
     CheckPitch(c.pitch);
     if (c.status != nullptr) Lacks("statuses");

@@ -20,7 +20,7 @@ _MAX_U64 = _checks.MAX_U64
 _MAX_CAPACITY = 2**32 - 256  # kMaxCapacity of csrc/hkv/layout.h
 
 
-def _allocator(allocator: Any, ordinal: int) -> Allocator:
+def _check_allocator(allocator: Any, ordinal: int) -> None:
     if ordinal < 0:
         raise ValueError(
             f"hkv: allocator is {allocator!r}; it must be None with device='cpu', whose memory is "
@@ -28,20 +28,19 @@ def _allocator(allocator: Any, ordinal: int) -> Allocator:
         )
     if isinstance(allocator, str):
         _checks.choice("allocator", allocator, ("torch",))
-        return TorchAllocator(ordinal)
-    for name in ("allocate", "free"):
-        if not callable(getattr(allocator, name, None)):
-            raise TypeError(
-                f"hkv: allocator is {allocator!r}; it must be None, 'torch', or have the methods "
-                "allocate and free"
-            )
-    made: Allocator = allocator
-    return made
+    elif not all(callable(getattr(allocator, name, None)) for name in ("allocate", "free")):
+        raise TypeError(
+            f"hkv: allocator is {allocator!r}; it must be None, 'torch', or have the methods "
+            "allocate and free"
+        )
 
 
 def _create_with(
-    allocator: Allocator, kind: tuple[bool, str, str, str], options: _hkv.Options, threads: int
-) -> _hkv.Table:
+    allocator: Allocator | str, kind: tuple[bool, str, str, str], options: _hkv.Options,
+    threads: int,
+) -> _hkv.Table:  # fmt: skip
+    if isinstance(allocator, str):
+        allocator = TorchAllocator(options.device_id)
     context = lend(options, allocator)
     try:
         return _hkv.create(*kind, options, threads)
@@ -157,7 +156,8 @@ class HashTable(RowCalls):
         options.evict_from = _calls.EVICT_FROM.index(
             _checks.choice("evict_from", evict_from, _calls.EVICT_FROM)
         )
-        lender = None if allocator is None else _allocator(allocator, ordinal)
+        if allocator is not None:
+            _check_allocator(allocator, ordinal)
         if ordinal >= 0 and _hkv.device_count() <= ordinal:
             raise RuntimeError(
                 f"hkv: device is {device!r}, but this machine has {_hkv.device_count()} usable "
@@ -165,10 +165,10 @@ class HashTable(RowCalls):
             )
         options.device_id = ordinal
         kind = (ordinal >= 0, key_dtype, value_dtype, evict_strategy)
-        if lender is None:
+        if allocator is None:
             self._native = _hkv.create(*kind, options, threads)
         else:
-            self._native = _create_with(lender, kind, options, threads)
+            self._native = _create_with(allocator, kind, options, threads)
         self._place = Place(ordinal, options.dim, key_dtype, value_dtype)
 
     # -- properties
@@ -511,6 +511,39 @@ class HashTable(RowCalls):
         b.call(self._native.erase, st)
         return status
 
+    def erase_exported(
+        self, exported: Exported, mask: ArrayLike, *, stream: Stream = None
+    ) -> Array | None:
+        """Removes those of the rows that ``export_batch`` gave for which ``mask`` is true: a
+        condition on values, in whatever library computes it.
+
+        >>> import hkv, numpy as np
+        >>> table = hkv.HashTable(capacity=1000, dim=2, device="cpu")
+        >>> _ = table.insert_or_assign(np.arange(100), np.ones((100, 2), np.float32))
+        >>> _ = table.insert_or_assign(np.arange(9), np.zeros((9, 2), np.float32))
+        >>> for first in range(0, table.capacity, 500):
+        ...     rows = table.export_batch(500, first)
+        ...     _ = table.erase_exported(rows, ~rows.values.any(axis=1))
+        >>> table.size()
+        91
+
+        Args:
+            exported: of ``export_batch``.
+            mask: (n,) bool, for each of its keys; what it says behind ``exported.count`` is not
+                looked at.
+
+        Returns:
+            status (n,) uint8 of Status: UPDATED where a key was removed, LOCKED where one stays.
+        """
+        if not isinstance(exported, Exported):
+            raise TypeError(f"hkv: exported is {exported!r}; it must be what export_batch returned")
+        b = self._batch(exported.keys, stream)
+        m = b.input_of("mask", mask, "bool", (b.n,))
+        c = 0 if self._place.device < 0 else b.input_of("count", exported.count, "uint64", (1,))
+        status, st = self._status(b)
+        b.call(self._native.erase_where, m, c, st)
+        return status
+
     def erase_if(
         self, *, key_mask: int = 0, key_pattern: int = 0, score_min: int = 0,
         score_max: int = _MAX_U64, stream: Stream = None,
@@ -603,10 +636,10 @@ class HashTable(RowCalls):
         """Grows to at least ``capacity`` rows, at most ``max_capacity``."""
         self._native.reserve(_checks.integer("capacity", capacity, 1), stream_address(stream))
 
-    def set_max_capacity(self, rows: int) -> None:
-        """From now on the table grows up to ``rows``, ``capacity`` ... 2**32 - 256, and evicts
-        beyond them: ``set_max_capacity(table.capacity)`` ends its growth."""
-        self._native.set_max_capacity(_checks.integer("rows", rows, 1))
+    def set_max_capacity(self, capacity: int) -> None:
+        """From now on the table grows up to ``capacity`` rows, those of now ... 2**32 - 256, and
+        evicts beyond them: ``set_max_capacity(table.capacity)`` ends its growth."""
+        self._native.set_max_capacity(_checks.integer("capacity", capacity, 1))
 
     def set_global_epoch(self, epoch: int) -> None:
         """The epoch of "epoch_lru" and "epoch_lfu" scores from now on, 0 ... 2**32 - 1."""

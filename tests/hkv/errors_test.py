@@ -131,6 +131,7 @@ WRONG: dict[str, list[Any]] = {
               np.ma.zeros(2), np.zeros((3, 3, 3))],
     "stream": ["mine", 1.5, -1, 2**64, object()],
     "path": [5, None, "", "a\0b", object()],
+    "exported": [None, [1], np.zeros(2, np.int64)],
 }  # fmt: skip
 KINDS = {
     "capacity": "optional integer", "dim": "integer", "key_dtype": "dtype", "value_dtype": "dtype",
@@ -142,7 +143,8 @@ KINDS = {
     "ignore_evict_strategy": "flag", "key_mask": "integer", "key_pattern": "integer",
     "score_min": "integer", "score_max": "integer", "n": "integer", "offset": "integer",
     "epoch": "integer", "path": "path", "policy": "policy", "score_policy": "policy",
-    "newcomers": "strategy", "evict_from": "strategy", "allocator": "allocator",
+    "newcomers": "strategy", "evict_from": "strategy", "allocator": "allocator", "mask": "array",
+    "exported": "exported",
 }  # fmt: skip
 
 
@@ -158,7 +160,8 @@ def good(name: str) -> Any:
     return {
         "capacity": 10, "dim": 4, "device": "cpu", "keys": KEYS, "epoch": 1, "n": 1,
         "rows": np.zeros(2, np.uint64), "accums": np.zeros(2, bool), "path": "absent/file",
-        "scores": np.ones(2, np.uint64),
+        "scores": np.ones(2, np.uint64), "exported": full_table().export_batch(10),
+        "mask": np.zeros(2, bool),
     }.get(name)  # fmt: skip
 
 

@@ -16,7 +16,7 @@ Rows = Callable[..., np.ndarray]
 
 
 class Budget:
-    """Memory of CUDA by way of torch, up to ``limit`` bytes of a kind at a time, and not the
+    """Memory of CUDA by way of torch, up to ``limit`` bytes on the device at a time, and not the
     ``refuse``-th piece."""
 
     def __init__(self, limit: int = 2**63, refuse: int = 0) -> None:
@@ -32,7 +32,8 @@ class Budget:
 
     def allocate(self, size: int, kind: str) -> int:
         self.asked += 1
-        if self.asked == self.refuse or self.in_use(kind) + size > self.limit:
+        too_much = kind == "device" and self.in_use(kind) + size > self.limit
+        if self.asked == self.refuse or too_much:
             return 0
         where: dict[str, Any] = {"device": "cuda"} if kind == "device" else {"pin_memory": True}
         tensor = self.torch.empty(size, dtype=self.torch.uint8, **where)
@@ -110,12 +111,12 @@ def test_the_maximum_moves(engine: Any, rows: Rows) -> None:
 
 def test_the_maximum_is_not_below_the_capacity(engine: Any) -> None:
     table = engine.table(100, 4)
-    allowed = r"rows is 99; it must be 100 \(the capacity now\) \.\.\. 4294967040"
+    allowed = r"capacity is 99; it must be 100 \(the capacity now\) \.\.\. 4294967040"
     with pytest.raises(ValueError, match=allowed):
         table.set_max_capacity(99)
-    with pytest.raises(ValueError, match="rows is 4294967041"):
+    with pytest.raises(ValueError, match="capacity is 4294967041"):
         table.set_max_capacity(2**32 - 255)
-    with pytest.raises(TypeError, match="rows is True"):
+    with pytest.raises(TypeError, match="capacity is True"):
         table.set_max_capacity(True)
     assert table.max_capacity == 100
 

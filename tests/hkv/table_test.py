@@ -431,3 +431,40 @@ def test_key_zero_is_not_taken_for_a_slot_beyond_the_capacity(engine: Any, rows:
             np.testing.assert_array_equal(engine.get(out)[:capacity], rows(keys, 3)[:capacity])
             table.erase(engine.put(keys[:1]))
             assert table.size() == capacity - 1
+
+
+@pytest.mark.parametrize("step", [64, 1000])
+def test_rows_that_a_mask_over_an_export_picks_are_erased(
+    engine: Any, rows: Rows, step: int
+) -> None:
+    table = engine.table(1000)
+    keys = np.arange(600, dtype=np.int64)
+    table.insert_or_assign(engine.put(keys), engine.put(rows(keys)))
+    table.lock_keys(engine.put(keys[:1]))
+    locked = removed = 0
+    for first in range(0, table.capacity, step):
+        out = table.export_batch(min(step, table.capacity - first), first)
+        # True behind the count as well: nothing there is looked at.
+        mask = engine.get(out.values)[:, 0] < 10
+        status = engine.get(table.erase_exported(out, engine.put(mask)))
+        locked += (status == Status.LOCKED).sum()
+        removed += (status == Status.UPDATED).sum()
+    assert (locked, removed) == (1, 59)  # rows tell their key modulo 100
+    founds = engine.get(table.contains(engine.put(keys)))
+    assert (founds == ((keys % 100 >= 10) | (keys == 0))).all()
+
+
+def test_erase_exported_names_what_it_does_not_take(engine: Any, rows: Rows) -> None:
+    table = engine.table(100)
+    keys = np.arange(10, dtype=np.int64)
+    table.insert_or_assign(engine.put(keys), engine.put(rows(keys)))
+    out = table.export_batch(100)
+    with pytest.raises(TypeError, match=r"exported is \[\]; it must be what export_batch returned"):
+        table.erase_exported([], engine.put(np.ones(100, bool)))
+    with pytest.raises(TypeError, match="mask has dtype uint8; it must be bool"):
+        table.erase_exported(out, engine.put(np.ones(len(out.keys), np.uint8)))
+    with pytest.raises(TypeError, match="mask is a NoneType"):
+        table.erase_exported(out, None)
+    with pytest.raises(ValueError, match="mask has shape"):
+        table.erase_exported(out, engine.put(np.ones(7, bool)))
+    assert table.size() == 10

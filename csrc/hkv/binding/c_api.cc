@@ -145,7 +145,7 @@ Table* Create(bool on_device, const std::string& key, const std::string& value,
               int num_threads) {
   CheckSize(bytes);
   const auto key_type = ByName<KeyType>(key, 2, "key_dtype");
-  const auto value_type = ByName<ValueType>(value, 3, "value_dtype");
+  const auto value_type = ByName<ValueType>(value, kValueTypesOfLibrary, "value_dtype");
   const auto evict = ByName<EvictStrategy>(strategy, 5, "evict_strategy");
   auto table = on_device ? CreateDeviceTable(options, key_type, value_type, evict)
                          : CreateHostTable(options, key_type, value_type, evict, num_threads);

@@ -20,6 +20,7 @@
   M(assign_values)           \
   M(assign_scores)           \
   M(erase)                   \
+  M(erase_where)             \
   M(erase_if)                \
   M(clear)                   \
   M(lock_keys)               \
