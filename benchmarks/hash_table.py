@@ -1,6 +1,6 @@
 """How fast the GPU hash table is, beside the floor of each call on the GPU that it runs on.
 
-    python benchmarks/hash_table.py [--rows MILLIONS] [--dim N] [--hybrid | --hot]
+    python benchmarks/hash_table.py [--rows MILLIONS] [--dim N] [--hybrid | --hot | --host]
                                     [--engine native|upstream] [--markdown FILE] [--json FILE]
 
 The method is that of HierarchicalKV's benchmark: uint64 keys, float32 values, LRU, 1,048,576 keys
@@ -12,7 +12,8 @@ The floor is the bytes that any table must move for the call (the batch's keys, 
 with each stored key and each written score, rows read and written) over the bandwidth of a large
 device-to-device copy measured in the same run. With --hybrid, half of the rows live in pinned host
 memory, and the bytes of those rows per second stand beside a pinned copy over the same link. With
---hot, batches hold few keys many times, as ids of real traffic do.
+--hot, batches hold few keys many times, as ids of real traffic do. --host measures what small
+calls cost the host instead.
 
 ``--engine upstream`` asks for a module built with --config=upstream_hkv and fails with any other.
 Uses the installed package; torch holds the arrays.
@@ -23,6 +24,7 @@ from __future__ import annotations
 from functools import partial
 
 import harness
+import hash_host
 import hkv
 import numpy as np
 import torch
@@ -114,12 +116,16 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--hybrid", action="store_true", help="16 GiB of the rows in HBM")
     parser.add_argument("--hot", action="store_true", help="few keys many times")
+    parser.add_argument("--host", action="store_true", help="what a call costs the host instead")
     parser.add_argument("--engine", choices=["native", "upstream"], default="native")
     arguments = parser.parse_args()
     harness.need_gpu(__file__)
     engine = hkv.HashTable(128, 4).engine
     if engine != arguments.engine:
         raise SystemExit(f"the installed module has the {engine} engine")
+    if arguments.host:
+        hash_host.measure(harness.Ceilings.measure(), harness.files(arguments))
+        return
     start = partial(harness.Table, harness.Ceilings.measure(), files=harness.files(arguments))
     millions = arguments.rows or (16 if arguments.hot else 128 if arguments.hybrid else 64)
     hbm_bytes = 16 << 30 if arguments.hybrid else None

@@ -7,13 +7,14 @@ arrays of their bits.
 from __future__ import annotations
 
 import functools
-import sys
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, Union
 
 import numpy as np
 
 from hkv import _checks, _hkv
+from hkv._torch import reader
 
 _DL_CPU, _DL_CUDA, _DL_CUDA_HOST = 1, 2, 3
 _DL_CODES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
@@ -85,8 +86,20 @@ class DeviceArray:
         self.dtype = _checks.dtype("dtype", dtype, tuple(_ITEM_BYTES))
         self.device = _checks.integer("device", device, 0, 2**31 - 1)
         self._stream = stream_address(stream)
-        size = int(np.prod(self.shape, dtype=np.int64)) * _ITEM_BYTES[self.dtype]
+        self._allocate()
+
+    def _allocate(self) -> None:
+        size = math.prod(self.shape) * _ITEM_BYTES[self.dtype]
         self._memory = _hkv.DeviceMemory(size, self.device, self._stream)
+        self._address = self._memory.address
+
+    @classmethod
+    def made(cls, shape: tuple[int, ...], dtype: str, device: int, stream: int) -> DeviceArray:
+        """What the constructor makes, of arguments that need no check."""
+        array = cls.__new__(cls)
+        array.shape, array.dtype, array.device, array._stream = shape, dtype, device, stream
+        array._allocate()
+        return array
 
     @classmethod
     def of(
@@ -115,7 +128,7 @@ class DeviceArray:
     @property
     def address(self) -> int:
         """Where its memory begins on the device; 0 if it has none."""
-        return self._memory.address
+        return self._address
 
     def numpy(self) -> np.ndarray:
         """A copy on the host (bfloat16: the bits as uint16). Waits for the array's stream."""
@@ -260,36 +273,13 @@ def _dlpack_view(name: str, array: Any, stream: int) -> View:
     )
 
 
-def _torch_view(name: str, array: Any, stream: int) -> View | None:
-    """Of a plain dense tensor on the host, or on a GPU whose current stream is the call's: nothing
-    has to be put in order, which DLPack would do in a time that counts. None: ask DLPack."""
-    torch = sys.modules["torch"]
-    if array.layout is not torch.strided or array.is_nested:
-        return None
-    kind = array.device.type
-    if kind == "cuda":
-        if torch.cuda.current_stream(array.device).cuda_stream != stream:
-            return None
-    elif kind != "cpu":
-        return None
-    _refuse_lazy(name, array)
-    device = array.device.index if kind == "cuda" else -1
-    dtype = str(array.dtype).removeprefix("torch.")
-    return View(
-        array.data_ptr(), tuple(array.shape), dtype, device, array.is_contiguous(), False, array
-    )
-
-
 def view(name: str, array: ArrayLike, stream: int = 0) -> View:
     """The memory of ``array``; TypeError names the argument when it has no known interface."""
     if isinstance(array, np.ndarray):
         return _numpy_view(name, array)
     if isinstance(array, DeviceArray):
         return View(array.address, array.shape, array.dtype, array.device, True, False)
-    if type(array).__module__ == "torch" and type(array).__name__ == "Tensor":
-        seen = _torch_view(name, array, stream)
-        if seen is not None:
-            return seen
+    reader.meet(array)
     if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
         return _dlpack_view(name, array, stream)
     interface = getattr(array, "__cuda_array_interface__", None)

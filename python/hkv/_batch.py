@@ -10,6 +10,7 @@ import numpy as np
 
 from hkv import _hkv
 from hkv._arrays import Array, ArrayLike, DeviceArray, Stream, View, stream_address, view
+from hkv._torch import reader
 
 _ALIASES = {"bfloat16": ("bfloat16", "uint16")}
 
@@ -33,23 +34,44 @@ class Batch:
     """``n`` keys and a stream; turns the call's other arrays into addresses, and keeps what stands
     for them alive until the call has ended, on the device too."""
 
-    __slots__ = ("_owners", "_place", "keys", "n", "stream")
+    __slots__ = ("_owners", "_place", "_tensor", "keys", "n", "stream")
 
     def __init__(self, place: Place, keys: ArrayLike, stream: Stream) -> None:
         self._start(place, stream)
         self._take("keys", keys, place.key_dtype)
 
     def _take(self, name: str, array: ArrayLike, dtype: str) -> None:
+        self.keys = self._at_once(array, dtype, None)
+        if self.keys >= 0:
+            self.n = len(array)  # type: ignore[arg-type]
+            return
         v = view(name, array, self.stream)
         if len(v.shape) != 1:
             raise ValueError(f"hkv: {name} has shape {v.shape}; it must have one dimension")
         self.n = v.shape[0]
-        self.keys = self._address(name, v, dtype, v.shape, False)
+        self.keys = self._checked(name, v, dtype, v.shape, False)
 
     def _start(self, place: Place, stream: Stream) -> None:
         self._place = place
         self._owners: list[Any] = []
-        self.stream = stream_address(stream)
+        self.stream = 0 if stream is None else stream_address(stream)
+        self._tensor: type | None = None
+        if reader.tensor is not None and reader.in_order(place.device, self.stream):
+            self._tensor = reader.tensor
+
+    def _at_once(self, array: Any, dtype: str, shape: tuple[int, ...] | None) -> int:
+        """The address of an array that is what is asked for, if that is seen quickly; else -1."""
+        kind = type(array)
+        if kind is self._tensor:
+            return reader.address(array, dtype, shape, self._place.device)
+        if (
+            kind is DeviceArray
+            and array.dtype == dtype
+            and array.device == self._place.device
+            and (array.shape == shape if shape is not None else len(array.shape) == 1)
+        ):
+            return int(array._address)
+        return -1
 
     @classmethod
     def without_keys(cls, place: Place, n: int, stream: Stream) -> Batch:
@@ -72,6 +94,14 @@ class Batch:
         return (self.n, self._place.dim)
 
     def _address(
+        self, name: str, array: ArrayLike, dtype: str, shape: tuple[int, ...], writes: bool
+    ) -> int:  # fmt: skip
+        address = self._at_once(array, dtype, shape)
+        if address >= 0:
+            return address
+        return self._checked(name, view(name, array, self.stream), dtype, shape, writes)
+
+    def _checked(
         self, name: str, v: View, dtype: str, shape: tuple[int, ...], writes: bool
     ) -> int:  # fmt: skip
         if v.device != self._place.device:
@@ -91,16 +121,13 @@ class Batch:
 
     def input(self, name: str, array: ArrayLike | None, dtype: str = "uint64") -> int:
         """The address of an array of (n,) that is read; None has 0."""
-        if array is None:
-            return 0
-        return self._address(name, view(name, array, self.stream), dtype, (self.n,), False)
+        return 0 if array is None else self.input_of(name, array, dtype, (self.n,))
 
     def input_of(self, name: str, array: ArrayLike, dtype: str, shape: tuple[int, ...]) -> int:
-        return self._address(name, view(name, array, self.stream), dtype, shape, False)
+        return self._address(name, array, dtype, shape, False)
 
     def input_rows(self, name: str, array: ArrayLike, writes: bool = False) -> int:
-        v = view(name, array, self.stream)
-        return self._address(name, v, self._place.value_dtype, self.rows, writes)
+        return self._address(name, array, self._place.value_dtype, self.rows, writes)
 
     def output(
         self, name: str, array: ArrayLike | None, dtype: str, shape: tuple[int, ...] | None = None
@@ -108,12 +135,12 @@ class Batch:
         """An array of (n,) or ``shape`` that is written, a new one of zeros for None."""
         shape = (self.n,) if shape is None else shape
         if array is not None:
-            return array, self._address(name, view(name, array, self.stream), dtype, shape, True)
+            return array, self._address(name, array, dtype, shape, True)
         if self._place.device < 0:
             made = np.zeros(shape, "uint16" if dtype == "bfloat16" else dtype)
             return made, made.ctypes.data
-        result = DeviceArray(shape, dtype, self._place.device, self.stream)
-        return result, result.address
+        result = DeviceArray.made(shape, dtype, self._place.device, self.stream)
+        return result, result._address
 
     def output_rows(self, name: str, array: ArrayLike | None = None) -> tuple[Array, int]:
         return self.output(name, array, self._place.value_dtype, self.rows)

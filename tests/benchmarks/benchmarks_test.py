@@ -17,7 +17,7 @@ FIRST_LINE = (
 )
 FOLDER = Path(harness.__file__).parent
 SMALLEST = {
-    "hash_table.py": (["--rows=2"], ["--rows=2", "--hot"]),
+    "hash_table.py": (["--rows=2"], ["--rows=2", "--hot"], ["--host"]),
     "hstu_attention.py": (["--case=B512"], ["--case=B512", "--forward-only"], ["--host"]),
 }
 
