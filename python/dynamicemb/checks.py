@@ -1,0 +1,86 @@
+"""Checks of a module's arguments: each error names the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
+from dynamicemb.types import DynamicEmbPoolingMode
+
+
+def resolved_device(given: torch.device | str | None) -> torch.device:
+    device = torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"dynamicemb: device must be cpu or cuda, got {device}")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def checked_options(options: Sequence[DynamicEmbTableOptions]) -> list[DynamicEmbTableOptions]:
+    given = list(options)
+    if not given:
+        raise ValueError("dynamicemb: table_options must hold at least one table, got none")
+    for t, one in enumerate(given):
+        if one.embedding_dtype is None:
+            one.embedding_dtype = torch.float32
+        one.check(f"table_options[{t}]")
+        if one != given[0] or one.embedding_dtype != given[0].embedding_dtype:
+            raise ValueError(
+                f"dynamicemb: table_options[{t}] and table_options[0] must agree in training, "
+                "caching, external_storage, index_type, score_strategy, dist_type, admit_strategy "
+                "and embedding_dtype"
+            )
+    return given
+
+
+def checked_names(names: Sequence[str] | None, tables: int) -> list[str]:
+    made = [f"t_{t}" for t in range(tables)] if names is None else list(names)
+    if len(made) != tables or len(set(made)) != tables:
+        raise ValueError(f"dynamicemb: table_names must be {tables} distinct names, got {made}")
+    return made
+
+
+def checked_map(given: Sequence[int] | None, tables: int) -> list[int]:
+    made = list(range(tables)) if given is None else list(given)
+    if sorted(made) != made or set(made) != set(range(tables)):
+        raise ValueError(
+            f"dynamicemb: feature_table_map must ascend and name each table of 0 to {tables - 1}, "
+            f"got {made}"
+        )
+    return made
+
+
+def check_offsets(offsets: Tensor, n: int) -> None:
+    values = offsets.tolist()
+    falls = any(a > b for a, b in itertools.pairwise(values))
+    if values[0] != 0 or values[-1] != n or falls:
+        raise ValueError(
+            f"dynamicemb: offsets must ascend from 0 to the number of indices, {n}, got "
+            f"{values[:4]} ... {values[-4:]}"
+        )
+
+
+def check_frequencies(frequencies: Tensor, indices: Tensor) -> None:
+    if frequencies.shape != indices.shape or frequencies.dtype != torch.int64:
+        raise ValueError(
+            f"dynamicemb: frequency_counters must be int64 of shape {tuple(indices.shape)}, got "
+            f"{frequencies.dtype} {tuple(frequencies.shape)}"
+        )
+
+
+def check_weights(weights: Tensor, indices: Tensor, pooling: DynamicEmbPoolingMode) -> None:
+    if pooling == DynamicEmbPoolingMode.NONE:
+        raise ValueError(
+            "dynamicemb: per_sample_weights need pooling_mode SUM or MEAN, and it is NONE "
+            "(frequencies are frequency_counters)"
+        )
+    if weights.shape != indices.shape or not weights.is_floating_point():
+        raise ValueError(
+            f"dynamicemb: per_sample_weights must be floats of shape {tuple(indices.shape)}, "
+            f"got {weights.dtype} {tuple(weights.shape)}"
+        )

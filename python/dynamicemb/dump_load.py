@@ -1,0 +1,404 @@
+"""Dumps: files of whole tables, and increments.
+
+A folder holds, for table T of rank r in a group of W, raw little-endian arrays without headers:
+``T_emb_keys.rank_r.world_size_W`` (int64), ``T_emb_values`` (float32 rows), ``T_emb_scores``
+(int64) and, if asked for, ``T_opt_values`` (float32), ``T_counter_keys``,
+``T_counter_frequencies``; beside them ``T_opt_args.json``, and ``manifest.json`` with the size and
+SHA-256 of every file. All is written into a new folder beside, synced, and renamed: a killed dump
+leaves the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from dynamicemb._core.files import sync
+from dynamicemb.key_value_table import REFUSED
+
+if TYPE_CHECKING:
+    from dynamicemb.table_api import TableApi as Module
+
+CHUNK = 65536
+MANIFEST = "manifest.json"
+FORMAT = "dynamicemb dump 1"
+
+
+# ---- Rows as arrays
+
+
+def _weights_dtype(module: Module) -> torch.dtype:
+    dtype = module.options[0].embedding_dtype
+    assert dtype is not None
+    return dtype
+
+
+def weights_of(module: Module, table: int, rows: Tensor) -> Tensor:
+    """(n, dim) float32 of (n, words)."""
+    dim = module.layouts[table].dim
+    return rows.view(_weights_dtype(module))[:, :dim].to(torch.float32)
+
+
+def _state_view(module: Module, table: int, rows: Tensor) -> Tensor:
+    """(n, states, state_len) of the rows' state, in its own type: a view."""
+    layout = module.layouts[table]
+    wide = _weights_dtype(module) == torch.float64
+    typed = rows.view(torch.float64) if wide else rows
+    begin = layout.state_offset // (8 if wide else 4)
+    state = typed[:, begin : begin + layout.states * layout.state_len]
+    return state.view(len(rows), layout.states, layout.state_len)
+
+
+def _words(module: Module, table: int, rows: Tensor, offset: int) -> Tensor:
+    """(n) int64 at a byte offset of each row."""
+    return rows.view(torch.int64)[:, offset // 8]
+
+
+def state_of(module: Module, table: int, rows: Tensor) -> Tensor:
+    """(n, values) float32: the state arrays without padding, then the row's count of updates."""
+    layout = module.layouts[table]
+    parts = []
+    if layout.states:
+        state = _state_view(module, table, rows)[:, :, : layout.state_dim]
+        parts.append(state.flatten(1).to(torch.float32))
+    if layout.step_offset >= 0:
+        steps = rows.view(torch.int32)[:, layout.step_offset // 4]
+        parts.append(steps.to(torch.float32)[:, None])
+    return torch.cat(parts, 1) if parts else rows.new_zeros(len(rows), 0)
+
+
+def state_width(module: Module, table: int) -> int:
+    layout = module.layouts[table]
+    return layout.states * layout.state_dim + (layout.step_offset >= 0)
+
+
+def _rows_of(module: Module, table: int, weights: Tensor, state: Tensor | None) -> Tensor:
+    """(n, words) of weights and state; no state: that of new rows."""
+    layout = module.layouts[table]
+    words = module.tiers.first.row_bytes // 4
+    rows = weights.new_zeros(len(weights), words)
+    rows.view(_weights_dtype(module))[:, : layout.dim] = weights.to(_weights_dtype(module))
+    if layout.states:
+        view = _state_view(module, table, rows)
+        if state is None:
+            for s, value in enumerate(module.optimizer.initial_state()[: layout.states]):
+                view[:, s] = value
+        else:
+            n = layout.states * layout.state_dim
+            given = state[:, :n].reshape(-1, layout.states, layout.state_dim)
+            view[:, :, : layout.state_dim] = given.to(view.dtype)
+    if layout.step_offset >= 0 and state is not None:
+        rows.view(torch.int32)[:, layout.step_offset // 4] = state[:, -1].to(torch.int32)
+    return rows
+
+
+# ---- Writing
+
+
+class _File:
+    """A file of a dump, its SHA-256 made as it is written."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name, self.path = name, folder / name
+        self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by end()
+        self.sum, self.bytes = hashlib.sha256(), 0
+
+    def write(self, array: Tensor) -> None:
+        data = array.contiguous().cpu().numpy().data
+        self.file.write(data)
+        self.sum.update(data)
+        self.bytes += array.nbytes
+
+    def end(self) -> dict[str, Any]:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        return {"bytes": self.bytes, "sha256": self.sum.hexdigest()}
+
+
+def _suffix(module: Module) -> str:
+    return "rank_0.world_size_1"
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done >= total else ""
+        print(f"\r{what} {100 * done // max(total, 1):3d} %", end=end, file=sys.stderr, flush=True)
+
+
+def _write_table(
+    module: Module, folder: Path, table: int, optim: bool, counter: bool
+) -> dict[str, Any]:
+    name, suffix = module.table_names[table], _suffix(module)
+    parts = ["emb_keys", "emb_values", "emb_scores"]
+    if optim:
+        parts.append("opt_values")
+    files = {part: _File(folder, f"{name}_{part}.{suffix}") for part in parts}
+    layout, count = module.layouts[table], 0
+    total = module.tiers.size(table)
+    for keys, rows, scores in module.tiers.export(table, batch=CHUNK):
+        files["emb_keys"].write(keys)
+        files["emb_values"].write(weights_of(module, table, rows))
+        files["emb_scores"].write(scores)
+        if optim:
+            files["opt_values"].write(state_of(module, table, rows))
+        count += len(keys)
+        _progress(f"dump {name}", count, total)
+    if counter and module._counter is not None:
+        for part, array in zip(
+            ("counter_keys", "counter_frequencies"), module._counter.export(table), strict=True
+        ):
+            files[part] = _File(folder, f"{name}_{part}.{suffix}")
+            files[part].write(array.to(torch.int64))
+    args = module.optimizer.as_dict() | {
+        "evict_strategy": module._scores.strategy.name,
+        "dist_type": module.options[table].dist_type,
+        "step_score": module._scores.current(table, module.tiers),
+        "dim": layout.dim,
+    }
+    text = json.dumps(args, indent=1, default=str).encode()
+    said = _File(folder, f"{name}_opt_args.json")
+    said.write(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    entries = {file.name: file.end() for file in [*files.values(), said]}
+    return {"rows": count, "dim": layout.dim, "files": entries}
+
+
+def _chosen(module: Module, table_names: Sequence[str] | None) -> list[int]:
+    names = module.table_names if table_names is None else table_names
+    return [module.table_index(name) for name in names]
+
+
+def dump(
+    module: Module,
+    save_dir: str | os.PathLike[str],
+    optim: bool,
+    counter: bool,
+    table_names: Sequence[str] | None,
+) -> None:
+    """Writes tables into a folder, which takes the place of the one that is there in one step.
+
+    Raises:
+        ValueError: an unknown table.
+        OSError: it cannot be written; the dump that was there is whole.
+    """
+    tables = _chosen(module, table_names)
+    target = Path(os.path.realpath(save_dir))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    made.mkdir()
+    try:
+        entries = {
+            module.table_names[t]: _write_table(module, made, t, optim, counter) for t in tables
+        }
+        manifest = {"format": FORMAT, "world_size": 1, "tables": entries}
+        file = _File(made, MANIFEST)
+        file.write(torch.frombuffer(bytearray(json.dumps(manifest).encode()), dtype=torch.uint8))
+        file.end()
+        sync(made)
+        _replace(made, target)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    sync(target.parent)
+
+
+def _replace(made: Path, target: Path) -> None:
+    """Puts a folder in another's place. Where that is one already, a symbolic link of the same
+    directory cannot be exchanged; the old one is moved aside first, and `load` finds it there."""
+    aside = target.with_name(f".{target.name}.before")
+    if aside.exists():
+        if not target.exists():
+            os.rename(aside, target)
+        else:
+            shutil.rmtree(aside)
+    if target.exists():
+        os.rename(target, aside)
+    os.rename(made, target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+# ---- Reading
+
+
+def _fail(path: Path, message: str) -> None:
+    raise ValueError(f"dynamicemb: {path}: {message}")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        made = hashlib.sha256()
+        while part := file.read(1 << 20):
+            made.update(part)
+    return made.hexdigest()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        _fail(path, "there is no manifest; a folder that dump() wrote has one")
+    except ValueError as error:
+        _fail(path, f"the manifest cannot be read ({error})")
+    if found.get("format") != FORMAT:
+        _fail(path, f"format {found.get('format')!r}, expected {FORMAT!r}")
+    return found
+
+
+def _array(path: Path, dtype: torch.dtype, width: int, begin: int, end: int) -> Tensor:
+    size = width * torch.empty((), dtype=dtype).element_size()
+    with open(path, "rb") as file:
+        file.seek(begin * size)
+        data = bytearray(file.read((end - begin) * size))
+    flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    return flat.reshape(-1, width) if width > 1 else flat
+
+
+def _check_table(module: Module, folder: Path, manifest: dict[str, Any], table: int) -> None:
+    """All that can be wrong with a table's files, before a row of any is read."""
+    name, layout = module.table_names[table], module.layouts[table]
+    path = folder / MANIFEST
+    entry = manifest["tables"].get(name)
+    if entry is None:
+        _fail(path, f"no table {name!r}; there are {', '.join(manifest['tables'])}")
+    if entry["dim"] != layout.dim:
+        _fail(path, f"table {name!r} has dim {entry['dim']}, expected {layout.dim}")
+    for file, said in entry["files"].items():
+        there = folder / file
+        if not there.is_file():
+            _fail(there, "the file is missing")
+        if there.stat().st_size != said["bytes"]:
+            _fail(there, f"{there.stat().st_size} bytes, expected {said['bytes']}")
+        if _sha256(there) != said["sha256"]:
+            _fail(there, f"its SHA-256 is not {said['sha256']}: the file was altered")
+    args = json.loads((folder / f"{name}_opt_args.json").read_text())
+    for key, wanted in (
+        ("evict_strategy", module._scores.strategy.name),
+        ("dist_type", module.options[table].dist_type),
+    ):
+        if args[key] != wanted:
+            _fail(folder / f"{name}_opt_args.json", f"{key} is {args[key]!r}, expected {wanted!r}")
+
+
+def _read_rows(
+    module: Module, folder: Path, entry: dict[str, Any], table: int, optim: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    name, suffix, dim = module.table_names[table], _suffix(module), module.layouts[table].dim
+    for begin in range(0, entry["rows"], CHUNK):
+        end = min(begin + CHUNK, entry["rows"])
+
+        def part(kind: str, dtype: torch.dtype, width: int, a: int = begin, b: int = end) -> Tensor:
+            return _array(folder / f"{name}_{kind}.{suffix}", dtype, width, a, b)
+
+        keys, scores = part("emb_keys", torch.int64, 1), part("emb_scores", torch.int64, 1)
+        weights = part("emb_values", torch.float32, dim).reshape(-1, dim)
+        width = state_width(module, table)
+        state = None
+        if optim and width:
+            state = part("opt_values", torch.float32, width).reshape(-1, width)
+        yield keys, _rows_of(module, table, weights, state), scores
+
+
+def load(
+    module: Module,
+    save_dir: str | os.PathLike[str],
+    optim: bool,
+    counter: bool,
+    table_names: Sequence[str] | None,
+) -> None:
+    """Adds the rows of a dump to the tables, with their scores; a present key is overwritten.
+
+    Everything is checked before a table is changed. Another optimizer's state is left aside, with a
+    warning.
+
+    Raises:
+        ValueError: a file is missing, truncated, altered or of another kind of table: by name, with
+            what was expected and found.
+    """
+    tables = _chosen(module, table_names)
+    folder = Path(os.path.realpath(save_dir))
+    aside = folder.with_name(f".{folder.name}.before")
+    if not folder.exists() and aside.exists():  # a dump was killed between two renames
+        folder = aside
+    manifest = _manifest(folder)
+    for table in tables:
+        _check_table(module, folder, manifest, table)
+    for table in tables:
+        name = module.table_names[table]
+        entry = manifest["tables"][name]
+        args = json.loads((folder / f"{name}_opt_args.json").read_text())
+        has_state = any("_opt_values." in file for file in entry["files"])
+        with_state = optim and has_state and args["opt_type"] == module.optimizer.type.name
+        if optim and not with_state:
+            why = f"of {args['opt_type']}" if has_state else "not in the dump"
+            warnings.warn(
+                f"dynamicemb: the optimizer's state of table {name!r} is {why}; rows begin with "
+                f"that of {module.optimizer.type.name}",
+                stacklevel=3,
+            )
+        refused, done = 0, 0
+        for keys, rows, scores in _read_rows(module, folder, entry, table, with_state):
+            where = module.device
+            status = module.tiers.insert(table, keys.to(where), rows.to(where), scores.to(where))
+            refused += int((status == REFUSED).sum())
+            done += len(keys)
+            _progress(f"load {name}", done, entry["rows"])
+        if refused:
+            warnings.warn(
+                f"dynamicemb: {refused} of {entry['rows']} rows of table {name!r} found no room: "
+                "their scores are below those of the rows there",
+                stacklevel=3,
+            )
+        if counter and module._counter is not None:
+            suffix = _suffix(module)
+            counted = folder / f"{name}_counter_keys.{suffix}"
+            if counted.is_file():
+                n = counted.stat().st_size // 8
+                keys = _array(counted, torch.int64, 1, 0, n)
+                times = _array(
+                    folder / f"{name}_counter_frequencies.{suffix}", torch.int64, 1, 0, n
+                )
+                module._counter.add(keys, torch.full_like(keys, table), times)
+
+
+# ---- Increments
+
+
+def increment(
+    module: Module, thresholds: Mapping[str, int] | int
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, int]]:
+    """See ``BatchedDynamicEmbeddingTablesV2.incremental_dump``."""
+    if isinstance(thresholds, int):
+        thresholds = dict.fromkeys(module.table_names, thresholds)
+    for name, threshold in thresholds.items():
+        module.table_index(name)
+        if isinstance(threshold, bool) or not isinstance(threshold, int) or threshold < 0:
+            raise ValueError(
+                f"dynamicemb: threshold of table {name!r} must be an int >= 0, got {threshold!r}"
+            )
+    found, scores = {}, {}
+    for name, threshold in thresholds.items():
+        table = module.table_index(name)
+        layout = module.layouts[table]
+        least = 0 if layout.stamp_offset >= 0 else threshold
+        keys, weights = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, layout.dim)]
+        for some, rows, _ in module.tiers.export(table, least):
+            if layout.stamp_offset >= 0:
+                late = _words(module, table, rows, layout.stamp_offset) >= threshold
+                some, rows = some[late], rows[late]
+            keys.append(some.cpu())
+            weights.append(weights_of(module, table, rows).cpu())
+        found[name] = (torch.cat(keys), torch.cat(weights))
+        scores[name] = module._scores.current(table, module.tiers)
+    return found, scores

@@ -1,0 +1,137 @@
+"""Increments of a whole model's dynamic tables: what was trained since a score."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
+
+Increment = dict[str, dict[str, tuple[Tensor, Tensor]]]
+
+
+def collections_of(model: nn.Module) -> dict[str, list[BatchedDynamicEmbeddingTablesV2]]:
+    """The modules of dynamic tables by the path of the collection that they are in."""
+    found: dict[str, list[BatchedDynamicEmbeddingTablesV2]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, BatchedDynamicEmbeddingTablesV2):
+            parent = path.rpartition("._groups.")[0] if "._groups." in path else path
+            if path.startswith("_groups."):
+                parent = ""
+            found.setdefault(parent, []).append(module)
+    return found
+
+
+def incremental_dump(
+    model: nn.Module, score_threshold: int | Mapping[str, Mapping[str, int]], pg: object = None
+) -> tuple[Increment, dict[str, dict[str, int]]] | None:
+    """Keys and weights of rows with a score of at least the threshold, on the CPU.
+
+    Args:
+        model: holds ``BatchedDynamicEmbeddingTablesV2`` modules or collections of them.
+        score_threshold: one for all tables, or ``{collection path: {table: threshold}}``.
+        pg: of several processes; not looked at in one.
+
+    Returns:
+        ``{collection: {table: (keys, values)}}`` and ``{collection: {table: next threshold}}``;
+        None, with a warning, for a model without dynamic tables.
+    """
+    collections = collections_of(model)
+    if not collections:
+        warnings.warn("dynamicemb: the model has no dynamic tables", stacklevel=2)
+        return None
+    dumped: Increment = {}
+    scores: dict[str, dict[str, int]] = {}
+    for path, modules in collections.items():
+        if not isinstance(score_threshold, int) and path not in score_threshold:
+            continue
+        wanted: Any = score_threshold if isinstance(score_threshold, int) else score_threshold[path]
+        for module in modules:
+            thresholds = wanted
+            if not isinstance(wanted, int):
+                thresholds = {n: s for n, s in wanted.items() if n in module.table_names}
+            some, following = module.incremental_dump(thresholds)
+            dumped.setdefault(path, {}).update(some)
+            scores.setdefault(path, {}).update(following)
+    return dumped, scores
+
+
+def get_score(model: nn.Module) -> dict[str, dict[str, int]] | None:
+    """``{collection: {table: threshold}}``: rows trained from now on have at least that score."""
+    collections = collections_of(model)
+    if not collections:
+        warnings.warn("dynamicemb: the model has no dynamic tables", stacklevel=2)
+        return None
+    scores: dict[str, dict[str, int]] = {}
+    for path, modules in collections.items():
+        for module in modules:
+            scores.setdefault(path, {}).update(module.get_score())
+    return scores
+
+
+def set_score(model: nn.Module, table_score: int | Mapping[str, Mapping[str, int]]) -> None:
+    """Scores of the next forwards, for tables with CUSTOMIZED scores."""
+    for path, modules in collections_of(model).items():
+        for module in modules:
+            if isinstance(table_score, int):
+                module.set_score(dict.fromkeys(module.table_names, table_score))
+            elif path in table_score:
+                some = {n: s for n, s in table_score[path].items() if n in module.table_names}
+                module.set_score(some)
+
+
+def DynamicEmbDump(
+    path: str,
+    model: nn.Module,
+    table_names: Mapping[str, list[str]] | None = None,
+    optim: bool = False,
+    counter: bool = False,
+    pg: object = None,
+    allow_overwrite: bool = False,
+) -> None:
+    """Dumps every collection of dynamic tables to ``<path>/<its path in the model>``.
+
+    Raises:
+        ValueError: a dump is there, and ``allow_overwrite`` is False.
+    """
+    from pathlib import Path
+
+    for where, modules in collections_of(model).items():
+        folder = Path(path) / where
+        for number, module in enumerate(modules):
+            place = folder if len(modules) == 1 else folder / str(number)
+            if not allow_overwrite and place.is_dir() and any(place.iterdir()):
+                raise ValueError(
+                    f"dynamicemb: path {str(place)!r} is not empty; allow_overwrite=True "
+                    "replaces it"
+                )
+            module.dump(str(place), optim, counter, _names(table_names, where, module))
+
+
+def DynamicEmbLoad(
+    path: str,
+    model: nn.Module,
+    table_names: Mapping[str, list[str]] | None = None,
+    optim: bool = False,
+    counter: bool = False,
+    pg: object = None,
+) -> None:
+    """Loads what ``DynamicEmbDump`` wrote."""
+    from pathlib import Path
+
+    for where, modules in collections_of(model).items():
+        folder = Path(path) / where
+        for number, module in enumerate(modules):
+            place = folder if len(modules) == 1 else folder / str(number)
+            module.load(str(place), optim, counter, _names(table_names, where, module))
+
+
+def _names(
+    given: Mapping[str, list[str]] | None, where: str, module: BatchedDynamicEmbeddingTablesV2
+) -> list[str] | None:
+    if given is None:
+        return None
+    return [name for name in given.get(where, []) if name in module.table_names]

@@ -1,0 +1,310 @@
+"""Drop-ins for TorchRec's EmbeddingBagCollection and EmbeddingCollection on one device.
+
+Configs and batches are taken by their fields, so TorchRec's own serve, and the light ones of this
+file where TorchRec is not installed.
+
+    >>> ebc = DynamicEmbeddingBagCollection(
+    ...     [EmbeddingBagConfig("t", embedding_dim=8, num_embeddings=1000, feature_names=["f"])],
+    ...     device="cpu")
+    >>> batch = KeyedJaggedTensor(["f"], torch.tensor([5, 7, 5]), torch.tensor([2, 1]))
+    >>> ebc(batch)["f"].shape
+    torch.Size([2, 8])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
+from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
+from dynamicemb.types import (
+    DynamicEmbInitializerArgs,
+    DynamicEmbInitializerMode,
+    DynamicEmbPoolingMode,
+    enum_of,
+)
+from dynamicemb.utils import data_type_to_dtype
+
+
+@dataclass
+class EmbeddingConfig:
+    """A table, by the names of TorchRec's config."""
+
+    name: str
+    embedding_dim: int
+    num_embeddings: int
+    feature_names: list[str] = field(default_factory=list)
+    data_type: Any = "FP32"
+
+
+@dataclass
+class EmbeddingBagConfig(EmbeddingConfig):
+    pooling: Any = "SUM"
+
+
+class KeyedJaggedTensor:
+    """Bags of several features, feature by feature: TorchRec's fields that a lookup reads.
+
+    Args:
+        keys: names of the features.
+        values: (n) int64.
+        lengths: (features * batch) of the bags.
+        weights: (n) or None.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        values: Tensor,
+        lengths: Tensor,
+        weights: Tensor | None = None,
+    ) -> None:
+        self._keys, self._values, self._lengths = list(keys), values, lengths
+        self._weights = weights
+
+    def keys(self) -> list[str]:
+        return self._keys
+
+    def values(self) -> Tensor:
+        return self._values
+
+    def lengths(self) -> Tensor:
+        return self._lengths
+
+    def offsets(self) -> Tensor:
+        sums = self._lengths.cumsum(0)
+        return torch.cat([sums.new_zeros(1), sums])
+
+    def weights_or_none(self) -> Tensor | None:
+        return self._weights
+
+    def stride(self) -> int:
+        return self._lengths.numel() // max(1, len(self._keys))
+
+
+class KeyedTensor(Mapping[str, Tensor]):
+    """(batch, dim) of each feature, side by side in ``values()``."""
+
+    def __init__(self, keys: list[str], dims: list[int], values: Tensor) -> None:
+        self._keys, self._dims, self._values = keys, dims, values
+        self._parts: dict[str, Tensor] = dict(zip(keys, torch.split(values, dims, 1), strict=True))
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._parts[key]
+
+    def __iter__(self) -> Any:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def values(self) -> Tensor:  # type: ignore[override]  # as TorchRec's
+        return self._values
+
+    def to_dict(self) -> dict[str, Tensor]:
+        return dict(self._parts)
+
+
+@dataclass
+class JaggedTensor:
+    """The rows of one feature, (n, dim), and the lengths of its bags."""
+
+    _values: Tensor
+    _lengths: Tensor
+
+    def values(self) -> Tensor:
+        return self._values
+
+    def lengths(self) -> Tensor:
+        return self._lengths
+
+
+def _options(config: Any, base: DynamicEmbTableOptions | None) -> DynamicEmbTableOptions:
+    bound = config.num_embeddings**-0.5
+    options = base or DynamicEmbTableOptions(
+        initializer_args=DynamicEmbInitializerArgs(
+            DynamicEmbInitializerMode.UNIFORM, lower=-bound, upper=bound
+        )
+    )
+    options.dim = config.embedding_dim
+    options.embedding_dtype = data_type_to_dtype(config.data_type)
+    if options.max_capacity is None:
+        options.max_capacity = config.num_embeddings
+    return options
+
+
+class _Collection(nn.Module):
+    """Tables with equal options and pooling form a group: one module that does them at once."""
+
+    def __init__(
+        self,
+        tables: Sequence[Any],
+        device: torch.device | str | None,
+        poolings: Sequence[DynamicEmbPoolingMode],
+        options: Mapping[str, DynamicEmbTableOptions] | None,
+        fused_params: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        if not tables:
+            raise ValueError("dynamicemb: tables must hold at least one config, got none")
+        names = [config.name for config in tables]
+        if len(set(names)) != len(names):
+            raise ValueError(f"dynamicemb: tables must have distinct names, got {names}")
+        unknown = set(options or {}) - set(names)
+        if unknown:
+            raise ValueError(f"dynamicemb: options name no table of {names}: {sorted(unknown)}")
+        self._tables = list(tables)
+        grouped: dict[Any, list[int]] = {}
+        every = [_options(config, (options or {}).get(config.name)) for config in tables]
+        for t, (one, pooling) in enumerate(zip(every, poolings, strict=True)):
+            grouped.setdefault((one, one.embedding_dtype, pooling), []).append(t)
+        self._groups = nn.ModuleList()
+        self._features: list[list[str]] = []
+        self._dims: list[list[int]] = []
+        for (_, _, pooling), members in grouped.items():
+            features = [(f, i) for i, t in enumerate(members) for f in tables[t].feature_names]
+            params = {"enforce_hbm": not any(every[t].local_hbm_for_values for t in members)}
+            self._groups.append(
+                BatchedDynamicEmbeddingTablesV2(
+                    [every[t] for t in members],
+                    [names[t] for t in members],
+                    [i for _, i in features],
+                    pooling_mode=pooling,
+                    device=device,
+                    **(params | dict(fused_params or {})),
+                )
+            )
+            self._features.append([f for f, _ in features])
+            self._dims.append([tables[members[i]].embedding_dim for _, i in features])
+        self._order = [f for config in tables for f in config.feature_names]
+        if len(set(self._order)) != len(self._order):
+            raise ValueError(f"dynamicemb: a feature belongs to one table, got {self._order}")
+
+    @property
+    def groups(self) -> list[BatchedDynamicEmbeddingTablesV2]:
+        return [
+            group for group in self._groups if isinstance(group, BatchedDynamicEmbeddingTablesV2)
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        return self.groups[0].device
+
+    def step(self) -> None:
+        """Updates the rows where ``fused=False``."""
+        for group in self.groups:
+            group.step()
+
+    def set_score(self, scores: Mapping[str, int]) -> None:
+        for group in self.groups:
+            group.set_score({n: s for n, s in scores.items() if n in group.table_names})
+
+    def get_score(self) -> dict[str, int]:
+        return {name: s for group in self.groups for name, s in group.get_score().items()}
+
+    def _chosen(self, features: Any, wanted: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values, offsets and weights of some features of a batch, in that order."""
+        keys = list(features.keys())
+        missing = [name for name in wanted if name not in keys]
+        if missing:
+            raise ValueError(
+                f"dynamicemb: features {missing} are not in the batch, which has {keys}"
+            )
+        values, weights = features.values(), features.weights_or_none()
+        if wanted == keys:
+            return values, features.offsets(), weights
+        lengths = features.lengths().view(len(keys), -1)
+        sizes = lengths.sum(1).tolist()
+        parts = dict(zip(keys, values.split(sizes), strict=True))
+        chosen = lengths[[keys.index(name) for name in wanted]].reshape(-1).to(torch.int64)
+        offsets = torch.cat([chosen.new_zeros(1), chosen.cumsum(0)])
+        if weights is not None:
+            of = dict(zip(keys, weights.split(sizes), strict=True))
+            weights = torch.cat([of[name] for name in wanted])
+        return torch.cat([parts[name] for name in wanted]), offsets, weights
+
+
+class DynamicEmbeddingBagCollection(_Collection):
+    """Pooled embeddings of several tables without a bound on ids.
+
+    ``num_embeddings`` is a capacity: beyond it the rows that were not used for the longest leave.
+    A lookup in training gives new ids a row; in evaluation they read as zeros. The optimizer runs
+    in the backward (``fused_params={"fused": False}``: in ``step``).
+
+    Args:
+        tables: configs with name, embedding_dim, num_embeddings, feature_names, pooling, data_type.
+        device: default: CUDA if there is any.
+        is_weighted: the batch's weights weigh the rows.
+        options: ``DynamicEmbTableOptions`` by table name, for what the configs do not say.
+        fused_params: keywords of ``BatchedDynamicEmbeddingTablesV2``: optimizer, learning_rate ...
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Any],
+        device: torch.device | str | None = None,
+        is_weighted: bool = False,
+        options: Mapping[str, DynamicEmbTableOptions] | None = None,
+        fused_params: Mapping[str, Any] | None = None,
+    ) -> None:
+        poolings = [
+            enum_of(DynamicEmbPoolingMode, getattr(config, "pooling", "SUM"), "pooling")
+            for config in tables
+        ]
+        super().__init__(tables, device, poolings, options, fused_params)
+        self._weighted = is_weighted
+
+    def embedding_bag_configs(self) -> list[Any]:
+        return self._tables
+
+    def is_weighted(self) -> bool:
+        return self._weighted
+
+    def forward(self, features: Any) -> KeyedTensor:
+        """A KeyedTensor, (batch, dim) of each feature, from a KeyedJaggedTensor."""
+        parts: dict[str, tuple[int, Tensor]] = {}
+        for group, names, dims in zip(self.groups, self._features, self._dims, strict=True):
+            values, offsets, weights = self._chosen(features, names)
+            if self._weighted and weights is None:
+                raise ValueError("dynamicemb: features have no weights, and is_weighted is True")
+            pooled = group(values, offsets, weights if self._weighted else None)
+            for name, dim, part in zip(names, dims, pooled.split(dims, dim=1), strict=True):
+                parts[name] = (dim, part)
+        if len(self._groups) > 1:
+            pooled = torch.cat([parts[name][1] for name in self._order], dim=1)
+        return KeyedTensor(self._order, [parts[name][0] for name in self._order], pooled)
+
+
+class DynamicEmbeddingCollection(_Collection):
+    """As DynamicEmbeddingBagCollection, a row for each id: {feature: JaggedTensor}."""
+
+    def __init__(
+        self,
+        tables: Sequence[Any],
+        device: torch.device | str | None = None,
+        options: Mapping[str, DynamicEmbTableOptions] | None = None,
+        fused_params: Mapping[str, Any] | None = None,
+    ) -> None:
+        poolings = [DynamicEmbPoolingMode.NONE for _ in tables]
+        super().__init__(tables, device, poolings, options, fused_params)
+
+    def embedding_configs(self) -> list[Any]:
+        return self._tables
+
+    def forward(self, features: Any) -> dict[str, JaggedTensor]:
+        found = {}
+        for group, names, dims in zip(self.groups, self._features, self._dims, strict=True):
+            values, offsets, _ = self._chosen(features, names)
+            rows = group(values, offsets)
+            lengths = torch.diff(offsets).view(len(names), -1)
+            sizes = lengths.sum(1).tolist()
+            for name, dim, length, part in zip(
+                names, dims, lengths, rows.split(sizes), strict=True
+            ):
+                found[name] = JaggedTensor(part[:, :dim], length)
+        return found
