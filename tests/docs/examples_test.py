@@ -18,7 +18,7 @@ import torch
 
 from tests.docs import shown
 
-PACKAGES = ["accelerated_modules", "hkv", "hstu_attn"]
+PACKAGES = ["accelerated_modules", "dynamicemb", "hkv", "hstu_attn"]
 EXAMPLES = sorted(path.name for path in shown.ROOT.glob("examples/[!_]*.py"))
 
 
