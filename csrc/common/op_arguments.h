@@ -21,6 +21,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 namespace accel {
@@ -35,6 +36,10 @@ class OpArguments {
   OpArguments() = default;
 
   Tensor GetTensor(const char* name) { return Next<Tensor>("Tensor ", name); }
+  // One that the op writes to.
+  Tensor GetWritten(const char* name) {
+    return Next<Tensor>(std::string("Tensor(") + written_++ + "!) ", name);
+  }
   std::optional<Tensor> GetMaybeTensor(const char* name) {
     return Next<std::optional<Tensor>>("Tensor? ", name);
   }
@@ -48,13 +53,14 @@ class OpArguments {
 
  private:
   template <class T>
-  T Next(const char* type, const char* name) {
+  T Next(const std::string& type, const char* name) {
     if (next_ != nullptr) return torch::stable::detail::to<T>(*next_++);
     declarations_ += std::string(declarations_.empty() ? "" : ", ") + type + name;
     return T();
   }
 
   StableIValue* next_ = nullptr;
+  char written_ = 'a';
   std::string declarations_;
 };
 
@@ -80,7 +86,11 @@ template <class Arguments, auto kFunction>
 void Boxed(StableIValue* stack, uint64_t /*inputs*/, uint64_t /*outputs*/) {
   OpArguments in(stack);
   const Arguments arguments{in};
-  Return(stack, kFunction(arguments));
+  if constexpr (std::is_void_v<decltype(kFunction(arguments))>) {
+    kFunction(arguments);
+  } else {
+    Return(stack, kFunction(arguments));
+  }
 }
 
 }  // namespace accel

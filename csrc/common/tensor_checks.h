@@ -50,6 +50,26 @@ inline bool OnDeviceOf(const Tensor& t, const Tensor& other) {
   return t.is_cuda() && t.get_device_index() == other.get_device_index();
 }
 
+// What a tensor holds, for structs of pointers that say elsewhere what is only read.
+template <class T>
+T* DataOf(const Tensor& t) {
+  return static_cast<T*>(const_cast<void*>(t.const_data_ptr()));
+}
+
+// On one GPU, or on the CPU both.
+inline bool SameDevice(const Tensor& t, const Tensor& other) {
+  return t.is_cuda() == other.is_cuda() && t.get_device_index() == other.get_device_index();
+}
+
+// A contiguous tensor of so many dimensions, on the device of `beside`; `dtype_name` is for the
+// error.
+inline void CheckTensor(const Tensor& t, const char* name, ScalarType dtype, const char* dtype_name,
+                        int64_t dim, const Tensor& beside) {
+  Check(t.scalar_type() == dtype && t.dim() == dim && t.is_contiguous() && SameDevice(t, beside),
+        name, " must be a contiguous ", dtype_name, " tensor of ", dim,
+        " dimensions beside the other tensors, got ", Shape{t});
+}
+
 // A contiguous int32 tensor of shape (size,) on q's device.
 inline void CheckInt32(const Tensor& t, const char* name, int64_t size, const Tensor& q) {
   Check(t.scalar_type() == ScalarType::Int && t.is_contiguous() && t.dim() == 1 &&
