@@ -250,7 +250,9 @@ ACCEL_DEVICE T ShuffleDown(T value, int places) {
 }
 
 ACCEL_DEVICE float ToFloat(float x) { return x; }
+ACCEL_DEVICE double ToFloat(double x) { return x; }
 ACCEL_DEVICE void FromFloat(float x, float* to) { *to = x; }
+ACCEL_DEVICE void FromFloat(double x, double* to) { *to = x; }
 
 // Of a word with two.
 ACCEL_DEVICE float Low(uint32_t word, const Half&) {
