@@ -130,7 +130,9 @@ def test_only_ops_cc_knows_torch() -> None:
     assert "csrc/hstu_attn/ops.cc" in readers
     shared = {path for path in readers if path.startswith("csrc/common/") and path.endswith(".h")}
     assert not [
-        path for path in readers - shared if not re.fullmatch(r"csrc/\w+/(?:\w+_)?ops\.cc", path)
+        path
+        for path in readers - shared
+        if not re.fullmatch(r"csrc/\w+/(?:\w+_)?ops\.(?:cc|h)", path)
     ]
 
 

@@ -1,0 +1,72 @@
+"""Every kernel of the causal convolution, as data: both compilers and the table of launches read it."""
+
+TYPES = {
+    "bf16": "BFloat16",
+    "fp16": "Half",
+    "fp32": "float",
+}
+
+# Kernels are made for so many taps; a smaller width leaves taps out (TapsFor in conv.h).
+TAPS = ["3", "4", "8"]
+
+# name -> (header, argument struct, device function, parameters behind type and taps)
+_KINDS = {
+    "backward_first": ("backward", "BackwardArgs", "BackwardFirst", ", false"),
+    "backward_first_seq": ("backward", "BackwardArgs", "BackwardFirst", ", true"),
+    "backward_last": ("backward", "BackwardArgs", "BackwardLast", ", false"),
+    "backward_last_seq": ("backward", "BackwardArgs", "BackwardLast", ", true"),
+    "forward_first": ("forward", "ForwardArgs", "ForwardFirst", ", false"),
+    "forward_first_seq": ("forward", "ForwardArgs", "ForwardFirst", ", true"),
+    "forward_last": ("forward", "ForwardArgs", "ForwardLast", ", false"),
+    "forward_last_seq": ("forward", "ForwardArgs", "ForwardLast", ", true"),
+    "packed": ("packed", "PackedArgs", "Packed", ""),
+    "update": ("update", "UpdateArgs", "Update", ""),
+}
+
+def _kernel(kind, dtype, taps):
+    header, args, function, more = _KINDS[kind]
+    return struct(
+        args = args,
+        call = "%s<%s, %s%s>" % (function, TYPES[dtype], taps, more),
+        header = header,
+        name = "conv1d_%s_%s_w%s" % (kind, dtype, taps),
+        threads = "kThreads",
+        unit = "conv1d_%s_%s" % (header, dtype),
+    )
+
+# The order is that of the table of launches.
+KERNELS = [
+    _kernel(kind, dtype, taps)
+    for kind in _KINDS
+    for dtype in TYPES
+    for taps in TAPS
+] + [struct(
+    args = "SumArgs",
+    call = "BackwardSum<float>",
+    header = "backward",
+    name = "conv1d_backward_sum",
+    threads = "kSumThreads",
+    unit = "conv1d_backward_fp32",
+)]
+
+def _define(kernel):
+    return "ACCEL_KERNEL({threads}) {name}(const {args} a) {{ {call}(a); }}".format(
+        args = kernel.args,
+        call = kernel.call,
+        name = kernel.name,
+        threads = kernel.threads,
+    )
+
+# One source each, for instance.cu.tpl.
+INSTANCES = [
+    {
+        "HEADER": header,
+        "KERNELS": "\n".join([_define(k) for k in KERNELS if k.unit == "conv1d_%s_%s" % (header, dtype)]),
+        "name": "conv1d_%s_%s" % (header, dtype),
+    }
+    for header in ["forward", "backward", "packed", "update"]
+    for dtype in TYPES
+]
+
+# The table of launches: X(name, argument struct, threads of a block), in the order of KERNELS.
+TABLE = "\n".join(["X(%s, %s, %s)" % (k.name, k.args, k.threads) for k in KERNELS]) + "\n"
