@@ -9,14 +9,18 @@ from typing import Any, cast
 import torch
 
 
-def load(package: str, library: Path, minimum_torch: tuple[int, int]) -> None:
+def load(
+    package: str, library: Path, minimum_torch: tuple[int, int], wheel: str | None = None
+) -> None:
     """Loads ``library``, which defines ``torch.ops.<package>``.
+
+    ``wheel`` is the distribution that brings it, where that has another name than the package.
 
     Raises:
         ImportError: an older PyTorch than ``minimum_torch``, or a library that is missing or
             broken; one sentence that says what to install.
     """
-    wheel = package.replace("_", "-")
+    wheel = wheel or package.replace("_", "-")
     release = torch.__version__.split("+")[0].split(".")
     if (int(release[0]), int(release[1])) < minimum_torch:
         raise ImportError(
