@@ -20,6 +20,11 @@ from tests.docs import shown
 
 PACKAGES = ["accelerated_modules", "dynamicemb", "hkv", "hstu_attn"]
 EXAMPLES = sorted(path.name for path in shown.ROOT.glob("examples/[!_]*.py"))
+PACKAGES = ["accelerated_modules", "causal_conv1d", "hkv", "hstu_attn"]
+EXAMPLES = sorted(
+    str(path.relative_to(shown.ROOT / "examples"))
+    for path in shown.ROOT.glob("examples/**/[!_]*.py")
+)
 
 
 def code_of(page: str) -> list[str]:
