@@ -38,6 +38,16 @@ _GLIBC = "__glibc >=2.28,<3.0.a0"  # manylinux_2_28
 
 # distribution -> row
 PACKAGES = {
+    "causal-conv1d-hip": _package(
+        all_seconds = 150,
+        conda = [_GLIBC],
+        import_name = "causal_conv1d",
+        max_kib = 6144,
+        shared_name = True,
+        umbrella = "offers",
+        unit_seconds = 25,
+        wheels = ["//python/causal_conv1d:wheel"],
+    ),
     "hkv": _package(
         all_seconds = 450,
         conda = [_GLIBC],
