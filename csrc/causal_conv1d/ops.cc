@@ -63,8 +63,8 @@ struct Backward {
 
 struct Update {
   OpArguments& in;
-  Tensor x = in.GetTensor("x");                           // (batch, channels, tokens)
-  Tensor conv_state = in.GetWrittenTensor("conv_state");  // (lines, channels, >= width - 1)
+  Tensor x = in.GetTensor("x");                     // (batch, channels, tokens)
+  Tensor conv_state = in.GetWritten("conv_state");  // (lines, channels, >= width - 1)
   Tensor weight = in.GetTensor("weight");
   MaybeTensor bias = in.GetMaybeTensor("bias");
   MaybeTensor cache_seqlens = in.GetMaybeTensor("cache_seqlens");            // (batch) int32
@@ -77,7 +77,7 @@ struct Packed {
   Tensor x = in.GetTensor("x");  // (1, channels, tokens)
   Tensor weight = in.GetTensor("weight");
   MaybeTensor bias = in.GetMaybeTensor("bias");
-  Tensor conv_states = in.GetWrittenTensor("conv_states");   // (lines, channels, >= width - 1)
+  Tensor conv_states = in.GetWritten("conv_states");         // (lines, channels, >= width - 1)
   Tensor query_start_loc = in.GetTensor("query_start_loc");  // (sequences + 1) int32
   MaybeTensor cache_indices = in.GetMaybeTensor("cache_indices");              // (sequences) int32
   MaybeTensor has_initial_state = in.GetMaybeTensor("has_initial_state");      // (sequences) bool

@@ -18,13 +18,9 @@ import torch
 
 from tests.docs import shown
 
-PACKAGES = ["accelerated_modules", "dynamicemb", "hkv", "hstu_attn"]
+PACKAGES = ["accelerated_modules", "causal_conv1d", "dynamicemb", "hkv", "hstu_attn"]
 EXAMPLES = sorted(path.name for path in shown.ROOT.glob("examples/[!_]*.py"))
-PACKAGES = ["accelerated_modules", "causal_conv1d", "hkv", "hstu_attn"]
-EXAMPLES = sorted(
-    str(path.relative_to(shown.ROOT / "examples"))
-    for path in shown.ROOT.glob("examples/**/[!_]*.py")
-)
+EXAMPLES.append("causal_conv1d/example_usage.py")
 
 
 def code_of(page: str) -> list[str]:
