@@ -2,13 +2,13 @@
 #include "csrc/causal_conv1d/conv.h"
 #include "csrc/causal_conv1d/launch.h"
 
-#define X(name, Args, threads) extern "C" void name(Args);
+#define X(name, Args, threads, unit) extern "C" void name(Args);
 namespace accel::conv1d {
 
 {TABLE}
 
 #undef X
-#define X(name, Args, threads) \
+#define X(name, Args, threads, unit) \
   {#name, reinterpret_cast<const void*>(&name), threads, static_cast<int>(sizeof(Args))},
 const Entry kEntries[] = {
 {TABLE}

@@ -68,5 +68,5 @@ INSTANCES = [
     for dtype in TYPES
 ]
 
-# The table of launches: X(name, argument struct, threads of a block), in the order of KERNELS.
-TABLE = "\n".join(["X(%s, %s, %s)" % (k.name, k.args, k.threads) for k in KERNELS]) + "\n"
+# The table of launches: X(name, argument struct, threads of a block, source), in the order of KERNELS.
+TABLE = "\n".join(["X(%s, %s, %s, %s)" % (k.name, k.args, k.threads, k.unit) for k in KERNELS]) + "\n"

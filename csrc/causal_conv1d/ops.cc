@@ -18,6 +18,7 @@
 #include <tuple>
 
 #include "csrc/causal_conv1d/conv.h"
+#include "csrc/causal_conv1d/hip_launcher.h"
 #include "csrc/causal_conv1d/launch.h"
 #include "csrc/causal_conv1d/plan.h"
 #include "csrc/causal_conv1d/tensor_ops.h"
@@ -112,14 +113,16 @@ void Launch(const Entry& entry, int64_t blocks, const Args& args, const Tensor& 
   Check(blocks <= std::numeric_limits<int32_t>::max(), entry.name, " would need ", blocks,
         " blocks");
   if (blocks == 0) return;
-  const int code = LaunchCuda(entry, blocks, &args, CurrentStream(x.get_device_index()));
+  void* const stream = CurrentStream(x.get_device_index());
+  if (OnHip()) return LaunchHip(entry, blocks, &args, stream);
+  const int code = LaunchCuda(entry, blocks, &args, stream);
   CheckLaunch(code, entry.name, CAUSAL_CONV1D_ARCHS);
 }
 
 int64_t Blocks(int64_t threads) { return CeilDiv<int64_t>(threads, kThreads); }
 
 Device ThisDevice() {
-  const int processors = ProcessorCount();
+  const int processors = OnHip() ? HipProcessors() : ProcessorCount();
   return {processors > 0 ? processors : 128, EnvironmentNumber("CAUSAL_CONV1D_CHUNK", 1, 1 << 20)};
 }
 

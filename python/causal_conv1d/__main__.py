@@ -1,10 +1,15 @@
-"""``python -m causal_conv1d``: what is installed, which GPUs it serves, and whether it computes."""
+"""``python -m causal_conv1d``: what is installed, which GPUs it serves, and whether it computes.
+
+``--objects`` lists the kernels in the library's code objects for AMD GPUs in place of that.
+"""
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 
-from causal_conv1d import DISTRIBUTION, __version__
+from causal_conv1d import DISTRIBUTION, __version__, code_objects
 from causal_conv1d._core.report import NO_GPU, line, served_by, torch_lines
 from causal_conv1d.causal_conv1d_interface import causal_conv1d_fn, causal_conv1d_ref
 from causal_conv1d.ops import LIBRARY, build_info
@@ -31,6 +36,11 @@ def self_test(device: str) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser("python -m causal_conv1d")
+    parser.add_argument("--objects", action="store_true", help="list the kernels for AMD GPUs")
+    if parser.parse_args().objects:
+        print(code_objects.listing(code_objects.of_library(LIBRARY)))
+        return
     info = build_info()
     archs = info["archs"].split(",")
     print(line(DISTRIBUTION, f" {__version__}, imported as causal_conv1d"))

@@ -37,6 +37,14 @@ def test_the_report_says_what_there_is_and_tests_it() -> None:
         assert word in done.stdout, done.stdout
 
 
+def test_the_kernels_for_amd_gpus_are_listed() -> None:
+    done = python("-m", "causal_conv1d", "--objects")
+    assert done.returncode == 0, done.stderr
+    for gpu in ("gfx90a", "gfx942", "gfx1100", "gfx1201"):
+        assert f"amdgcn-amd-amdhsa--{gpu}: 12 code objects, 91 kernels" in done.stdout
+    assert done.stdout.count("conv1d_forward_last_seq_bf16_w4\n") == 4
+
+
 def test_a_missing_library_is_one_sentence(tmp_path: Path) -> None:
     done = python("-c", "import causal_conv1d", first=copy_of_the_package(tmp_path, None))
     last = done.stderr.strip().splitlines()[-1]

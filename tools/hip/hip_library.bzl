@@ -124,7 +124,7 @@ def _embedded(ctx, zig, bundles):
         name = ctx.label.name,
         feature_configuration = cc_common.configure_features(ctx = ctx, cc_toolchain = cc),
         cc_toolchain = cc,
-        compilation_outputs = cc_common.create_compilation_outputs(pic_objects = depset([obj])),
+        compilation_outputs = cc_common.create_compilation_outputs(objects = depset([obj]), pic_objects = depset([obj])),
         disallow_dynamic_library = True,
     )
     return CcInfo(linking_context = linking)
@@ -133,8 +133,8 @@ hip_library = rule(
     doc = """Compiles sources for the GPUs that //tools/hip:archs names.
 
     Files: NAME/SOURCE.GPU.hsaco, the code objects, and NAME/SOURCE.hipfb, those of a source as clang's offload
-    bundle. What depends on the rule links the bundles; the table of them is
-    NAME_units: pairs of the source's name and its bundle, ended by nulls. Output groups: `assembly` (what the compiler writes with -S), `cost` (CPU time of each action).""",
+    bundle. What depends on the rule links the bundles; csrc/common/hip_units.h has the type of their table,
+    NAME_units. Output groups: `assembly` (what the compiler writes with -S), `cost` (CPU time of each action).""",
     implementation = _hip_library_impl,
     attrs = {
         "deps": attr.label_list(providers = [CcInfo], doc = "C++ libraries: headers and defines"),

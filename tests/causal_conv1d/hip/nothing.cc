@@ -1,0 +1,3 @@
+// File: nothing.cc
+//
+// The source of a library that is known by its name alone.
