@@ -104,6 +104,10 @@ TORCH_CUDA_WHEELS = {
 # Further environments for tests, each over the one above: name -> wheels. An environment is fetched
 # by those alone who run a test with it: pytest_suite(env = "oldest_numpy").
 PYTHON_ENVS = {
+    # For the ops in Triton: its interpreter runs them without a GPU.
+    "triton": {
+        "triton==3.7.1": ["6744957e9fd610a29680ec2346057d0c86948ed3812468670719f391e94b44a5"],
+    },
     # What the wheels' metadata admits at the least.
     "oldest_numpy": {
         "numpy==1.24.0": ["ada6c1e9608ceadaf7020e1deea508b73ace85560a16f51bef26aecb93626a72"],

@@ -68,6 +68,13 @@ PACKAGES = {
         unit_seconds = 40,
         wheels = ["//python/hstu_attn:wheel"],
     ),
+    "hstu-triton": _package(
+        import_name = "generative_recommenders",
+        max_kib = 128,
+        shared_name = True,
+        umbrella = "offers",
+        wheels = ["//python/generative_recommenders:wheel"],
+    ),
     "mustafar": _package(
         all_seconds = 180,
         conda = [

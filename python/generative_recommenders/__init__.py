@@ -1,0 +1,10 @@
+"""HSTU ops of generative recommenders: the names, orders and defaults of Meta's package of this
+name, in PyTorch and in Triton.
+
+>>> from generative_recommenders.common import HammerKernel
+>>> from generative_recommenders.ops.hstu_attention import hstu_mha
+"""
+
+from generative_recommenders._core.alone import refuse_others
+
+refuse_others(__file__, "hstu-triton")

@@ -1,0 +1,1 @@
+"""The ops: one function each, and ``kernel=`` says what computes it."""

@@ -1,0 +1,48 @@
+"""How kernels are launched here: the device, Triton's interpreter, what follows from them."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import torch
+from torch import Tensor
+
+from generative_recommenders._checks import CHECKS
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+OFFSET_LIMIT = 2**31
+
+
+def on_gpu(t: Tensor, name: str) -> None:
+    """Kernels need a GPU, or Triton's interpreter."""
+    if not t.is_cuda and not INTERPRETED:
+        CHECKS.fail(f"{name} is on {t.device}: TRITON needs a GPU; PYTORCH runs there")
+
+
+@functools.cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def capability(t: Tensor) -> tuple[int, int]:
+    """The compute capability of the GPU of ``t``; (0, 0) where it is not on an NVIDIA GPU."""
+    if not t.is_cuda or torch.version.hip is not None:
+        return (0, 0)
+    return _capability(t.device.index)
+
+
+def fast_tanh(t: Tensor) -> bool:
+    """Whether the GPU has tanh.approx, and ``t`` so few bits that it is exact enough."""
+    return capability(t) >= (7, 5) and t.dtype != torch.float32
+
+
+def precision(t: Tensor) -> str:
+    """What ``tl.dot`` does with float32 operands."""
+    tf32 = t.is_cuda and torch.backends.cuda.matmul.allow_tf32
+    return "tf32" if tf32 and t.dtype == torch.float32 else "ieee"
+
+
+def upcast(t: Tensor) -> bool:
+    """Triton's interpreter multiplies the bits of bfloat16 numbers."""
+    return INTERPRETED and t.dtype == torch.bfloat16

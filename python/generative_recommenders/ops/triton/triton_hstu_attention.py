@@ -1,0 +1,385 @@
+"""HSTU attention in Triton: forward, backward, and the last rows of each sequence alone.
+
+``ops.hstu_attention`` describes the mathematics and the arguments. Nothing but the inputs is saved
+for the backward, which computes the gradient of q by rows and those of k and v by columns: two
+runs give equal bits.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from generative_recommenders._checks import CHECKS
+from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
+from generative_recommenders.ops.triton import _launch
+from generative_recommenders.ops.triton._attention_configs import configuration
+from generative_recommenders.ops.triton._attention_kernels import (
+    _hstu_attn_bwd,
+    _hstu_attn_bwd_one_block,
+    _hstu_attn_bwd_one_col_block,
+    _hstu_attn_fwd,
+    _hstu_attn_fwd_compute,
+    _hstu_attn_fwd_one_block,
+)
+
+__all__ = [
+    "_hstu_attn_bwd_one_block",
+    "_hstu_attn_bwd_one_col_block",
+    "_hstu_attn_fwd_compute",
+    "_hstu_attn_fwd_one_block",
+    "triton_cached_hstu_mha",
+    "triton_hstu_attention_bwd",
+    "triton_hstu_attention_fwd",
+    "triton_hstu_mha",
+]
+
+_warned = False
+
+
+def _descriptors(enable_tma: bool, k: Tensor, v: Tensor) -> bool:
+    """Whether k and v are read by tensor descriptors: asked for, possible, and allowed by their
+    strides. What a GPU before Hopper lacks is said once."""
+    global _warned
+    if not enable_tma:
+        return False
+    if not _launch.INTERPRETED and _launch.capability(k)[0] < 9:
+        if not _warned:
+            _warned = True
+            warnings.warn(
+                "generative_recommenders: enable_tma needs compute capability 9.0 or newer; "
+                "pointers are used, results are the same",
+                stacklevel=3,
+            )
+        return False
+    for t in (k, v):
+        size = t.element_size()
+        aligned = [t.data_ptr(), *(s * size for s in t.stride()[:2])]
+        if any(n % 16 for n in aligned) or t.shape[2] * size < 16:
+            return False
+    if not _launch.INTERPRETED:
+
+        def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+            return torch.empty(size, dtype=torch.int8, device="cuda")
+
+        triton.set_allocator(scratch)
+    return True
+
+
+def _mask_arguments(
+    num_targets: Tensor | None,
+    max_attn_len: int,
+    contextual_seq_len: int,
+    min_full_attn_seq_len: int,
+) -> dict[str, Any]:
+    return {
+        "window": max_attn_len,
+        "full": min_full_attn_seq_len,
+        "contextual": contextual_seq_len,
+        "HAS_CONTEXT": contextual_seq_len > 0,
+        "HAS_TARGETS": num_targets is not None,
+        "HAS_WINDOW": max_attn_len > 0,
+        "HAS_FULL": max_attn_len > 0 and min_full_attn_seq_len > 0,
+    }
+
+
+def _dim_arguments(q: Tensor, v: Tensor) -> dict[str, Any]:
+    return {
+        "D": q.shape[2],
+        "DV": v.shape[2],
+        "BLOCK_D": max(16, triton.next_power_of_2(q.shape[2])),
+        "BLOCK_DV": max(16, triton.next_power_of_2(v.shape[2])),
+        "FAST": _launch.fast_tanh(q),
+        "UPCAST": _launch.upcast(q),
+        "PRECISION": _launch.precision(q),
+    }
+
+
+def _strides(*tensors: Tensor) -> list[int]:
+    return [t.stride(0) for t in tensors] + [t.stride(1) for t in tensors]
+
+
+def _forward(
+    max_seq_len: int,
+    alpha: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None,
+    max_attn_len: int,
+    contextual_seq_len: int,
+    min_full_attn_seq_len: int,
+    order: Tensor | None,
+    attn_scale: Tensor | None,
+    enable_tma: bool,
+    delta: int,
+) -> Tensor:
+    _launch.on_gpu(k, "k")
+    batch, heads = seq_offsets.shape[0] - 1, q.shape[1]
+    out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype, device=v.device)
+    if batch == 0 or out.numel() == 0:
+        return out.zero_()
+    rows = min(delta or max_seq_len, max_seq_len)
+    dim = max(q.shape[2], v.shape[2])
+    sizes = (q.element_size(), _launch.capability(q)[0], rows, _launch.INTERPRETED)
+    c = configuration("forward", dim, *sizes)
+    # A block of the last rows begins where they do, in the worst case before the first of them.
+    grid = (batch * heads, cdiv(delta or max_seq_len, c.block_m))
+    _hstu_attn_fwd[grid](
+        q, k, v, seq_offsets, num_targets, order, attn_scale, out,
+        *_strides(q, k, v, out),
+        alpha, 1.0 / max_seq_len, heads, batch, out.shape[0], max_seq_len, delta,
+        **_mask_arguments(num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len),
+        **_dim_arguments(q, v),
+        HAS_SCALE=attn_scale is not None, HAS_ORDER=order is not None, IS_DELTA=delta > 0,
+        USE_TMA=_descriptors(enable_tma, k, v), BLOCK_M=c.block_m, BLOCK_N=c.block_n,
+        num_warps=c.num_warps, num_stages=c.num_stages,
+    )  # fmt: skip
+    return out
+
+
+@torch.library.custom_op("generative_recommenders::triton_hstu_attention_fwd", mutates_args=())
+def triton_hstu_attention_fwd(
+    N: int,
+    alpha: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None,
+    max_attn_len: int,
+    contextual_seq_len: int,
+    sort_by_length_indices: Tensor | None,
+    enable_tma: bool,
+    num_softmax_heads: int,
+    attn_scale: Tensor | None = None,
+    min_full_attn_seq_len: int = 0,
+) -> Tensor:
+    """The forward as an op. ``sort_by_length_indices``: int (batch,), the order of the sequences;
+    ``num_softmax_heads`` must be 0; the others as in ``hstu_mha``."""
+    _no_softmax(num_softmax_heads)
+    mask = (num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
+    order = sort_by_length_indices
+    return _forward(N, alpha, q, k, v, seq_offsets, *mask, order, attn_scale, enable_tma, 0)
+
+
+@triton_hstu_attention_fwd.register_fake
+def _(
+    N: int,
+    alpha: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None,
+    max_attn_len: int,
+    contextual_seq_len: int,
+    sort_by_length_indices: Tensor | None,
+    enable_tma: bool,
+    num_softmax_heads: int,
+    attn_scale: Tensor | None = None,
+    min_full_attn_seq_len: int = 0,
+) -> Tensor:
+    return v.new_empty((q.shape[0], q.shape[1], v.shape[2]))
+
+
+def _no_softmax(num_softmax_heads: int) -> None:
+    if num_softmax_heads != 0:
+        CHECKS.fail(f"num_softmax_heads must be 0, got {num_softmax_heads}")
+
+
+@torch.library.custom_op(
+    "generative_recommenders::triton_hstu_attention_bwd", mutates_args={"dq", "dk", "dv"}
+)
+def triton_hstu_attention_bwd(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None,
+    N: int,
+    alpha: float,
+    max_attn_len: int,
+    contextual_seq_len: int,
+    sort_by_length_indices: Tensor | None,
+    enable_tma: bool,
+    num_softmax_heads: int,
+    attn_scale: Tensor | None = None,
+    min_full_attn_seq_len: int = 0,
+) -> None:
+    """The gradients as an op: written into dq, dk, dv, which may be views of one buffer. The
+    gradient is read by pointers; ``enable_tma`` changes nothing."""
+    _no_softmax(num_softmax_heads)
+    _launch.on_gpu(q, "q")
+    batch, heads = seq_offsets.shape[0] - 1, q.shape[1]
+    if batch == 0 or q.shape[0] == 0 or heads == 0:
+        for t in (dq, dk, dv):
+            t.zero_()
+        return
+    dout = switch_to_contiguous_if_needed(dout)
+    dim = max(q.shape[2], v.shape[2])
+    sizes = (q.element_size(), _launch.capability(q)[0], N, _launch.INTERPRETED)
+    masks = _mask_arguments(num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
+    for of_rows in (False, True):
+        c = configuration("rows" if of_rows else "columns", dim, *sizes)
+        grid = (batch * heads, cdiv(N, c.block_m if of_rows else c.block_n))
+        _hstu_attn_bwd[grid](
+            q, k, v, seq_offsets, num_targets, sort_by_length_indices, attn_scale,
+            dout, dq, dk, dv,
+            *_strides(q, k, v, dout, dq, dk, dv),
+            alpha, 1.0 / N, heads, batch, q.shape[0], N,
+            **masks, **_dim_arguments(q, v),
+            HAS_SCALE=attn_scale is not None, HAS_ORDER=sort_by_length_indices is not None,
+            OF_ROWS=of_rows, BLOCK_M=c.block_m, BLOCK_N=c.block_n,
+            num_warps=c.num_warps, num_stages=c.num_stages,
+        )  # fmt: skip
+
+
+@triton_hstu_attention_bwd.register_fake
+def _(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None,
+    N: int,
+    alpha: float,
+    max_attn_len: int,
+    contextual_seq_len: int,
+    sort_by_length_indices: Tensor | None,
+    enable_tma: bool,
+    num_softmax_heads: int,
+    attn_scale: Tensor | None = None,
+    min_full_attn_seq_len: int = 0,
+) -> None:
+    return None
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, options: tuple[Any, ...]) -> Tensor:
+        N, alpha, seq_offsets, num_targets, window, contextual, full, order, tma, scale = options
+        ctx.save_for_backward(q, k, v, seq_offsets, num_targets, order, scale)
+        ctx.rest = (N, alpha, window, contextual, full, tma)
+        mask = (num_targets, window, contextual)
+        result: Tensor = triton_hstu_attention_fwd(
+            N, alpha, q, k, v, seq_offsets, *mask, order, tma, 0, scale, full
+        )
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, seq_offsets, num_targets, order, scale = ctx.saved_tensors
+        N, alpha, window, contextual, full, tma = ctx.rest
+        dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
+        triton_hstu_attention_bwd(
+            dout, q, k, v, dq, dk, dv, seq_offsets, num_targets, N, alpha, window, contextual,
+            order, tma, 0, scale, full,
+        )  # fmt: skip
+        return dq, dk, dv, None
+
+
+def triton_hstu_mha(
+    N: int,
+    alpha: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None = None,
+    max_attn_len: int = 0,
+    contextual_seq_len: int = 0,
+    sort_by_length: bool = False,
+    enable_tma: bool = False,
+    attn_scale: Tensor | None = None,
+    min_full_attn_seq_len: int = 0,
+) -> Tensor:
+    """``ops.hstu_attention.hstu_mha`` by Triton, ``N`` being its ``max_seq_len``; the arguments are
+    described there. A gradient for ``attn_scale`` is refused: PYTORCH has it."""
+    if attn_scale is not None:
+        if attn_scale.requires_grad:
+            CHECKS.fail("attn_scale must not require a gradient with TRITON; PYTORCH has it")
+        attn_scale = attn_scale.to(torch.float32).expand(q.shape[0]).contiguous()
+    q, k, v = (switch_to_contiguous_if_needed(t) for t in (q, k, v))
+    order = None
+    if sort_by_length:
+        order = torch.sort(seq_offsets[1:] - seq_offsets[:-1], descending=True, stable=True)[1]
+    targets = None if num_targets is None else num_targets.contiguous()
+    options = (
+        N, alpha, seq_offsets.contiguous(), targets, max_attn_len, contextual_seq_len,
+        min_full_attn_seq_len, order, enable_tma, attn_scale,
+    )  # fmt: skip
+    result: Tensor = _Attention.apply(q, k, v, options)
+    return result
+
+
+@torch.library.custom_op("generative_recommenders::triton_cached_hstu_attention", mutates_args=())
+def _cached(
+    N: int,
+    alpha: float,
+    delta_q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None,
+    max_attn_len: int,
+    contextual_seq_len: int,
+    enable_tma: bool,
+) -> Tensor:
+    batch = seq_offsets.shape[0] - 1
+    delta = delta_q.shape[0] // batch if batch else 0
+    if delta == 0:
+        return v.new_empty((delta_q.shape[0], v.shape[1], v.shape[2]))
+    mask = (num_targets, max_attn_len, contextual_seq_len, 0)
+    return _forward(N, alpha, delta_q, k, v, seq_offsets, *mask, None, None, enable_tma, delta)
+
+
+@_cached.register_fake
+def _(
+    N: int,
+    alpha: float,
+    delta_q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None,
+    max_attn_len: int,
+    contextual_seq_len: int,
+    enable_tma: bool,
+) -> Tensor:
+    return v.new_empty((delta_q.shape[0], v.shape[1], v.shape[2]))
+
+
+def triton_cached_hstu_mha(
+    N: int,
+    alpha: float,
+    delta_q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seq_offsets: Tensor,
+    num_targets: Tensor | None = None,
+    max_attn_len: int = 0,
+    contextual_seq_len: int = 0,
+    enable_tma: bool = False,
+) -> Tensor:
+    """``ops.hstu_attention.delta_hstu_mha`` by Triton; the arguments are described there."""
+    delta_q, k, v = (switch_to_contiguous_if_needed(t) for t in (delta_q, k, v))
+    targets = None if num_targets is None else num_targets.contiguous()
+    result: Tensor = _cached(
+        N, alpha, delta_q, k, v, seq_offsets.contiguous(), targets, max_attn_len,
+        contextual_seq_len, enable_tma,
+    )  # fmt: skip
+    return result

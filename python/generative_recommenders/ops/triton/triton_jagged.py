@@ -1,0 +1,328 @@
+"""Jagged rows put together, taken apart and multiplied, in Triton."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from generative_recommenders._checks import CHECKS
+from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
+from generative_recommenders.ops.pytorch.pt_jagged import pytorch_jagged_dense_broadcast_add
+from generative_recommenders.ops.pytorch.pt_jagged_tensors import both_offsets
+from generative_recommenders.ops.triton import _launch
+from generative_recommenders.ops.triton._bmm import jagged_bmm, jagged_outer, jagged_sum
+
+
+@triton.jit
+def _move_rows(
+    A, B, BOTH, OFFSETS_A, OFFSETS_B, stride_a, stride_b, stride_both, prefix,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, JOIN: tl.constexpr,
+    REPLACE: tl.constexpr,
+):  # fmt: skip
+    """Grid (sequences, blocks of rows of BOTH, blocks of columns). JOIN copies from A and B into
+    BOTH, else the other way; with REPLACE the rows of B stand where the last ones of A do."""
+    z = tl.program_id(0)
+    start_a = tl.load(OFFSETS_A + z).to(tl.int64)
+    start_b = tl.load(OFFSETS_B + z).to(tl.int64)
+    length_a = (tl.load(OFFSETS_A + z + 1) - start_a).to(tl.int32)
+    length_b = (tl.load(OFFSETS_B + z + 1) - start_b).to(tl.int32)
+    start = start_a
+    length = length_a
+    if REPLACE:
+        length_a -= length_b
+    else:
+        start += start_b
+        length += length_b
+    first = tl.program_id(1) * BLOCK
+    if first >= length:
+        return
+    column = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    row = first + tl.arange(0, BLOCK)
+    behind = row - prefix
+    in_a = (behind >= 0) & (behind < length_a)
+    from_b = tl.where(behind < 0, row, row - length_a)
+    inside = (row < length)[:, None] & (column < D)[None, :]
+    at_a = (start_a + behind)[:, None] * stride_a + column[None, :]
+    at_b = (start_b + from_b)[:, None] * stride_b + column[None, :]
+    at = (start + row)[:, None] * stride_both + column[None, :]
+    if JOIN:
+        a = tl.load(A + at_a, mask=inside & in_a[:, None], other=0.0)
+        b = tl.load(B + at_b, mask=inside & (in_a[:, None] == 0), other=0.0)
+        tl.store(BOTH + at, tl.where(in_a[:, None], a, b), mask=inside)
+    else:
+        both = tl.load(BOTH + at, mask=inside, other=0.0)
+        tl.store(A + at_a, both, mask=inside & in_a[:, None])
+        tl.store(B + at_b, both, mask=inside & (in_a[:, None] == 0))
+
+
+def _move(
+    longest: int,
+    a: Tensor,
+    b: Tensor,
+    both: Tensor,
+    offsets_a: Tensor,
+    offsets_b: Tensor,
+    prefix: int,
+    join: bool,
+    replace: bool,
+) -> None:
+    _launch.on_gpu(both, "values")
+    batch, dim = offsets_a.shape[0] - 1, both.shape[1]
+    if batch == 0 or longest == 0 or dim == 0 or both.shape[0] == 0:
+        return
+    block_d = min(triton.next_power_of_2(dim), 1024)
+    block = 16 if _launch.INTERPRETED else max(1, 8192 // block_d)
+    _move_rows[(batch, cdiv(longest, block), cdiv(dim, block_d))](
+        a, b, both, offsets_a, offsets_b, a.stride(0), b.stride(0), both.stride(0), prefix,
+        D=dim, BLOCK_D=block_d, BLOCK=block, JOIN=join, REPLACE=replace, num_warps=8,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("generative_recommenders::triton_concat_2D_jagged", mutates_args=())
+def _join_op(
+    longest: int,
+    a: Tensor,
+    b: Tensor,
+    offsets_a: Tensor,
+    offsets_b: Tensor,
+    prefix: int,
+    replace: bool,
+) -> Tensor:
+    rows = a.shape[0] if replace else a.shape[0] + b.shape[0]
+    both = torch.empty((rows, a.shape[1]), dtype=a.dtype, device=a.device)
+    _move(longest, a, b, both, offsets_a, offsets_b, prefix, True, replace)
+    return both
+
+
+@_join_op.register_fake
+def _(
+    longest: int,
+    a: Tensor,
+    b: Tensor,
+    offsets_a: Tensor,
+    offsets_b: Tensor,
+    prefix: int,
+    replace: bool,
+) -> Tensor:
+    return a.new_empty((a.shape[0] if replace else a.shape[0] + b.shape[0], a.shape[1]))
+
+
+@torch.library.custom_op("generative_recommenders::triton_split_2D_jagged", mutates_args=())
+def _part_op(
+    longest: int,
+    both: Tensor,
+    rows_a: int,
+    rows_b: int,
+    offsets_a: Tensor,
+    offsets_b: Tensor,
+    prefix: int,
+    replace: bool,
+) -> tuple[Tensor, Tensor]:
+    def empty(rows: int) -> Tensor:
+        make = torch.zeros if replace else torch.empty
+        return make((rows, both.shape[1]), dtype=both.dtype, device=both.device)
+
+    a, b = empty(rows_a), empty(rows_b)
+    _move(longest, a, b, both, offsets_a, offsets_b, prefix, False, replace)
+    return a, b
+
+
+@_part_op.register_fake
+def _(
+    longest: int,
+    both: Tensor,
+    rows_a: int,
+    rows_b: int,
+    offsets_a: Tensor,
+    offsets_b: Tensor,
+    prefix: int,
+    replace: bool,
+) -> tuple[Tensor, Tensor]:
+    return both.new_empty((rows_a, both.shape[1])), both.new_empty((rows_b, both.shape[1]))
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, rest: tuple[Any, ...]) -> Tensor:
+        longest, offsets_a, offsets_b, prefix, replace = rest
+        ctx.save_for_backward(offsets_a, offsets_b)
+        ctx.rest = (longest, a.shape[0], b.shape[0], prefix, replace)
+        result: Tensor = _join_op(longest, a, b, offsets_a, offsets_b, prefix, replace)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        longest, rows_a, rows_b, prefix, replace = ctx.rest
+        grad = switch_to_contiguous_if_needed(grad)
+        return (*_part_op(longest, grad, rows_a, rows_b, *ctx.saved_tensors, prefix, replace), None)
+
+
+class _Part(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, both: Tensor, rest: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        longest, rows_a, rows_b, offsets_a, offsets_b, prefix = rest
+        ctx.save_for_backward(offsets_a, offsets_b)
+        ctx.rest = (longest, prefix)
+        a, b = _part_op(longest, both, rows_a, rows_b, offsets_a, offsets_b, prefix, False)
+        return a, b
+
+    @staticmethod
+    def backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple[Tensor | None, ...]:
+        longest, prefix = ctx.rest
+        grads = [switch_to_contiguous_if_needed(g) for g in (grad_a, grad_b)]
+        return _join_op(longest, *grads, *ctx.saved_tensors, prefix, False), None
+
+
+def triton_concat_2D_jagged(
+    max_seq_len: int,
+    values_a: Tensor,
+    values_b: Tensor,
+    offsets_a: Tensor | None = None,
+    offsets_b: Tensor | None = None,
+    is_replace: bool = False,
+    n_prefix_from_right: int = 0,
+) -> Tensor:
+    """``ops.jagged_tensors.concat_2D_jagged`` by Triton.
+
+    A part without offsets is dense: with one matrix of rows a sequence (rows / batch), where the
+    other part's offsets say how many there are. With ``is_replace`` the last rows of a are replaced
+    by those of b; ``n_prefix_from_right`` rows of b come before a.
+    """
+    a, b = switch_to_contiguous_if_needed(values_a), switch_to_contiguous_if_needed(values_b)
+    offsets = _offsets(offsets_a, offsets_b, a.shape[0], b.shape[0], a.device)
+    rest = (max_seq_len, *offsets, n_prefix_from_right, is_replace)
+    result: Tensor = _Join.apply(a, b, rest)
+    return result
+
+
+def _offsets(
+    offsets_a: Tensor | None,
+    offsets_b: Tensor | None,
+    rows_a: int,
+    rows_b: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    given = offsets_a if offsets_a is not None else offsets_b
+    if given is None:
+        CHECKS.fail("offsets_a or offsets_b must be given, got None for both")
+    batch = given.shape[0] - 1
+    most = max(batch, 1)
+    return both_offsets(offsets_a, offsets_b, rows_a // most, rows_b // most, device, batch)
+
+
+def split_rows(
+    max_seq_len: int,
+    values: Tensor,
+    rows_a: int,
+    rows_b: int,
+    offsets_a: Tensor,
+    offsets_b: Tensor,
+    n_prefix_to_right: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """The inverse of ``triton_concat_2D_jagged``: (rows_a, dim) and (rows_b, dim)."""
+    values = switch_to_contiguous_if_needed(values)
+    rest = (max_seq_len, rows_a, rows_b, offsets_a.long(), offsets_b.long(), n_prefix_to_right)
+    a, b = _Part.apply(values, rest)
+    return a, b
+
+
+def triton_split_2D_jagged(
+    values: Tensor,
+    max_seq_len: int,
+    offsets_a: Tensor | None = None,
+    offsets_b: Tensor | None = None,
+    dense_size: int = 0,
+    n_prefix_to_right: int = 0,
+    seq_len_a: int | None = None,
+    seq_len_b: int | None = None,
+    total_seq_len: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``ops.jagged_tensors.split_2D_jagged`` by Triton. A part without offsets is dense, of
+    ``dense_size`` rows; ``seq_len_a`` and ``seq_len_b`` are the rows of the parts (None: from the
+    offsets, read on the host), ``total_seq_len`` those of both."""
+    rows = values.shape[0] if total_seq_len is None else total_seq_len
+    given = offsets_a if offsets_a is not None else offsets_b
+    if given is None:
+        CHECKS.fail("offsets_a or offsets_b must be given, got None for both")
+    batch = given.shape[0] - 1
+    a, b = both_offsets(offsets_a, offsets_b, dense_size, dense_size, values.device, batch)
+    if seq_len_a is None:
+        seq_len_a = rows - seq_len_b if seq_len_b is not None else int(a[-1])
+    return split_rows(max_seq_len, values, seq_len_a, rows - seq_len_a, a, b, n_prefix_to_right)
+
+
+class _Bmm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        jagged: Tensor,
+        dense: Tensor,
+        bias: Tensor | None,
+        longest: int,
+        offsets: Tensor,
+        kind: str,
+    ) -> Tensor:
+        ctx.save_for_backward(jagged, dense, offsets)
+        ctx.rest = (longest, kind)
+        result: Tensor = jagged_bmm(longest, offsets, jagged, dense, bias, kind)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        jagged, dense, offsets = ctx.saved_tensors
+        longest, kind = ctx.rest
+        d_jagged = jagged_bmm(longest, offsets, grad, dense.transpose(1, 2), None, "none")
+        d_dense = jagged_outer(longest, offsets, jagged, grad)
+        d_bias = jagged_sum(longest, offsets, grad) if kind == "sequence" else None
+        return d_jagged, d_dense, grad if kind == "row" else d_bias, None, None, None
+
+
+class _BroadcastAdd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, jagged: Tensor, dense: Tensor, longest: int, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(offsets)
+        ctx.longest = longest
+        return pytorch_jagged_dense_broadcast_add(longest, offsets, jagged, dense)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (offsets,) = ctx.saved_tensors
+        return grad, jagged_sum(ctx.longest, offsets, grad), None, None
+
+
+def triton_jagged_dense_bmm(
+    max_seq_len: int, seq_offsets: Tensor, jagged: Tensor, dense: Tensor
+) -> Tensor:
+    """Each sequence's rows times its matrix: (rows, k) and (batch, k, n) -> (rows, n); zeros for
+    rows of a sequence beyond ``max_seq_len``."""
+    result: Tensor = _Bmm.apply(jagged, dense, None, max_seq_len, seq_offsets, "none")
+    return result
+
+
+def triton_jagged_dense_bmm_add(
+    max_seq_len: int,
+    seq_offsets: Tensor,
+    jagged: Tensor,
+    dense: Tensor,
+    bias: Tensor,
+    elementwise: bool = False,
+) -> Tensor:
+    """The product, and then ``bias``: (batch, n) for each sequence, or with ``elementwise``
+    (rows, n) for each row."""
+    kind = "row" if elementwise else "sequence"
+    result: Tensor = _Bmm.apply(jagged, dense, bias, max_seq_len, seq_offsets, kind)
+    return result
+
+
+def triton_jagged_dense_broadcast_add(
+    max_seq_len: int, seq_offsets: Tensor, jagged: Tensor, dense: Tensor
+) -> Tensor:
+    """Each sequence's row of ``dense`` (batch, k) added to all its rows (rows, k); the sum of its
+    gradient is a kernel."""
+    _launch.on_gpu(jagged, "jagged")
+    result: Tensor = _BroadcastAdd.apply(jagged, dense, max_seq_len, seq_offsets)
+    return result

@@ -1,0 +1,327 @@
+"""Norms of rows in Triton: each program takes some whole rows; sums of weight gradients are added
+up in a second step, in order, so that two runs give equal bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from generative_recommenders._checks import CHECKS
+from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
+from generative_recommenders.ops.triton import _launch
+from generative_recommenders.ops.triton._tile import load_rows, store_rows
+
+MAX_ROW_BYTES = 65536
+_PARTS = 1024  # programs of the backward, each with its own sums
+
+
+@triton.jit
+def _statistics(x, there, D: tl.constexpr, IS_RMS: tl.constexpr, eps):
+    """Mean and 1 / deviation of each row; the mean of RMS norm is 0."""
+    mean = tl.zeros((x.shape[0],), tl.float32)
+    if not IS_RMS:
+        mean = tl.sum(x, 1) / D
+    centred = tl.where(there, x - mean[:, None], 0.0)
+    return mean, 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
+
+
+@triton.jit
+def _norm_fwd(
+    X, W, B, Y, MEAN, RSTD, stride_x, stride_y, rows, eps,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, IS_RMS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, GATE: tl.constexpr, GIVEN: tl.constexpr,
+):  # fmt: skip
+    """GATE: "none", "swish" (x sigmoid(y)), "silu" (y sigmoid(y)). GIVEN: statistics are read."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    column = tl.arange(0, BLOCK_D)
+    inside = column < D
+    x = load_rows(X, row, stride_x, rows, D, BLOCK_D).to(tl.float32)
+    if GIVEN:
+        mean = tl.load(MEAN + row, mask=row < rows, other=0.0)
+        rstd = tl.load(RSTD + row, mask=row < rows, other=0.0)
+    else:
+        mean, rstd = _statistics(x, inside[None, :], D, IS_RMS, eps)
+        if not IS_RMS:
+            tl.store(MEAN + row, mean, mask=row < rows)
+        tl.store(RSTD + row, rstd, mask=row < rows)
+    y = (x - mean[:, None]) * rstd[:, None]
+    if HAS_WEIGHT:
+        y *= tl.load(W + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if HAS_BIAS:
+        y += tl.load(B + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if GATE == "swish":
+        y = x * tl.sigmoid(y)
+    elif GATE == "silu":
+        y = y * tl.sigmoid(y)
+    store_rows(Y, row, stride_y, rows, y, D, BLOCK_D)
+
+
+@triton.jit
+def _norm_bwd(
+    DY, X, W, B, MEAN, RSTD, DX, DW, DB, stride_dy, stride_x, stride_dx, rows, per_program,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, IS_RMS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, GATE: tl.constexpr,
+):  # fmt: skip
+    """dx, and this program's sums of the gradients of weight and bias."""
+    column = tl.arange(0, BLOCK_D)
+    inside = column < D
+    begin = tl.program_id(0) * per_program
+    dw = tl.zeros((BLOCK_D,), tl.float32)
+    db = tl.zeros((BLOCK_D,), tl.float32)
+    if HAS_WEIGHT:
+        w = tl.load(W + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        b = tl.load(B + column, mask=inside, other=0.0).to(tl.float32)
+    for start in range(begin, tl.minimum(begin + per_program, rows), BLOCK_N):
+        row = start + tl.arange(0, BLOCK_N)
+        x = load_rows(X, row, stride_x, rows, D, BLOCK_D).to(tl.float32)
+        dy = load_rows(DY, row, stride_dy, rows, D, BLOCK_D).to(tl.float32)
+        rstd = tl.load(RSTD + row, mask=row < rows, other=0.0)
+        xhat = x * rstd[:, None]
+        if not IS_RMS:
+            mean = tl.load(MEAN + row, mask=row < rows, other=0.0)
+            xhat = (x - mean[:, None]) * rstd[:, None]
+        direct = tl.zeros_like(x)
+        if GATE != "none":
+            y = xhat
+            if HAS_WEIGHT:
+                y = y * w[None, :]
+            if HAS_BIAS:
+                y = y + b[None, :]
+            s = tl.sigmoid(y)
+            if GATE == "swish":
+                direct = dy * s
+                dy = dy * x * s * (1.0 - s)
+            else:
+                dy = dy * s * (1.0 + y * (1.0 - s))
+        dy = tl.where(inside[None, :], dy, 0.0)
+        xhat = tl.where(inside[None, :], xhat, 0.0)
+        if HAS_BIAS:
+            db += tl.sum(dy, 0)
+        if HAS_WEIGHT:
+            dw += tl.sum(dy * xhat, 0)
+            dy *= w[None, :]
+        dx = dy - xhat * (tl.sum(dy * xhat, 1) / D)[:, None]
+        if not IS_RMS:
+            dx -= (tl.sum(dy, 1) / D)[:, None]
+        store_rows(DX, row, stride_dx, rows, dx * rstd[:, None] + direct, D, BLOCK_D)
+    at = tl.program_id(0).to(tl.int64) * D + column
+    if HAS_WEIGHT:
+        tl.store(DW + at, dw, mask=inside)
+    if HAS_BIAS:
+        tl.store(DB + at, db, mask=inside)
+
+
+def _block_rows(block_d: int) -> int:
+    """Rows of a block: some 4096 numbers, one for each of 4 warps' lanes 32 times."""
+    return max(1, min(16, 4096 // block_d))
+
+
+def _warps(block_d: int) -> int:
+    return max(1, min(16, block_d // 256)) if block_d > 1024 else 4
+
+
+def _width(x: Tensor) -> tuple[int, int]:
+    if x.dim() != 2:
+        CHECKS.fail(f"x must have shape (rows, dim), got {tuple(x.shape)}")
+    dim = x.shape[1]
+    if dim * x.element_size() > MAX_ROW_BYTES:
+        CHECKS.fail(f"x must have rows of at most {MAX_ROW_BYTES} bytes, got {dim} of {x.dtype}")
+    return dim, triton.next_power_of_2(max(dim, 1))
+
+
+def norm_fwd(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    gate: str = "none",
+    is_rms: bool = False,
+    mean: Tensor | None = None,
+    rstd: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm of rows, and the mean and 1 / deviation of each, float32 (rows,)."""
+    _launch.on_gpu(x, "x")
+    dim, block_d = _width(x)
+    rows = x.shape[0]
+    y = torch.empty((rows, dim), dtype=x.dtype, device=x.device)
+    given = rstd is not None
+    if not given:
+        mean = torch.empty((0 if is_rms else rows,), dtype=torch.float32, device=x.device)
+        rstd = torch.empty((rows,), dtype=torch.float32, device=x.device)
+    assert mean is not None
+    assert rstd is not None
+    if rows and dim:
+        block_n = _block_rows(block_d)
+        _norm_fwd[(cdiv(rows, block_n),)](
+            x, weight, bias, y, mean, rstd, x.stride(0), y.stride(0), rows, eps,
+            D=dim, BLOCK_D=block_d, BLOCK_N=block_n, IS_RMS=is_rms, HAS_WEIGHT=weight is not None,
+            HAS_BIAS=bias is not None, GATE=gate, GIVEN=given, num_warps=_warps(block_d),
+        )  # fmt: skip
+    return y, mean, rstd
+
+
+def norm_bwd(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    gate: str = "none",
+    is_rms: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients of x, weight and bias."""
+    dim, block_d = _width(x)
+    rows = x.shape[0]
+    dy = switch_to_contiguous_if_needed(dy)
+    dx = torch.empty((rows, dim), dtype=x.dtype, device=x.device)
+    block_n = max(1, _block_rows(block_d) // 2)
+    programs = max(1, min(_PARTS, cdiv(rows, block_n)))
+    per_program = cdiv(cdiv(rows, programs), block_n) * block_n
+
+    def parts(t: Tensor | None) -> Tensor | None:
+        if t is None:
+            return None
+        return torch.zeros((programs, dim), dtype=torch.float32, device=x.device)
+
+    dw, db = parts(weight), parts(bias)
+    if rows and dim:
+        _norm_bwd[(programs,)](
+            dy, x, weight, bias, mean, rstd, dx, dw, db, dy.stride(0), x.stride(0), dx.stride(0),
+            rows, per_program, D=dim, BLOCK_D=block_d, BLOCK_N=block_n, IS_RMS=is_rms,
+            HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, GATE=gate,
+            num_warps=_warps(block_d),
+        )  # fmt: skip
+
+    def total(sums: Tensor | None, like: Tensor | None) -> Tensor | None:
+        return None if sums is None or like is None else sums.sum(0).to(like.dtype)
+
+    return dx, total(dw, weight), total(db, bias)
+
+
+@torch.library.custom_op("generative_recommenders::triton_norm_fwd", mutates_args=())
+def _fwd_op(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, gate: str, is_rms: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return norm_fwd(x, weight, bias, eps, gate, is_rms)
+
+
+@_fwd_op.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, gate: str, is_rms: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    statistic = x.new_empty((x.shape[0],), dtype=torch.float32)
+    mean = x.new_empty((0,), dtype=torch.float32) if is_rms else torch.empty_like(statistic)
+    return x.new_empty(x.shape), mean, statistic
+
+
+@torch.library.custom_op("generative_recommenders::triton_norm_bwd", mutates_args=())
+def _bwd_op(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    gate: str,
+    is_rms: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dw, db = norm_bwd(dy, x, weight, bias, mean, rstd, gate, is_rms)
+    assert dw is not None
+    return dx, dw, dw.new_empty((0,)) if db is None else db
+
+
+@_bwd_op.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    gate: str,
+    is_rms: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    db = weight.new_empty((0,)) if bias is None else torch.empty_like(bias)
+    return x.new_empty(x.shape), torch.empty_like(weight), db
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        gate: str,
+        is_rms: bool,
+    ) -> Tensor:
+        x = switch_to_contiguous_if_needed(x)
+        y, mean, rstd = _fwd_op(x, weight, bias, eps, gate, is_rms)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.kind = (gate, is_rms)
+        result: Tensor = y
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        dx, dw, db = _bwd_op(dy, x, weight, bias, mean, rstd, *ctx.kind)
+        return dx, dw, None if bias is None else db, None, None, None
+
+
+def triton_weighted_layer_norm_fwd(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mean: Tensor | None = None,
+    rstd: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``layer_norm`` of (rows, dim), mean and 1 / deviation of each row; both may be given."""
+    return norm_fwd(switch_to_contiguous_if_needed(x), weight, bias, eps, mean=mean, rstd=rstd)
+
+
+def triton_weighted_layer_norm_bwd(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    learnable: bool,
+    eps: float,
+    BLOCK_D: int,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients of x, weight, bias. ``learnable``: whether the last two have one; ``eps`` and
+    ``BLOCK_D`` follow from the others and are not looked at."""
+    dx, dw, db = norm_bwd(dy, switch_to_contiguous_if_needed(x), weight, bias, mean, rstd)
+    return (dx, dw, db) if learnable else (dx, None, None)
+
+
+def triton_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """``ops.layer_norm.layer_norm`` of (rows, dim)."""
+    result: Tensor = _Norm.apply(x, weight, bias, eps, "none", False)
+    return result
+
+
+def triton_swish_layer_norm(
+    x: Tensor, normalized_shape: list[int], weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """``ops.layer_norm.swish_layer_norm`` of (rows, dim); ``normalized_shape`` must be [dim]."""
+    if list(normalized_shape) != [x.shape[-1]]:
+        CHECKS.fail(f"normalized_shape must be [{x.shape[-1]}], got {list(normalized_shape)}")
+    result: Tensor = _Norm.apply(x, weight, bias, eps, "swish", False)
+    return result
+
+
+def triton_rms_norm(x: Tensor, weight: Tensor, eps: float, silu: bool = False) -> Tensor:
+    """``ops.layer_norm.rms_norm`` of (rows, dim)."""
+    result: Tensor = _Norm.apply(x, weight, None, eps, "silu" if silu else "none", True)
+    return result
