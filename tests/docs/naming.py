@@ -7,7 +7,7 @@ import re
 from tools.lint import tree
 
 # Names that macros and comprehensions make: package -> which of its texts spell the parts.
-_MADE = (r"(HSTU_DISABLE)_(\w+)", r"(wheel)_(\d+)")
+_MADE = (r"(HSTU_DISABLE)_(\w+)", r"(wheel)_(\d+)", r"(hierarchical_kv)(_compile)_test")
 
 
 def path(name: str) -> bool:

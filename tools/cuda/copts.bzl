@@ -42,7 +42,7 @@ CXX_LAST_FLAGS = [
 # compiler itself, as zig's driver takes -fsanitize=address for a mistake.
 SANITIZER_FLAGS = [
     "-Xclang",  # the next one
-    "-fsanitize=address,alignment,array-bounds,bool,builtin,enum,float-cast-overflow,integer-divide-by-zero,null,pointer-overflow,shift-base,shift-exponent,signed-integer-overflow,unreachable,vla-bound",
+    "-fsanitize=address,alignment,array-bounds,bool,builtin,enum,float-cast-overflow,integer-divide-by-zero,null,pointer-overflow,shift-base,shift-exponent,signed-integer-overflow,unreachable,vla-bound",  # what the runtime has
     "-g1",  # reports name lines
 ]
 
@@ -78,6 +78,13 @@ NVCC_HOST_FLAGS = [
 # Bit-identical objects; cuda_library.bzl adds the name of each source.
 NVCC_STABLE_NAMES = [
     "-objtemp",  # temporary files are named after the object, not after the process
+]
+
+# What a user of a header gives nvcc: no flag of this build.
+PLAIN_NVCC_FLAGS = [
+    "-std=c++17",  # the language of the headers
+    "-arch=sm_80",  # the oldest GPU
+    "-I.",  # the checkout
 ]
 
 # HIP: device code by zig's clang, in three steps, as its driver looks for programs that zig has not.

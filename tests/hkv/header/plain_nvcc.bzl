@@ -1,13 +1,14 @@
 """plain_nvcc: a program that only uses a header, compiled as its users would compile it."""
 
 load("@rules_cc//cc:find_cc_toolchain.bzl", "find_cc_toolchain", "use_cc_toolchain")
+load("//tools/cuda:copts.bzl", "PLAIN_NVCC_FLAGS")
 
 def _plain_nvcc_impl(ctx):
     cc = find_cc_toolchain(ctx)
     headers = depset(transitive = [dep[CcInfo].compilation_context.headers for dep in ctx.attr.deps])
     program = ctx.actions.declare_file(ctx.label.name)
     args = ctx.actions.args()
-    args.add_all(["-std=c++17", "-arch=sm_80", "-I."])
+    args.add_all(PLAIN_NVCC_FLAGS)
     args.add("-ccbin", cc.compiler_executable)  # the machine need not have a compiler
     args.add(ctx.file._cudart.dirname, format = "-L%s")  # pip's toolkit has it beside, and
     args.add_all(["-cudadevrt", "none"])  # has none of these: no kernel here starts kernels
