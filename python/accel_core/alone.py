@@ -26,8 +26,8 @@ def refuse_others(init: str, distribution: str) -> None:
     except metadata.PackageNotFoundError:
         return
     found = {path for path in folder.rglob("*.*") if path.parent.name != "__pycache__"}
-    if not ours or not (foreign := sorted(found - ours)):
-        return
+    if not ours & found or not (foreign := sorted(found - ours)):
+        return  # whole, or a copy beside the installed one
     owners = [d.name for d in metadata.distributions() if foreign[0] in _of(d)]
     whose = owners[0] if owners else "another distribution"
     raise ImportError(
