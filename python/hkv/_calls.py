@@ -26,7 +26,7 @@ class Mode(enum.IntEnum):
 
 
 _READ = struct.Struct("PQ9PQ")
-_WRITE = struct.Struct("Pi3?Q13PiQ")
+_WRITE = struct.Struct("Pi3?Q13PiQP")
 _EXPORT = struct.Struct("2P6Q4PQ")
 _ROWS = struct.Struct("2P3Q")
 
@@ -71,6 +71,7 @@ def write(
     return Packed(
         _WRITE, ctypes.addressof(_name(name or mode.name.lower())), mode, verbatim, True, pin, n,
         keys, scores, values, accums, rows, founds, 0, status, *evicted, row_numbers, policy, pitch,
+        0,
     )  # fmt: skip
 
 
