@@ -7,7 +7,6 @@ GPUs. Here they get their CPU implementation (ref.py), fake kernels and autograd
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,14 +102,13 @@ _FRAGMENT: Any = torch.library.Library(PACKAGE, "FRAGMENT")  # type: ignore[no-u
 def _writing(name: str, cpu: Callable[..., Tensor], last: Callable[[Tensor], bool]) -> Any:
     """An op whose one result is laid out as ``last`` says of x; gradients end at it."""
     overload = getattr(getattr(torch.ops, PACKAGE), name).default
-    arguments: Any = namedtuple(name, [a.name for a in overload._schema.arguments])  # type: ignore[misc]
+    place = [a.name for a in overload._schema.arguments].index("x")
 
     def on_cpu(*inputs: Any) -> Tensor:
-        a = arguments(*inputs)
-        return layout.laid_out(cpu(*inputs), last(a.x))
+        return layout.laid_out(cpu(*inputs), last(inputs[place]))
 
     def without_data(*inputs: Any) -> Tensor:
-        x = arguments(*inputs).x
+        x = inputs[place]
         return layout.empty(x, tuple(x.shape), last(x))
 
     torch.library.impl(f"{PACKAGE}::{name}", "cpu", on_cpu)
