@@ -94,7 +94,7 @@ class DeviceArray:
         self._address = self._memory.address
 
     @classmethod
-    def made(cls, shape: tuple[int, ...], dtype: str, device: int, stream: int) -> DeviceArray:
+    def _made(cls, shape: tuple[int, ...], dtype: str, device: int, stream: int) -> DeviceArray:
         """What the constructor makes, of arguments that need no check."""
         array = cls.__new__(cls)
         array.shape, array.dtype, array.device, array._stream = shape, dtype, device, stream

@@ -139,7 +139,7 @@ class Batch:
         if self._place.device < 0:
             made = np.zeros(shape, "uint16" if dtype == "bfloat16" else dtype)
             return made, made.ctypes.data
-        result = DeviceArray.made(shape, dtype, self._place.device, self.stream)
+        result = DeviceArray._made(shape, dtype, self._place.device, self.stream)
         return result, result._address
 
     def output_rows(self, name: str, array: ArrayLike | None = None) -> tuple[Array, int]:

@@ -37,11 +37,11 @@ class TableSet:
     """
 
     def __init__(self, tables: Sequence[HashTable]) -> None:
-        for t, table in enumerate(tables):
+        for t, table in enumerate(_checks.sequence("tables", tables, "HashTable")):
             if not isinstance(table, HashTable):
                 raise TypeError(f"hkv: tables[{t}] is {table!r}; it must be a HashTable")
         if not tables:
-            raise ValueError("hkv: tables is empty; there must be one at least")
+            raise ValueError(f"hkv: tables is {tables!r}; there must be one at least")
         self.tables = tuple(tables)
         first = self.tables[0]
         self._native: _hkv.Table = first.native
@@ -181,13 +181,13 @@ class TableSet:
         """The live rows of the slots [begin[t], end[t]) of each table, from entry
         ``sum(end[s] - begin[s] for s < t)`` on, ``count[t]`` of them; the arrays are not cut."""
         starts, stops = (
-            [_checks.integer(name, x) for x in numbers]
+            [_checks.integer(name, x) for x in _checks.sequence(name, numbers, "integers")]
             for name, numbers in (("begin", begin), ("end", end))
         )
         if len(starts) != len(self.tables) or len(stops) != len(self.tables):
             raise ValueError(
-                f"hkv: begin and end have {len(starts)} and {len(stops)} numbers; they must have "
-                f"one for each of the {len(self.tables)} tables"
+                f"hkv: begin is {starts} and end is {stops}; they must have one number for each of "
+                f"the {len(self.tables)} tables"
             )
         n = sum(max(0, stop - start) for start, stop in zip(starts, stops, strict=True))
         b = Batch.without_keys(self._place, n, stream)

@@ -59,6 +59,10 @@ WRONG: dict[str, list[Any]] = {
         torch.zeros(3, 2, 32).to_sparse(),
         torch.nested.nested_tensor([torch.zeros(2, 2, 32), torch.zeros(3, 2, 32)]),
     ],
+    "allocator": [3, "none such", object(), True],
+    "exported": [3, None, "x", []],
+    "integers": [3, None, "x", [1.5, 1], [1]],
+    "tables": [3, None, [], ["x"]],
     "file": [],  # whatever print takes: what it says is print's own
 }
 OF_KIND = {
@@ -67,11 +71,15 @@ OF_KIND = {
     "integer": "max_seqlen_q max_seqlen_k target_group_size scaling_seqlen capacity dim "
     "init_capacity hbm_bytes num_threads passes_from n offset epoch score_min score_max",
     "bool": "has_drab deterministic causal ignore_evict_strategy api_lock lock",
-    "array": "keys values founds scores status rows accums values_or_deltas",
+    "array": "keys values founds scores status rows accums values_or_deltas offsets mask",
+    "allocator": "allocator",
+    "exported": "exported",
+    "integers": "begin end",
+    "tables": "tables",
     "mask": "key_mask key_pattern",
     "number": "alpha max_load_factor",
     "dtype": "key_dtype value_dtype dtype",
-    "choice": "evict_strategy",
+    "choice": "evict_strategy policy score_policy newcomers evict_from",
     "device": "device",
     "file": "file",
     "numpy": "array",
@@ -82,6 +90,7 @@ OF_KIND = {
 }
 KINDS = {parameter: kind for kind, names in OF_KIND.items() for parameter in names.split()}
 
+NONE_IS_A_VALUE = {"HashTable(capacity)"}  # no maximum
 # What is not tried, with the reason; at most ten.
 EXCEPTIONS: dict[str, str] = {}
 
@@ -134,6 +143,33 @@ def table(**options: Any) -> Any:
     return made
 
 
+def needed_of(function: Callable[..., Any]) -> list[str]:
+    signature = inspect.signature(function).parameters
+    return [p for p in signature if signature[p].default is inspect.Parameter.empty]
+
+
+def rows_of(made: Any) -> list[Any]:
+    keys, values, scores, _ = made.export_batch(made.capacity)
+    return sorted(zip(keys.tolist(), values.tolist(), scores.tolist(), strict=True))
+
+
+def set_method(name: str) -> Callable[[str], Call]:
+    def call(parameter: str) -> Call:
+        options = {"evict_strategy": "customized"} if parameter == "scores" else {}
+        tables = [table(**options), table(**options)]
+        every = {
+            "keys": KEYS, "values": ROWS.copy(), "scores": np.ones(3, np.uint64),
+            "offsets": np.array([0, 2, 3], np.uint64), "rows": np.zeros(3, np.uint64),
+            "begin": [0, 0], "end": [2, 2],
+        }  # fmt: skip
+        function = getattr(hkv.TableSet(tables), name)
+        needed = needed_of(function) + (["scores"] if options else [])
+        given = {p: every[p] for p in needed if p in inspect.signature(function).parameters}
+        return Call(function, given, lambda: [rows_of(t) for t in tables])
+
+    return call
+
+
 def method(name: str) -> Callable[[str], Call]:
     def call(parameter: str) -> Call:
         # Scores are given to tables that want them alone; epochs to those that have them.
@@ -145,21 +181,19 @@ def method(name: str) -> Callable[[str], Call]:
         made = table(**options)
         every = {
             "keys": KEYS, "values": ROWS.copy(), "scores": np.ones(3, np.uint64),
-            "values_or_deltas": ROWS, "accums": np.ones(3, np.bool_), "n": 3, "capacity": 8,
-            "epoch": 3, "score_min": 1, "path": "absent/file",
+            "values_or_deltas": ROWS, "accums": np.ones(3, np.bool_), "n": 3, "capacity": 10,
+            "epoch": 3, "score_min": 1, "path": "absent/file", "exported": made.export_batch(10),
+            "mask": np.ones(3, np.bool_),
         }  # fmt: skip
         function = getattr(made, name)
-        signature = inspect.signature(function).parameters
-        needed = [p for p in signature if signature[p].default is inspect.Parameter.empty]
+        needed = needed_of(function)
         if options.get("evict_strategy") == "customized":
             needed.append("scores")
         if name == "erase_if":  # no condition at all is refused
             needed.append("score_min")
 
         def state() -> Any:
-            keys, values, scores, _ = made.export_batch(made.capacity)
-            rows = sorted(zip(keys.tolist(), values.tolist(), scores.tolist(), strict=True))
-            return rows, made.capacity, made.size()
+            return rows_of(made), made.capacity, made.size()
 
         return Call(function, {p: every[p] for p in needed}, state)
 
@@ -170,14 +204,15 @@ CALLS: dict[str, Callable[[str], Call]] = {
     "hstu_attn_varlen_func": varlen,
     "hstu_attn_qkvpacked_func": packed,
     "HashTable": lambda _: Call(hkv.HashTable, {"capacity": 10, "dim": 4, "device": "cpu"}),
+    "TableSet": lambda _: Call(hkv.TableSet, {"tables": [table(), table()]}),
     "DeviceArray": lambda _: Call(
         hkv.DeviceArray, {"shape": (2,), "dtype": "float32", "device": 0}
     ),
     "DeviceArray.of": lambda _: Call(hkv.DeviceArray.of, {"array": ROWS}),
     "show_versions": lambda _: Call(lambda file: None, {}),
 }
-# Results, which callers read and do not make; enums make themselves.
-RESULTS = {"Evicted", "Exported", "Missed", "Status", "ArrayLike"}
+# Results, which callers read and do not make; enums make themselves; protocols are the callers'.
+RESULTS = {"Evicted", "Exported", "Missed", "Status", "ArrayLike", "RowsView", "Allocator"}
 
 
 def public() -> Iterator[tuple[str, inspect.Signature]]:
@@ -213,6 +248,8 @@ def kind_of(name: str, parameter: str) -> str:
 def call_of(name: str, parameter: str) -> Call:
     if name in CALLS:
         return CALLS[name](parameter)
+    if name.startswith("TableSet."):
+        return set_method(name.removeprefix("TableSet."))(parameter)
     assert name.startswith("HashTable."), f"{name} joined: give it a call that succeeds"
     return method(name.removeprefix("HashTable."))(parameter)
 
@@ -248,6 +285,7 @@ def test_wrong_values_are_refused_by_name(name: str, parameter: str) -> None:
     call = call_of(name, parameter)
     default = inspect.signature(call.function).parameters
     optional = parameter in default and default[parameter].default is None
+    optional |= f"{name}({parameter})" in NONE_IS_A_VALUE
     for value in WRONG[kind_of(name, parameter)]:
         if value is None and optional:
             continue
