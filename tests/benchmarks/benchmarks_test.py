@@ -18,7 +18,7 @@ FIRST_LINE = (
 FOLDER = Path(harness.__file__).parent
 SMALLEST = {
     "causal_convolution.py": (["--case=update, batch 1,"],),
-    "dynamic_embeddings.py": (["--case=peer"],),
+    "dynamic_embeddings.py": (["--case=small"],),
     "hash_small.py": (["--rows=1"],),
     "hash_table.py": (["--rows=2"], ["--rows=2", "--hot"], ["--host"]),
     "hstu_attention.py": (["--case=B512"], ["--case=B512", "--forward-only"], ["--host"]),
