@@ -23,12 +23,12 @@ def integer(name: str, value: Any, low: int = 0, high: int = MAX_U64) -> int:
     return int(value)
 
 
-def sequence(name: str, value: Any, of: str) -> Sequence[Any]:
+def sequence(name: str, value: Any, of: str) -> list[Any]:
     if not isinstance(value, (list, tuple, np.ndarray)):
         raise TypeError(
             f"hkv: {name} is {value!r}, a {type(value).__name__}; it must be a list of {of}"
         )
-    return value
+    return list(value)
 
 
 def fraction(name: str, value: Any) -> float:
