@@ -185,7 +185,7 @@ def test_wrong_sets_and_offsets_are_named() -> None:
         both.find(keys, np.array([0, 4], np.uint64))
     with pytest.raises(ValueError, match="they must ascend and end within n = 4"):
         both.find(keys, np.array([0, 3, 2], np.uint64))
-    with pytest.raises(ValueError, match="begin and end have 1 and 2 numbers"):
+    with pytest.raises(ValueError, match=r"begin is \[0\] and end is \[1, 1\]"):
         both.export_batch([0], [1, 1])
     with pytest.raises(ValueError, match="not inside the capacity"):
         both.export_batch([0, 0], [10, 11])
