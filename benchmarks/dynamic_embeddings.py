@@ -134,9 +134,10 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--case", choices=CASES, action="append")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
+    if arguments.case == ["cpu"]:
         measure("cpu", "cpu", None)
         return
+    harness.need_gpu(__file__)
     columns = {"case": "<8", "step": "<6", "lookups": ">10d", "distinct": ">9d"}
     columns |= dict.fromkeys(["floor ms", "graph ms", "x floor", "eager ms"], ">9.3f")
     columns |= {"torch ms": ">9.2f", "x faster": ">9.1f"}

@@ -66,6 +66,7 @@ def every_width() -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
+    print(f"device: {DEVICE}")
     basic_use()
     precision()
     speed()
