@@ -6,8 +6,7 @@ Keys follow a power law over the rows of each table, which are filled before. Th
 that a step must move (rows read for each lookup and written to the output, gradients read, the rows
 of distinct keys read and written with their state) over a large device-to-device copy's bandwidth
 in the same run. `graph`: a captured step, replayed, median; `eager`: the same called from Python.
-Beside it nn.EmbeddingBag with sparse gradients and SparseAdam (or SGD) on the same keys; ``--case
-cpu`` is that comparison alone, on the CPU.
+Beside it nn.EmbeddingBag with sparse gradients and its optimizer; ``--case cpu`` is that alone.
 """
 
 from __future__ import annotations

@@ -38,16 +38,6 @@ _GLIBC = "__glibc >=2.28,<3.0.a0"  # manylinux_2_28
 
 # distribution -> row
 PACKAGES = {
-    "causal-conv1d-hip": _package(
-        all_seconds = 150,
-        conda = [_GLIBC],
-        import_name = "causal_conv1d",
-        max_kib = 8192,
-        shared_name = True,
-        umbrella = "offers",
-        unit_seconds = 25,
-        wheels = ["//python/causal_conv1d:wheel"],
-    ),
     "hkv": _package(
         all_seconds = 450,
         conda = [_GLIBC],
@@ -67,27 +57,6 @@ PACKAGES = {
         max_kib = 14336,
         unit_seconds = 40,
         wheels = ["//python/hstu_attn:wheel"],
-    ),
-    "hstu-triton": _package(
-        import_name = "generative_recommenders",
-        max_kib = 128,
-        shared_name = True,
-        umbrella = "offers",
-        wheels = ["//python/generative_recommenders:wheel"],
-    ),
-    "mustafar": _package(
-        all_seconds = 180,
-        conda = [
-            "cuda-version >=13.0,<14",
-            "pytorch * cuda*",
-            _GLIBC,
-        ],
-        import_name = "mustafar",
-        max_kib = 6144,
-        shared_name = True,
-        umbrella = "offers",
-        unit_seconds = 40,
-        wheels = ["//python/mustafar:wheel"],
     ),
 }
 
