@@ -11,7 +11,6 @@ from torch import Tensor
 from generative_recommenders._checks import CHECKS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
-OFFSET_LIMIT = 2**31
 
 
 def on_gpu(t: Tensor, name: str) -> None:

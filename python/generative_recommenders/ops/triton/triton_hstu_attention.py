@@ -169,22 +169,7 @@ def triton_hstu_attention_fwd(
 
 
 @triton_hstu_attention_fwd.register_fake
-def _(
-    N: int,
-    alpha: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    seq_offsets: Tensor,
-    num_targets: Tensor | None,
-    max_attn_len: int,
-    contextual_seq_len: int,
-    sort_by_length_indices: Tensor | None,
-    enable_tma: bool,
-    num_softmax_heads: int,
-    attn_scale: Tensor | None = None,
-    min_full_attn_seq_len: int = 0,
-) -> Tensor:
+def _(N: int, alpha: float, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     return v.new_empty((q.shape[0], q.shape[1], v.shape[2]))
 
 
@@ -245,27 +230,13 @@ def triton_hstu_attention_bwd(
 
 
 @triton_hstu_attention_bwd.register_fake
-def _(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    seq_offsets: Tensor,
-    num_targets: Tensor | None,
-    N: int,
-    alpha: float,
-    max_attn_len: int,
-    contextual_seq_len: int,
-    sort_by_length_indices: Tensor | None,
-    enable_tma: bool,
-    num_softmax_heads: int,
-    attn_scale: Tensor | None = None,
-    min_full_attn_seq_len: int = 0,
-) -> None:
+def _(*arguments: Any) -> None:
     return None
+
+
+def longest_first(seq_offsets: Tensor) -> Tensor:
+    """The order of sequences by their lengths, int64 (batch,)."""
+    return torch.sort(seq_offsets[1:] - seq_offsets[:-1], descending=True, stable=True)[1]
 
 
 class _Attention(torch.autograd.Function):
@@ -314,9 +285,7 @@ def triton_hstu_mha(
             CHECKS.fail("attn_scale must not require a gradient with TRITON; PYTORCH has it")
         attn_scale = attn_scale.to(torch.float32).expand(q.shape[0]).contiguous()
     q, k, v = (switch_to_contiguous_if_needed(t) for t in (q, k, v))
-    order = None
-    if sort_by_length:
-        order = torch.sort(seq_offsets[1:] - seq_offsets[:-1], descending=True, stable=True)[1]
+    order = longest_first(seq_offsets) if sort_by_length else None
     targets = None if num_targets is None else num_targets.contiguous()
     options = (
         N, alpha, seq_offsets.contiguous(), targets, max_attn_len, contextual_seq_len,
@@ -348,18 +317,7 @@ def _cached(
 
 
 @_cached.register_fake
-def _(
-    N: int,
-    alpha: float,
-    delta_q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    seq_offsets: Tensor,
-    num_targets: Tensor | None,
-    max_attn_len: int,
-    contextual_seq_len: int,
-    enable_tma: bool,
-) -> Tensor:
+def _(N: int, alpha: float, delta_q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     return v.new_empty((delta_q.shape[0], v.shape[1], v.shape[2]))
 
 

@@ -219,23 +219,12 @@ def _fwd_op(
 
 @_fwd_op.register_fake
 def _(
-    x: Tensor,
-    u: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    seed: Tensor,
-    eps: float,
-    ratio: float,
-    silu_u: bool,
-    concat_u: bool,
-    concat_x: bool,
-    act: str,
-    group_norm: bool,
-    heads: int,
-    linear_dim: int,
+    x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, seed: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y = x.new_empty((x.shape[0], x.shape[1] * (1 + concat_u + concat_x)))
-    statistic = x.new_empty((x.shape[0], heads if group_norm else 1), dtype=torch.float32)
+    kind = _Kind(*rest)
+    y = x.new_empty((x.shape[0], x.shape[1] * (1 + kind.concat_u + kind.concat_x)))
+    groups = kind.heads if kind.group_norm else 1
+    statistic = x.new_empty((x.shape[0], groups), dtype=torch.float32)
     return y, statistic, torch.empty_like(statistic)
 
 
@@ -282,23 +271,7 @@ def _bwd_op(
 
 @_bwd_op.register_fake
 def _(
-    dy: Tensor,
-    x: Tensor,
-    u: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    seed: Tensor,
-    eps: float,
-    ratio: float,
-    silu_u: bool,
-    concat_u: bool,
-    concat_x: bool,
-    act: str,
-    group_norm: bool,
-    heads: int,
-    linear_dim: int,
+    dy: Tensor, x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dx, du = x.new_empty(x.shape), u.new_empty(u.shape)
     return dx, du, torch.empty_like(weight), torch.empty_like(bias)

@@ -18,6 +18,7 @@ from generative_recommenders.ops.hstu_compute import check_uvqk, split_uvqk
 from generative_recommenders.ops.triton._launch import capability, on_gpu
 from generative_recommenders.ops.triton.triton_addmm import maybe_triton_addmm_fwd, triton_addmm_bwd
 from generative_recommenders.ops.triton.triton_hstu_attention import (
+    longest_first,
     triton_hstu_attention_bwd,
     triton_hstu_attention_fwd,
 )
@@ -127,9 +128,7 @@ def triton_hstu_preprocess_and_attention(
     offsets(seq_offsets, "seq_offsets", x.shape[0], x, "x")
     if num_targets is not None:
         indices(num_targets, "num_targets", x, "x", seq_offsets.shape[0] - 1)
-    order = None
-    if sort_by_length:
-        order = torch.sort(seq_offsets[1:] - seq_offsets[:-1], descending=True, stable=True)[1]
+    order = longest_first(seq_offsets) if sort_by_length else None
     if enable_tma is None:  # faster on an H200 from head dim 128 on
         enable_tma = capability(x)[0] == 9 and max(attn_dim, hidden_dim) >= 128
     options = _Options(
