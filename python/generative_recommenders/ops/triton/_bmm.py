@@ -4,99 +4,15 @@ from __future__ import annotations
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.triton import _launch
-from generative_recommenders.ops.triton._tile import dot
-
-
-@triton.jit
-def _jagged_bmm(
-    J, W, BIAS, Out, OFFSETS, stride_j, stride_wb, stride_wk, stride_wn, stride_b, stride_o,
-    longest, batch, total, K, N,
-    BIAS_KIND: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Grid (sequences, blocks of rows, blocks of columns). BIAS_KIND: "none", "sequence", "row"."""
-    z = tl.program_id(0)
-    start = tl.load(OFFSETS + z).to(tl.int64)
-    length = (tl.load(OFFSETS + z + 1) - start).to(tl.int32)
-    first = tl.program_id(1) * BLOCK_M
-    m = first + tl.arange(0, BLOCK_M)
-    n = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    limit = tl.minimum(length, longest)
-    if tl.program_id(1) == 0:  # rows beyond the longest, and behind the last sequence
-        until = length
-        if z == batch - 1:
-            until = (total - start).to(tl.int32)
-        for row in range(limit, until, BLOCK_M):
-            rows = row + tl.arange(0, BLOCK_M)
-            there = (rows < until)[:, None] & (n < N)[None, :]
-            out = Out + (start + rows)[:, None] * stride_o + n[None, :]
-            tl.store(out, tl.zeros((BLOCK_M, BLOCK_N), Out.dtype.element_ty), mask=there)
-    if first >= limit:
-        return
-    k = tl.arange(0, BLOCK_K)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(0, K, BLOCK_K):
-        inner = k + step
-        j = J + (start + m)[:, None] * stride_j + inner[None, :]
-        w = W + z.to(tl.int64) * stride_wb + inner[:, None] * stride_wk + n[None, :] * stride_wn
-        a = tl.load(j, mask=(m < limit)[:, None] & (inner < K)[None, :], other=0.0)
-        b = tl.load(w, mask=(inner < K)[:, None] & (n < N)[None, :], other=0.0)
-        acc += dot(a, b, UPCAST, PRECISION)
-    there = (m < limit)[:, None] & (n < N)[None, :]
-    if BIAS_KIND == "sequence":
-        acc += tl.load(BIAS + z * stride_b + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
-    elif BIAS_KIND == "row":
-        bias = BIAS + (start + m)[:, None] * stride_b + n[None, :]
-        acc += tl.load(bias, mask=there, other=0.0).to(tl.float32)
-    out = Out + (start + m)[:, None] * stride_o + n[None, :]
-    tl.store(out, acc.to(Out.dtype.element_ty), mask=there)
-
-
-@triton.jit
-def _jagged_outer(
-    J, G, Out, OFFSETS, stride_j, stride_g, stride_ob, stride_o, longest, K, N,
-    UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Grid (sequences, blocks of K, blocks of N): each sequence's Jᵀ G."""
-    z = tl.program_id(0)
-    start = tl.load(OFFSETS + z).to(tl.int64)
-    limit = tl.minimum((tl.load(OFFSETS + z + 1) - start).to(tl.int32), longest)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    n = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    acc = tl.zeros((BLOCK_K, BLOCK_N), tl.float32)
-    for first in range(0, limit, BLOCK_M):
-        m = first + tl.arange(0, BLOCK_M)
-        j = J + (start + m)[:, None] * stride_j + k[None, :]
-        g = G + (start + m)[:, None] * stride_g + n[None, :]
-        a = tl.load(j, mask=(m < limit)[:, None] & (k < K)[None, :], other=0.0)
-        b = tl.load(g, mask=(m < limit)[:, None] & (n < N)[None, :], other=0.0)
-        acc += dot(tl.trans(a), b, UPCAST, PRECISION)
-    out = Out + z.to(tl.int64) * stride_ob + k[:, None] * stride_o + n[None, :]
-    tl.store(out, acc.to(Out.dtype.element_ty), mask=(k < K)[:, None] & (n < N)[None, :])
-
-
-@triton.jit
-def _jagged_sum(
-    G, Out, OFFSETS, stride_g, stride_o, longest, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
-):  # fmt: skip
-    """Grid (sequences, blocks of N): the sum of each sequence's rows."""
-    z = tl.program_id(0)
-    start = tl.load(OFFSETS + z).to(tl.int64)
-    limit = tl.minimum((tl.load(OFFSETS + z + 1) - start).to(tl.int32), longest)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    acc = tl.zeros((BLOCK_N,), tl.float32)
-    for first in range(0, limit, BLOCK_M):
-        m = first + tl.arange(0, BLOCK_M)
-        g = G + (start + m)[:, None] * stride_g + n[None, :]
-        there = (m < limit)[:, None] & (n < N)[None, :]
-        acc += tl.sum(tl.load(g, mask=there, other=0.0).to(tl.float32), 0)
-    tl.store(Out + z * stride_o + n, acc.to(Out.dtype.element_ty), mask=n < N)
+from generative_recommenders.ops.triton._jagged_kernels import (
+    _jagged_bmm,
+    _jagged_outer,
+    _jagged_sum,
+)
 
 
 def _blocks(k: int, n: int) -> dict[str, int]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from generative_recommenders._checks import CHECKS
@@ -15,48 +14,7 @@ from generative_recommenders.ops.pytorch.pt_jagged import pytorch_jagged_dense_b
 from generative_recommenders.ops.pytorch.pt_jagged_tensors import both_offsets
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._bmm import jagged_bmm, jagged_outer, jagged_sum
-
-
-@triton.jit
-def _move_rows(
-    A, B, BOTH, OFFSETS_A, OFFSETS_B, stride_a, stride_b, stride_both, prefix,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, JOIN: tl.constexpr,
-    REPLACE: tl.constexpr,
-):  # fmt: skip
-    """Grid (sequences, blocks of rows of BOTH, blocks of columns). JOIN copies from A and B into
-    BOTH, else the other way; with REPLACE the rows of B stand where the last ones of A do."""
-    z = tl.program_id(0)
-    start_a = tl.load(OFFSETS_A + z).to(tl.int64)
-    start_b = tl.load(OFFSETS_B + z).to(tl.int64)
-    length_a = (tl.load(OFFSETS_A + z + 1) - start_a).to(tl.int32)
-    length_b = (tl.load(OFFSETS_B + z + 1) - start_b).to(tl.int32)
-    start = start_a
-    length = length_a
-    if REPLACE:
-        length_a -= length_b
-    else:
-        start += start_b
-        length += length_b
-    first = tl.program_id(1) * BLOCK
-    if first >= length:
-        return
-    column = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
-    row = first + tl.arange(0, BLOCK)
-    behind = row - prefix
-    in_a = (behind >= 0) & (behind < length_a)
-    from_b = tl.where(behind < 0, row, row - length_a)
-    inside = (row < length)[:, None] & (column < D)[None, :]
-    at_a = (start_a + behind)[:, None] * stride_a + column[None, :]
-    at_b = (start_b + from_b)[:, None] * stride_b + column[None, :]
-    at = (start + row)[:, None] * stride_both + column[None, :]
-    if JOIN:
-        a = tl.load(A + at_a, mask=inside & in_a[:, None], other=0.0)
-        b = tl.load(B + at_b, mask=inside & (in_a[:, None] == 0), other=0.0)
-        tl.store(BOTH + at, tl.where(in_a[:, None], a, b), mask=inside)
-    else:
-        both = tl.load(BOTH + at, mask=inside, other=0.0)
-        tl.store(A + at_a, both, mask=inside & in_a[:, None])
-        tl.store(B + at_b, both, mask=inside & (in_a[:, None] == 0))
+from generative_recommenders.ops.triton._jagged_kernels import _move_rows
 
 
 def _move(
