@@ -31,6 +31,27 @@ class Checks:
         if type(value) is int and value > at_most:  # a symbolic one gets no guard for it
             self.fail(f"{name} must be <= {at_most}, got {value}")
 
+    def sequence(self, value: Any, name: str, at_least: int) -> list[int]:
+        """``value`` as a list: it must be a list or a tuple of ints from ``at_least`` on."""
+        if not isinstance(value, (list, tuple)):
+            self.fail(
+                f"{name} must be a list of ints, got {type(value).__name__}: {reprlib.repr(value)}"
+            )
+        for i, one in enumerate(value):
+            self.integer(one, f"{name}[{i}]", at_least)
+        return list(value)
+
+    def instance(self, value: Any, kind: type, name: str) -> None:
+        if not isinstance(value, kind):
+            got = f"{type(value).__name__}: {reprlib.repr(value)}"
+            self.fail(f"{name} must be a {kind.__name__}, got {got}")
+
+    def names(self, value: Any, name: str) -> None:
+        """``value`` must be a list or a tuple of distinct strings."""
+        plain = isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+        if not plain or len(set(value)) != len(value):
+            self.fail(f"{name} must be a list of distinct names, got {value!r}")
+
     def boolean(self, value: Any, name: str) -> None:
         if not isinstance(value, bool):
             self.fail(f"{name} must be True or False, got {reprlib.repr(value)}")

@@ -29,6 +29,16 @@ class TensorChecks(Checks):
         if not torch.compiler.is_compiling():  # a symbolic one is left to the op
             super().number(value, name)
 
+    def torch_device(self, value: Any, name: str) -> torch.device:
+        """``value`` as a device of the CPU or a CUDA GPU."""
+        try:
+            device = torch.device(value) if isinstance(value, (str, torch.device)) else None
+        except (RuntimeError, ValueError):
+            device = None
+        if device is None or device.type not in ("cpu", "cuda"):
+            self.fail(f"{name} must be cpu, cuda or cuda:N, got {value!r}")
+        return device
+
     def tensor(self, t: object, name: str) -> None:
         if not isinstance(t, Tensor):
             self.fail(f"{name} must be a tensor, got {type(t).__name__}: {reprlib.repr(t)}")

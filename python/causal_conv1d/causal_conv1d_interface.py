@@ -90,7 +90,7 @@ def causal_conv1d_fn(
         final_states_out,
         cu_seqlens,
     )
-    if cu_seqlens is not None and checks.values_wanted(x, check):
+    if checks.values_wanted(x, check) and cu_seqlens is not None:
         checks.starts_values(cu_seqlens, "cu_seqlens", x.shape[2])
     out, final = ops.fwd(
         x, weight, bias, seq_idx, initial_states, cu_seqlens, return_final_states, silu

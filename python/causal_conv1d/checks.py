@@ -123,6 +123,7 @@ def starts_values(cu_seqlens: Tensor, name: str, total: int) -> None:
 def values_wanted(x: Tensor, check: bool) -> bool:
     if torch.compiler.is_compiling():
         return False
+    _CHECKS.boolean(check, "check")
     return x.device.type == "cpu" or check
 
 

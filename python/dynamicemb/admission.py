@@ -5,7 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dynamicemb.arguments import checks, whole
 from dynamicemb.types import AdmissionStrategy, Counter, DynamicEmbInitializerArgs
+
+
+def _check_keys(**tensors: Tensor) -> None:
+    """Integers, as many of each."""
+    first = tensors["keys"]
+    for name, given in tensors.items():
+        checks.tensor(given, name)
+        if given.dtype not in (torch.int64, torch.uint64) or given.shape != first.shape:
+            checks.fail(
+                f"{name} must be int64, as many as keys, got {given.dtype} {tuple(given.shape)}"
+            )
 
 
 class KVCounter(Counter):
@@ -21,14 +33,14 @@ class KVCounter(Counter):
         self, capacity: int, bucket_capacity: int = 1024, key_type: torch.dtype = torch.int64
     ) -> None:
         for name, value in (("capacity", capacity), ("bucket_capacity", bucket_capacity)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"dynamicemb: {name} must be an int >= 1, got {value!r}")
+            whole(value, name, 1)
         if key_type != torch.int64:
-            raise ValueError(f"dynamicemb: key_type must be torch.int64, got {key_type}")
+            raise ValueError(f"dynamicemb: key_type must be torch.int64, got {key_type!r}")
         self.capacity = capacity
         self.tables: dict[int, dict[int, int]] = {}
 
     def add(self, keys: Tensor, table_ids: Tensor, frequencies: Tensor) -> Tensor:
+        _check_keys(keys=keys, table_ids=table_ids, frequencies=frequencies)
         sums = []
         rows = (t.tolist() for t in (keys, table_ids, frequencies))
         for key, table, frequency in zip(*rows, strict=True):
@@ -42,6 +54,7 @@ class KVCounter(Counter):
         return torch.tensor(sums, dtype=torch.int64, device=keys.device)
 
     def erase(self, keys: Tensor, table_ids: Tensor) -> None:
+        _check_keys(keys=keys, table_ids=table_ids)
         for key, table in zip(keys.tolist(), table_ids.tolist(), strict=True):
             self.tables.get(table, {}).pop(key, None)
 
@@ -49,6 +62,7 @@ class KVCounter(Counter):
         return sum(16 * len(counts) for counts in self.tables.values())
 
     def export(self, table_id: int) -> tuple[Tensor, Tensor]:
+        checks.integer(table_id, "table_id", 0)
         counts = self.tables.get(table_id, {})
         return torch.tensor(list(counts)), torch.tensor(list(counts.values()))
 
@@ -70,12 +84,16 @@ class FrequencyAdmissionStrategy(AdmissionStrategy):
     ) -> None:
         if isinstance(counter, DynamicEmbInitializerArgs):  # the older second argument
             counter, initializer_args = None, counter
-        if isinstance(threshold, bool) or not isinstance(threshold, int) or threshold < 1:
-            raise ValueError(f"dynamicemb: threshold must be an int >= 1, got {threshold!r}")
+        whole(threshold, "threshold", 1)
+        if counter is not None:
+            checks.instance(counter, Counter, "counter")
+        if initializer_args is not None:
+            checks.instance(initializer_args, DynamicEmbInitializerArgs, "initializer_args")
         self.threshold, self.counter = threshold, counter
         self.initializer_args = initializer_args
 
     def admit(self, keys: Tensor, frequencies: Tensor) -> Tensor:
+        _check_keys(keys=keys, frequencies=frequencies)
         return frequencies >= self.threshold
 
     def __eq__(self, other: object) -> bool:
@@ -102,12 +120,17 @@ class ProbabilisticAdmissionStrategy(AdmissionStrategy):
         initializer_args: DynamicEmbInitializerArgs | None = None,
         seed: int = 0,
     ) -> None:
+        checks.number(probability, "probability")
+        checks.integer(seed, "seed", -(2**63), 2**64 - 1)
+        if initializer_args is not None:
+            checks.instance(initializer_args, DynamicEmbInitializerArgs, "initializer_args")
         if not 0 < probability <= 1:
             raise ValueError(f"dynamicemb: probability must be in (0, 1], got {probability!r}")
         self.probability, self.initializer_args = probability, initializer_args
         self.generator = torch.Generator().manual_seed(seed)
 
     def admit(self, keys: Tensor, frequencies: Tensor) -> Tensor:
+        _check_keys(keys=keys, frequencies=frequencies)
         chance = 1 - (1 - self.probability) ** frequencies.cpu().double()
         drawn = torch.rand(len(keys), dtype=torch.float64, generator=self.generator)
         return (drawn < chance).to(keys.device)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dynamicemb.arguments import checks
 from dynamicemb.batched_dynamicemb_function import Features, Lookup, LookupFunction, gather
 from dynamicemb.checks import (
     check_frequencies,
@@ -135,12 +136,17 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         l2: float = 0.0,
     ) -> None:
         super().__init__()
+        checks.boolean(use_index_dedup, "use_index_dedup")
         for name, default in _REFUSED.items():
             if (given := locals()[name]) != default:
                 raise ValueError(
                     f"dynamicemb: {name} has no effect here; only {default!r} is allowed, got "
                     f"{given!r}"
                 )
+        for name in ("prefetch_pipeline", "enforce_hbm", "fused", "capture_evicted"):
+            checks.boolean(locals()[name], name)
+        if seed is not None:
+            checks.integer(seed, "seed", -(2**63), 2**64 - 1)
         args = OptimizerArgs(
             learning_rate, eps, beta1, beta2, weight_decay, weight_decay_mode,
             initial_accumulator_value, max_norm, gradient_clipping, max_gradient,
@@ -154,7 +160,9 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         )
         self.feature_table_map = checked_map(feature_table_map, len(self.options))
         if output_dtype not in WEIGHT_DTYPES:
-            raise ValueError(f"dynamicemb: output_dtype must be a float dtype, got {output_dtype}")
+            raise ValueError(
+                f"dynamicemb: output_dtype must be a float dtype, got {output_dtype!r}"
+            )
         self.output_dtype = output_dtype
         self.prefetch_pipeline = prefetch_pipeline
         self.fused = fused
@@ -224,6 +232,8 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
 
     def _segments(self, indices: Tensor, offsets: Tensor) -> Tensor:
         """(tables + 1): where the indices of each table begin. No wait for the device."""
+        checks.tensor(indices, "indices")
+        checks.tensor(offsets, "offsets")
         bags = offsets.numel() - 1
         features = len(self.feature_table_map)
         if indices.device != self.device or offsets.device != self.device:
@@ -336,6 +346,8 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         ):
             if given is not None:
                 raise ValueError(f"dynamicemb: {name} must be None, got {given!r}")
+        if total_unique_indices is not None:
+            checks.integer(total_unique_indices, "total_unique_indices", 0, 2**63 - 1)
         weights = None
         if per_sample_weights is not None:
             check_weights(per_sample_weights, indices, self.pooling)
@@ -417,6 +429,7 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         self._gradients.clear()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        checks.boolean(set_to_none, "set_to_none")
         super().zero_grad(set_to_none)
         self._gradients.clear()
 
@@ -434,7 +447,10 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         backward. The current stream is the prefetch's; ``forward_stream`` waits for it.
         """
         if batch_size_per_feature_per_rank is not None:
-            raise ValueError("dynamicemb: batch_size_per_feature_per_rank must be None")
+            raise ValueError(
+                "dynamicemb: batch_size_per_feature_per_rank must be None, got "
+                f"{batch_size_per_feature_per_rank!r}"
+            )
         if not (self.training and self.trains):
             return
         prepared = self._prepare(indices, offsets, frequency_counters, pin=True)

@@ -8,21 +8,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dynamicemb.arguments import checks
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.types import DynamicEmbPoolingMode
 
 
 def resolved_device(given: torch.device | str | None) -> torch.device:
-    device = torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"dynamicemb: device must be cpu or cuda, got {device}")
+    if given is None:
+        given = "cuda" if torch.cuda.is_available() else "cpu"
+    device = checks.torch_device(given, "device")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     return device
 
 
 def checked_options(options: Sequence[DynamicEmbTableOptions]) -> list[DynamicEmbTableOptions]:
+    if not isinstance(options, (list, tuple)):
+        checks.fail(f"table_options must be a list of DynamicEmbTableOptions, got {options!r}")
     given = list(options)
+    for t, one in enumerate(given):
+        checks.instance(one, DynamicEmbTableOptions, f"table_options[{t}]")
     if not given:
         raise ValueError("dynamicemb: table_options must hold at least one table, got none")
     for t, one in enumerate(given):
@@ -39,14 +44,17 @@ def checked_options(options: Sequence[DynamicEmbTableOptions]) -> list[DynamicEm
 
 
 def checked_names(names: Sequence[str] | None, tables: int) -> list[str]:
-    made = [f"t_{t}" for t in range(tables)] if names is None else list(names)
-    if len(made) != tables or len(set(made)) != tables:
-        raise ValueError(f"dynamicemb: table_names must be {tables} distinct names, got {made}")
-    return made
+    made = [f"t_{t}" for t in range(tables)] if names is None else names
+    listed = isinstance(made, (list, tuple)) and all(isinstance(name, str) for name in made)
+    if not listed or len(made) != tables or len(set(made)) != tables:
+        raise ValueError(f"dynamicemb: table_names must be {tables} distinct names, got {made!r}")
+    return list(made)
 
 
 def checked_map(given: Sequence[int] | None, tables: int) -> list[int]:
-    made = list(range(tables)) if given is None else list(given)
+    if given is None:
+        return list(range(tables))
+    made = checks.sequence(given, "feature_table_map", 0)
     if sorted(made) != made or set(made) != set(range(tables)):
         raise ValueError(
             f"dynamicemb: feature_table_map must ascend and name each table of 0 to {tables - 1}, "
@@ -66,6 +74,7 @@ def check_offsets(offsets: Tensor, n: int) -> None:
 
 
 def check_frequencies(frequencies: Tensor, indices: Tensor) -> None:
+    checks.tensor(frequencies, "frequency_counters")
     if frequencies.shape != indices.shape or frequencies.dtype != torch.int64:
         raise ValueError(
             f"dynamicemb: frequency_counters must be int64 of shape {tuple(indices.shape)}, got "
@@ -74,6 +83,7 @@ def check_frequencies(frequencies: Tensor, indices: Tensor) -> None:
 
 
 def check_weights(weights: Tensor, indices: Tensor, pooling: DynamicEmbPoolingMode) -> None:
+    checks.tensor(weights, "per_sample_weights")
     if pooling == DynamicEmbPoolingMode.NONE:
         raise ValueError(
             "dynamicemb: per_sample_weights need pooling_mode SUM or MEAN, and it is NONE "

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from dynamicemb.optimizer import EmbOptimType, OptimizerArgs, padded, row_layout
+from dynamicemb.arguments import checks, whole
+from dynamicemb.optimizer import WEIGHT_DTYPES, EmbOptimType, OptimizerArgs, padded, row_layout
 from dynamicemb.types import (
     AdmissionStrategy,
     Counter,
@@ -96,6 +97,7 @@ class DynamicEmbTableOptions:
     admission_counter: Counter | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.dist_type not in DIST_TYPES:
             raise ValueError(
                 f"dynamicemb: dist_type must be one of {', '.join(DIST_TYPES)}, got "
@@ -105,7 +107,8 @@ class DynamicEmbTableOptions:
             self.index_type = torch.int64
         if self.index_type not in (torch.int64, torch.uint64):
             raise ValueError(
-                f"dynamicemb: index_type must be torch.int64 or torch.uint64, got {self.index_type}"
+                f"dynamicemb: index_type must be torch.int64 or torch.uint64, got "
+                f"{self.index_type!r}"
             )
         self.score_strategy = _strategies(self.score_strategy)
         self.safe_check_mode = enum_of(DynamicEmbCheckMode, self.safe_check_mode, "safe_check_mode")
@@ -114,6 +117,23 @@ class DynamicEmbTableOptions:
         )
         if mode is not DynamicEmbInitializerMode.CONSTANT:
             raise ValueError(f"dynamicemb: eval_initializer_args must be CONSTANT, got {mode.name}")
+
+    def _check_kinds(self) -> None:
+        if self.device_id is not None:
+            checks.integer(self.device_id, "device_id", 0)
+        for name in ("training", "caching"):
+            checks.boolean(getattr(self, name), name)
+        for name in ("initializer_args", "eval_initializer_args"):
+            checks.instance(getattr(self, name), DynamicEmbInitializerArgs, name)
+        self.evict_strategy = enum_of(
+            DynamicEmbEvictStrategy, self.evict_strategy, "evict_strategy"
+        )
+        for name, kind in (("admit_strategy", AdmissionStrategy), ("admission_counter", Counter)):
+            if (given := getattr(self, name)) is not None:
+                checks.instance(given, kind, name)
+        if self.embedding_dtype is not None and self.embedding_dtype not in WEIGHT_DTYPES:
+            allowed = ", ".join(map(str, WEIGHT_DTYPES))
+            checks.fail(f"embedding_dtype must be one of {allowed}, got {self.embedding_dtype!r}")
 
     def get_grouped_key(self) -> tuple[Any, ...]:
         return (
@@ -147,22 +167,16 @@ class DynamicEmbTableOptions:
 
     def check(self, name: str) -> None:
         """Raises ValueError where the numbers of this table make none."""
+        checks.instance(name, str, "name")
 
-        def whole(field_: str, least: int) -> None:
-            value = getattr(self, field_)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"dynamicemb: {field_} of table {name!r} must be an int >= {least}, got "
-                    f"{value!r}"
-                )
-
-        whole("dim", 1)
-        whole("max_capacity", 1)
-        whole("bucket_capacity", 1)
-        whole("local_hbm_for_values", 0)
-        whole("global_hbm_for_values", 0)
+        whole(self.dim, f"dim of table {name!r}", 1)
+        whole(self.max_capacity, f"max_capacity of table {name!r}", 1)
+        whole(self.bucket_capacity, f"bucket_capacity of table {name!r}", 1)
+        whole(self.local_hbm_for_values, f"local_hbm_for_values of table {name!r}", 0)
+        whole(self.global_hbm_for_values, f"global_hbm_for_values of table {name!r}", 0)
         if self.init_capacity is not None:
-            whole("init_capacity", 1)
+            whole(self.init_capacity, f"init_capacity of table {name!r}", 1)
+        checks.number(self.max_load_factor, f"max_load_factor of table {name!r}")
         if not 0 < self.max_load_factor <= 1:
             raise ValueError(
                 f"dynamicemb: max_load_factor of table {name!r} must be in (0, 1], got "
@@ -186,6 +200,7 @@ def _strategies(given: Any) -> Any:
 
 def align_to_table_size(rows: int) -> int:
     """The next multiple of DEMB_TABLE_ALIGN_SIZE."""
+    whole(rows, "rows", 0)
     return padded(rows, DEMB_TABLE_ALIGN_SIZE)
 
 
@@ -200,7 +215,11 @@ def get_table_value_bytes(
         >>> get_table_value_bytes(options, EmbOptimType.SGD)
         256000
     """
-    kind = enum_of(EmbOptimType, optimizer, "optimizer") if options.training else None
+    checks.instance(options, DynamicEmbTableOptions, "options")
+    if rows is not None:
+        whole(rows, "rows", 0)
+    chosen = enum_of(EmbOptimType, optimizer, "optimizer")
+    kind = chosen if options.training else None
     assert options.dim is not None and options.embedding_dtype is not None
     layout = row_layout(options.dim, options.embedding_dtype, kind, options.stamped)
     count = options.max_capacity if rows is None else rows
@@ -210,6 +229,9 @@ def get_table_value_bytes(
 
 def get_sharded_table_capacity(num_embeddings: int, world_size: int, bucket_capacity: int) -> int:
     """Rows of a rank: a share of ``num_embeddings``, in whole buckets."""
+    whole(num_embeddings, "num_embeddings", 0)
+    whole(world_size, "world_size", 1)
+    whole(bucket_capacity, "bucket_capacity", 1)
     return padded(math.ceil(num_embeddings / world_size), bucket_capacity)
 
 

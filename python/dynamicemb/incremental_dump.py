@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from dynamicemb.arguments import checks
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
 
 Increment = dict[str, dict[str, tuple[Tensor, Tensor]]]
@@ -83,6 +85,16 @@ def set_score(model: nn.Module, table_score: int | Mapping[str, Mapping[str, int
                 module.set_score(some)
 
 
+def _check(path: object, model: object, table_names: object, **switches: bool) -> None:
+    if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
+        checks.fail(f"path must be a path without NUL, got {path!r}")
+    checks.instance(model, nn.Module, "model")
+    if table_names is not None:
+        checks.instance(table_names, Mapping, "table_names")
+    for name, value in switches.items():
+        checks.boolean(value, name)
+
+
 def DynamicEmbDump(
     path: str,
     model: nn.Module,
@@ -99,6 +111,7 @@ def DynamicEmbDump(
     """
     from pathlib import Path
 
+    _check(path, model, table_names, optim=optim, counter=counter, allow_overwrite=allow_overwrite)
     for where, modules in collections_of(model).items():
         folder = Path(path) / where
         for number, module in enumerate(modules):
@@ -122,6 +135,7 @@ def DynamicEmbLoad(
     """Loads what ``DynamicEmbDump`` wrote."""
     from pathlib import Path
 
+    _check(path, model, table_names, optim=optim, counter=counter)
     for where, modules in collections_of(model).items():
         folder = Path(path) / where
         for number, module in enumerate(modules):

@@ -24,7 +24,8 @@ def table_seed(seed: int, table: str) -> int:
 
 
 def _finite(value: float, name: str) -> float:
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not real or not math.isfinite(value):
         raise ValueError(f"dynamicemb: initializer {name} must be a finite number, got {value!r}")
     return float(value)
 

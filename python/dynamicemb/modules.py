@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynamicemb.arguments import checks
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.types import (
@@ -41,10 +42,21 @@ class EmbeddingConfig:
     feature_names: list[str] = field(default_factory=list)
     data_type: Any = "FP32"
 
+    def __post_init__(self) -> None:
+        checks.instance(self.name, str, "name")
+        checks.integer(self.embedding_dim, "embedding_dim", 1)
+        checks.integer(self.num_embeddings, "num_embeddings", 1, 2**63 - 1)
+        checks.names(self.feature_names, "feature_names")
+        data_type_to_dtype(self.data_type)
+
 
 @dataclass
 class EmbeddingBagConfig(EmbeddingConfig):
     pooling: Any = "SUM"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        enum_of(DynamicEmbPoolingMode, self.pooling, "pooling")
 
 
 class KeyedJaggedTensor:
@@ -64,6 +76,16 @@ class KeyedJaggedTensor:
         lengths: Tensor,
         weights: Tensor | None = None,
     ) -> None:
+        checks.names(keys, "keys")
+        given = {"values": values, "lengths": lengths, "weights": weights}
+        for name, tensor in given.items():
+            if tensor is None and name == "weights":
+                continue
+            checks.tensor(tensor, name)
+            assert tensor is not None
+            if tensor.is_complex() or tensor.is_floating_point() != (name == "weights"):
+                kind = "floats" if name == "weights" else "integers"
+                checks.fail(f"{name} must be {kind}, got {tensor.dtype} {tuple(tensor.shape)}")
         self._keys, self._values, self._lengths = list(keys), values, lengths
         self._weights = weights
 
@@ -138,6 +160,13 @@ def _options(config: Any, base: DynamicEmbTableOptions | None) -> DynamicEmbTabl
     return options
 
 
+def _check_tables(tables: Any) -> None:
+    """Configs by their fields: ours, or TorchRec's."""
+    listed = isinstance(tables, (list, tuple))
+    if not listed or not all(hasattr(config, "feature_names") for config in tables):
+        checks.fail(f"tables must be a list of configs, got {tables!r}")
+
+
 class _Collection(nn.Module):
     """Tables with equal options and pooling form a group: one module that does them at once."""
 
@@ -150,6 +179,9 @@ class _Collection(nn.Module):
         fused_params: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
+        for name, mapping in (("options", options), ("fused_params", fused_params)):
+            if mapping is not None:
+                checks.instance(mapping, Mapping, name)
         if not tables:
             raise ValueError("dynamicemb: tables must hold at least one config, got none")
         names = [config.name for config in tables]
@@ -209,6 +241,8 @@ class _Collection(nn.Module):
 
     def _chosen(self, features: Any, wanted: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values, offsets and weights of some features of a batch, in that order."""
+        if not hasattr(features, "weights_or_none"):
+            checks.fail(f"features must be a KeyedJaggedTensor, got {features!r}")
         keys = list(features.keys())
         missing = [name for name in wanted if name not in keys]
         if missing:
@@ -252,6 +286,8 @@ class DynamicEmbeddingBagCollection(_Collection):
         options: Mapping[str, DynamicEmbTableOptions] | None = None,
         fused_params: Mapping[str, Any] | None = None,
     ) -> None:
+        checks.boolean(is_weighted, "is_weighted")
+        _check_tables(tables)
         poolings = [
             enum_of(DynamicEmbPoolingMode, getattr(config, "pooling", "SUM"), "pooling")
             for config in tables
@@ -290,6 +326,7 @@ class DynamicEmbeddingCollection(_Collection):
         options: Mapping[str, DynamicEmbTableOptions] | None = None,
         fused_params: Mapping[str, Any] | None = None,
     ) -> None:
+        _check_tables(tables)
         poolings = [DynamicEmbPoolingMode.NONE for _ in tables]
         super().__init__(tables, device, poolings, options, fused_params)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dynamicemb.arguments import checks
 from dynamicemb.initializer import double_bits, init_words, table_seed
 from dynamicemb.types import DynamicEmbInitializerArgs, enum_of
 
@@ -69,6 +70,9 @@ class OptimizerArgs:
     l1: float = 0.0
     l2: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check(self)
+
 
 def _check(args: OptimizerArgs) -> None:
     for name, least in (
@@ -82,9 +86,19 @@ def _check(args: OptimizerArgs) -> None:
         ("l1", 0.0),
         ("l2", 0.0),
     ):
-        value = getattr(args, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
+        checks.number(value := getattr(args, name), name)
+        if not value >= least:
             raise ValueError(f"dynamicemb: {name} must be a number >= {least:g}, got {value!r}")
+    for name in ("beta1", "beta2", "learning_rate_power"):
+        checks.number(getattr(args, name), name)
+    for name in ("gradient_clipping", "stochastic_rounding"):
+        checks.boolean(getattr(args, name), name)
+    mode = str(getattr(args.weight_decay_mode, "name", args.weight_decay_mode)).upper()
+    if mode not in DECAYS:
+        raise ValueError(
+            f"dynamicemb: weight_decay_mode must be one of {', '.join(DECAYS)}, got "
+            f"{args.weight_decay_mode!r}"
+        )
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise ValueError(f"dynamicemb: {name} must be in [0, 1), got {getattr(args, name)!r}")
@@ -142,12 +156,7 @@ class RowOptimizer:
 
     def __init__(self, optimizer: object, args: OptimizerArgs, device: torch.device) -> None:
         self.type: EmbOptimType = enum_of(EmbOptimType, optimizer, "optimizer")
-        _check(args)
         mode = str(getattr(args.weight_decay_mode, "name", args.weight_decay_mode)).upper()
-        if mode not in DECAYS:
-            raise ValueError(
-                f"dynamicemb: weight_decay_mode must be one of {', '.join(DECAYS)}, got {mode!r}"
-            )
         self.args = args
         self.kind = _KINDS[self.type]
         # FBGEMM's Adam decays decoupled when it is told no mode.

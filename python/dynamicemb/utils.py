@@ -6,6 +6,7 @@ import enum
 
 import torch
 
+from dynamicemb.arguments import checks
 from dynamicemb.types import DynamicEmbEvictStrategy, enum_of
 
 
@@ -46,6 +47,7 @@ _DATA_TYPES = {
 
 
 def dyn_emb_to_torch(dtype: DynamicEmbDataType) -> torch.dtype:
+    checks.instance(dtype, DynamicEmbDataType, "dtype")
     return _TORCH[dtype]
 
 
@@ -53,7 +55,8 @@ def torch_to_dyn_emb(dtype: torch.dtype) -> DynamicEmbDataType:
     for ours, theirs in _TORCH.items():
         if theirs == dtype:
             return ours
-    raise ValueError(f"dynamicemb: dtype {dtype} has no DynamicEmbDataType")
+    allowed = ", ".join(map(str, _TORCH.values()))
+    raise ValueError(f"dynamicemb: dtype must be one of {allowed}, got {dtype!r}")
 
 
 def data_type_to_dtype(data_type: object) -> torch.dtype:
@@ -71,6 +74,7 @@ def data_type_to_dyn_emb(data_type: object) -> DynamicEmbDataType:
 
 def string_to_evict_strategy(name: str) -> DynamicEmbEvictStrategy:
     """From "KLru" or "lru", as the names of the hash table's strategies are written."""
+    checks.instance(name, str, "name")
     plain = name[1:] if name[:2] in ("KL", "KE", "KC", "kL", "kE", "kC") else name
     snake = "".join("_" + c if c.isupper() and i else c for i, c in enumerate(plain))
     for candidate in (plain, snake):

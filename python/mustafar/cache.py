@@ -70,7 +70,7 @@ class MustafarCache:
         check.head_dim(head_dim)
         check.sparsity(k_sparsity, "k_sparsity")
         check.sparsity(v_sparsity, "v_sparsity")
-        device = torch.device(device)
+        device = checks.torch_device(device, "device")
         check.dtype(dtype, device, "dtype")
         if pages is not None:
             checks.integer(pages, "pages", 1)
@@ -123,6 +123,7 @@ class MustafarCache:
 
     def tokens(self, sequence: int) -> int:
         """How many tokens the host counts for a sequence."""
+        checks.integer(sequence, "sequence", 0, self.batch - 1)
         return self._tokens[sequence]
 
     # ---- Filling
@@ -153,8 +154,10 @@ class MustafarCache:
                 "append adds one, reset empties it"
             )
         count = k.shape[2]
-        starts = [0] * self.batch if starts is None else list(starts)
-        lengths = [count] * self.batch if lengths is None else list(lengths)
+        starts = [0] * self.batch if starts is None else checks.sequence(starts, "starts", 0)
+        if lengths is None:
+            lengths = [count] * self.batch
+        lengths = checks.sequence(lengths, "lengths", 0)
         if len(lengths) != self.batch or len(starts) != self.batch:
             checks.fail(
                 f"lengths and starts must have batch = {self.batch} entries, got {len(lengths)} "
@@ -195,6 +198,8 @@ class MustafarCache:
             ValueError: tensors of another model, a full sequence, or no page left. Nothing is
                 changed then.
         """
+        checks.tensor(k, "k")
+        checks.tensor(v, "v")
         if k.dim() == 3 and v.dim() == 3:
             k, v = k[:, :, None], v[:, :, None]
         self._check_tokens(k, v)
@@ -321,6 +326,7 @@ def decode_attention(
         ValueError: q is not of the cache's model, or requires a gradient, which there is none of.
         RuntimeError: bitmaps and values disagree.
     """
+    checks.instance(cache, MustafarCache, "cache")
     window = cache.tensors.k_window
     checks.like(q, "q", window, "the cache")
     flat = q.squeeze(2) if q.dim() == 4 and q.shape[2] == 1 else q
@@ -340,6 +346,7 @@ def decode_attention(
     scale = cache.head_dim**-0.5 if scale is None else scale
     checks.number(scale, "scale")
     checks.integer(splits, "splits", 0, 65535)
+    checks.boolean(check, "check")
     if check and q.is_cuda:
         _check_bits(cache)
     out: Tensor = ops.decode(flat.contiguous(), *cache.tensors, float(scale), splits)
