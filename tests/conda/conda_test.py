@@ -166,7 +166,8 @@ def test_the_metadata_agrees_with_the_wheel_and_its_row(channels: Channels) -> N
         else:
             assert (index["subdir"], tag.platform) == ("linux-64", "manylinux_2_28_x86_64")
             assert "__glibc >=2.28,<3.0.a0" in depends
-            assert index["constrains"] == ["__cuda >=13.0"]
+            constrains = ["__cuda >=13.0", *ROWS[metadata["Name"]]["conda_constrains"]]
+            assert index["constrains"] == constrains
 
 
 def test_two_builds_are_equal_byte_by_byte(channels: Channels, tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_fresh_prefix_runs_the_example(
 def reissued(package: Path, folder: Path, version: str, said: str) -> Path:
     """The same package under another version, its module a line longer; the dates are the same."""
     name, old, _ = package.name.rsplit("-", 2)
-    module = f"{name.replace('-', '_')}/__init__.py"
+    module = f"{ROWS[name]['import_name']}/__init__.py"
     changed: dict[str, bytes] = {}
 
     def edit(member: str, data: bytes) -> bytes:
@@ -249,7 +250,7 @@ def test_after_an_upgrade_of_the_same_date_the_new_code_runs_and_after_removal_n
         reissues = [reissued(package, tmp_path / str(number), *issue) for issue in issues.items()]
         channel.publish(reissues, ours)
         name = package.name.rsplit("-", 2)[0]
-        module = name.replace("-", "_")
+        module = ROWS[name]["import_name"]
         prefix, places = tmp_path / f"prefix{number}", f"{ours.as_uri()} {channels.files}"
         for version, said in issues.items():
             conda.step("install", prefix, places, f"{name} =={version}", **NEW_MACHINE)

@@ -3,7 +3,7 @@
 A package joins by its row, and by its own folders (csrc, python, tests, recipe).
 """
 
-def _package(import_name, wheels, max_kib, umbrella = "requires", shared_name = False, conda = [], unit_seconds = 0, all_seconds = 0):
+def _package(import_name, wheels, max_kib, umbrella = "requires", shared_name = False, conda = [], conda_constrains = [], unit_seconds = 0, all_seconds = 0):
     """A row of PACKAGES.
 
     Args:
@@ -15,6 +15,7 @@ def _package(import_name, wheels, max_kib, umbrella = "requires", shared_name = 
       shared_name: other people's distributions have this import name, too. Such a package is only
         offered, and refuses to be imported when a file of theirs lies in its folder.
       conda: what the conda package requires besides the wheel's own requirements.
+      conda_constrains: what it constrains besides the driver: other people's packages with the same files.
       unit_seconds: CPU seconds that compiling one of its CUDA sources may take.
       all_seconds: and all of them together.
 
@@ -26,6 +27,7 @@ def _package(import_name, wheels, max_kib, umbrella = "requires", shared_name = 
     return struct(
         all_seconds = all_seconds,
         conda = conda,
+        conda_constrains = conda_constrains,
         import_name = import_name,
         max_kib = max_kib,
         shared_name = shared_name,
@@ -36,8 +38,31 @@ def _package(import_name, wheels, max_kib, umbrella = "requires", shared_name = 
 
 _GLIBC = "__glibc >=2.28,<3.0.a0"  # manylinux_2_28
 
+_CUDA = ["cuda-version >=13.0,<14", "pytorch * cuda*", _GLIBC]
+
 # distribution -> row
 PACKAGES = {
+    "causal-conv1d-hip": _package(
+        all_seconds = 150,
+        conda = [_GLIBC],  # any PyTorch: CUDA, ROCm or CPU
+        conda_constrains = ["causal-conv1d <0.a0"],
+        import_name = "causal_conv1d",
+        max_kib = 8192,
+        shared_name = True,
+        umbrella = "offers",
+        unit_seconds = 25,
+        wheels = ["//python/causal_conv1d:wheel"],
+    ),
+    "dynamicemb": _package(
+        all_seconds = 180,
+        conda = _CUDA,
+        import_name = "dynamicemb",
+        max_kib = 12288,
+        shared_name = True,
+        umbrella = "offers",
+        unit_seconds = 15,
+        wheels = ["//python/dynamicemb:wheel"],
+    ),
     "hkv": _package(
         all_seconds = 450,
         conda = [_GLIBC],
@@ -48,15 +73,28 @@ PACKAGES = {
     ),
     "hstu-attn": _package(
         all_seconds = 600,
-        conda = [
-            "cuda-version >=13.0,<14",
-            "pytorch * cuda*",
-            _GLIBC,
-        ],
+        conda = _CUDA,
         import_name = "hstu_attn",
         max_kib = 14336,
         unit_seconds = 40,
         wheels = ["//python/hstu_attn:wheel"],
+    ),
+    "hstu-triton": _package(
+        import_name = "generative_recommenders",
+        max_kib = 128,
+        shared_name = True,
+        umbrella = "offers",
+        wheels = ["//python/generative_recommenders:wheel"],
+    ),
+    "mustafar": _package(
+        all_seconds = 180,
+        conda = _CUDA,
+        import_name = "mustafar",
+        max_kib = 6144,
+        shared_name = True,
+        umbrella = "offers",
+        unit_seconds = 40,
+        wheels = ["//python/mustafar:wheel"],
     ),
 }
 
