@@ -10,11 +10,18 @@ from generative_recommenders._core.tensor_checks import TensorChecks, shape_text
 CHECKS = TensorChecks("generative_recommenders")
 
 
-def matrix(t: Tensor, name: str, like: Tensor | None = None, of: str = "") -> None:
-    """``t`` must be a floating-point tensor of two dimensions, like ``like`` if that is given."""
+def rows(t: Tensor, name: str, like: Tensor | None = None, of: str = "") -> None:
+    """``t`` must have two dimensions, and be like ``like`` if that is given."""
     CHECKS.tensor(t, name)
     if t.dim() != 2:
         CHECKS.fail(f"{name} must have two dimensions, got shape {shape_text(t)}")
+    if like is not None:
+        CHECKS.like(t, name, like, of)
+
+
+def matrix(t: Tensor, name: str, like: Tensor | None = None, of: str = "") -> None:
+    """``rows`` of floating-point numbers."""
+    rows(t, name)
     if not t.is_floating_point():
         CHECKS.fail(f"{name} must be a floating-point tensor, got {t.dtype}")
     if like is not None:
@@ -40,9 +47,9 @@ def indices(t: Tensor, name: str, like: Tensor, of: str, size: int | None = None
     CHECKS.device(t, name, like, of)
 
 
-def offsets(t: Tensor, name: str, rows: int | None, like: Tensor, of: str) -> None:
+def offsets(t: Tensor, name: str, total: int | None, like: Tensor, of: str) -> None:
     """``t`` must be the starts of sequences and the end of the last one: it begins at 0, does not
-    fall and ends at ``rows``. On a GPU its values are not looked at, which would wait for it."""
+    fall and ends at ``total``. On a GPU its values are not looked at, which would wait for it."""
     indices(t, name, like, of)
     if t.shape[0] < 1:
         CHECKS.fail(f"{name} must have shape (batch + 1,), got {shape_text(t)}")
@@ -51,6 +58,6 @@ def offsets(t: Tensor, name: str, rows: int | None, like: Tensor, of: str) -> No
     if type(t) is not Tensor or t.is_meta:
         return
     starts = t.tolist()
-    CHECKS.prefix_sums(starts, name, starts[-1] if rows is None else rows, f"rows of {of}")
-    if rows is not None and starts[-1] != rows:
-        CHECKS.fail(f"{name} must end at the {rows} rows of {of}, got {name}[-1] = {starts[-1]}")
+    CHECKS.prefix_sums(starts, name, starts[-1] if total is None else total, f"rows of {of}")
+    if total is not None and starts[-1] != total:
+        CHECKS.fail(f"{name} must end at the {total} rows of {of}, got {name}[-1] = {starts[-1]}")

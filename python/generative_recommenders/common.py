@@ -158,6 +158,12 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def complete_cumsum(lengths: Tensor) -> Tensor:
+    """Where sequences of these lengths (batch,) begin, and where the last one ends, int64."""
+    sums = lengths.long().cumsum(0)
+    return torch.cat([sums.new_zeros(1), sums])
+
+
 def sequence_of_row(starts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """For each of ``rows`` rows its sequence, and its place in that sequence, int64 (rows,).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from generative_recommenders._checks import CHECKS, matrix, offsets
+from generative_recommenders._checks import CHECKS, matrix, offsets, rows
 from generative_recommenders.common import HammerKernel, chosen_kernel
 from generative_recommenders.ops.pytorch.pt_jagged import pytorch_jagged_dense_bmm_add
 from generative_recommenders.ops.pytorch.pt_jagged_tensors import (
@@ -17,7 +17,7 @@ from generative_recommenders.ops.pytorch.pt_jagged_tensors import (
 
 def _part(
     name: str,
-    rows: int | None,
+    total: int | None,
     max_len: int | None,
     given: Tensor | None,
     like: Tensor,
@@ -25,27 +25,29 @@ def _part(
 ) -> tuple[Tensor, int | None]:
     """Checked offsets of a part, made for a dense one, and its sequences (None: not known)."""
     if given is not None:
-        offsets(given, f"offsets_{name}", rows, like, f"values_{name}")
+        offsets(given, f"offsets_{name}", total, like, f"values_{name}")
         return given.long(), given.shape[0] - 1
     CHECKS.integer(max_len, f"max_len_{name} (of a part without offsets_{name})", 0)
     assert max_len is not None
     if batch is None:
-        if rows is None:
+        if total is None:
             CHECKS.fail(f"offsets_{name} or the other part's must be given")
-        if max_len == 0 or rows % max_len:
+        if max_len == 0 or total % max_len:
             CHECKS.fail(
-                f"values_{name} must have a multiple of max_len_{name} = {max_len} rows, got {rows}"
+                f"values_{name} must have a multiple of max_len_{name} = {max_len} rows, got "
+                f"{total}"
             )
-        batch = rows // max_len
-    if rows is not None and rows != batch * max_len:
+        batch = total // max_len
+    if total is not None and total != batch * max_len:
         CHECKS.fail(
-            f"values_{name} must have {batch} x max_len_{name} = {batch * max_len} rows, got {rows}"
+            f"values_{name} must have {batch} x max_len_{name} = {batch * max_len} rows, got "
+            f"{total}"
         )
     return dense_offsets(max_len, batch, like.device), batch
 
 
 def _parts(
-    rows: tuple[int | None, int | None],
+    totals: tuple[int | None, int | None],
     max_lens: tuple[int | None, int | None],
     given: tuple[Tensor | None, Tensor | None],
     like: Tensor,
@@ -53,7 +55,7 @@ def _parts(
     names = ("left", "right")
     known = next((t.shape[0] - 1 for t in given if t is not None), None)
     found = []
-    for name, n, longest, t in zip(names, rows, max_lens, given, strict=True):
+    for name, n, longest, t in zip(names, totals, max_lens, given, strict=True):
         starts, known = _part(name, n, longest, t, like, known)
         found.append(starts)
     if found[0].shape != found[1].shape:
@@ -78,7 +80,7 @@ def concat_2D_jagged(
 
     Args:
         max_seq_len: the longest sequence of the result.
-        values_left, values_right: (rows, dim), of one dtype and device.
+        values_left, values_right: (rows, dim), of one dtype and device; integers, too.
         max_len_left, max_len_right: rows of every sequence of a part without offsets.
         offsets_left, offsets_right: int32 or int64 (batch + 1,), or None for a dense part.
         kernel: what computes it.
@@ -113,8 +115,8 @@ def _concat(
     name: str,
 ) -> Tensor:
     CHECKS.integer(max_seq_len, "max_seq_len", 0)
-    matrix(left, "values_left")
-    matrix(right, "values_right", left, "values_left")
+    rows(left, "values_left")
+    rows(right, "values_right", left, "values_left")
     if left.shape[1] != right.shape[1]:
         CHECKS.fail(
             f"values_left and values_right must have one dim, got {left.shape[1]} and "
@@ -177,7 +179,7 @@ def _split(
     name: str,
 ) -> tuple[Tensor, Tensor]:
     CHECKS.integer(max_seq_len, "max_seq_len", 0)
-    matrix(values, "values")
+    rows(values, "values")
     if given[0] is None and given[1] is None:
         CHECKS.fail("offsets_left or offsets_right must be given, got None for both")
     starts = _parts((None, None), max_lens, given, values)

@@ -1,0 +1,1 @@
+"""The modules of HSTU models on the ops of this package."""
