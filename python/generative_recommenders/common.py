@@ -307,6 +307,30 @@ def autotune_max_seq_len(runtime_max_seq_len: int) -> int:
 fine_grained_autotune_max_seq_len = autotune_max_seq_len
 
 
+def triton_autotune(
+    configs: list[Any],
+    key: list[str],
+    prune_configs_by: dict[str, Any] | None = None,
+    reset_to_zero: list[str] | None = None,
+    restore_value: list[str] | None = None,
+    warmup: int = 25,
+    rep: int = 100,
+) -> Callable[[Any], Any]:
+    """``triton.autotune``, for kernels of one's own; those here take their blocks from a table."""
+    import triton
+
+    tuner: Callable[[Any], Any] = triton.autotune(
+        configs,
+        key,
+        prune_configs_by=prune_configs_by,
+        reset_to_zero=reset_to_zero,
+        restore_value=restore_value,
+        warmup=warmup,
+        rep=rep,
+    )
+    return tuner
+
+
 def set_dev_mode(val: bool) -> None:
     global _dev_mode
     _dev_mode = val

@@ -26,7 +26,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
     q = cases.drawn(26, 1, 16)
     x, w = cases.drawn(26, 16), cases.drawn(16, seed=1)
     mean, rstd = torch.zeros(26, 1, device=DEVICE), torch.ones(26, 1, device=DEVICE)
-    seed = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    seed = torch.zeros(2, dtype=torch.int64, device=DEVICE)
     kind = (1e-6, 0.25, False, True, True, "silu", False, 1, -1)
     dq, dk, dv = (torch.empty_like(q) for _ in range(3))
     attention = (None, 17, 0.3, 5, 2, None, False, 0)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from generative_recommenders.ops.pytorch.pt_dropout import drawn_seed, kept
 from generative_recommenders.ops.pytorch.pt_layer_norm import (
     pytorch_group_norm,
     pytorch_layer_norm,
@@ -29,11 +30,14 @@ def pytorch_norm_mul_dropout(
     group_norm: bool = False,
     num_heads: int = 1,
     linear_dim: int = -1,
+    seed: int | None = None,
+    offset: int = 0,
 ) -> Tensor:
     """``dropout([u, x, act(u) * norm(x)])``, of which the first two only where asked for.
 
     ``act`` acts on the u of the product, ``silu_u`` on every u; with ``group_norm`` a norm for each
-    head of ``linear_dim`` columns and no ``act``. (rows, dim) -> (rows, 1, 2 or 3 dim).
+    head of ``linear_dim`` columns and no ``act``. (rows, dim) -> (rows, 1, 2 or 3 dim). Dropout is
+    the same for the same ``seed`` and ``offset`` as TRITON's; None: drawn by PyTorch's generator.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     wide, shown = u.to(exact), u.to(exact)
@@ -45,7 +49,11 @@ def pytorch_norm_mul_dropout(
         y = pytorch_layer_norm(x.to(exact), weight, bias, eps)
         y = _ACTIVATIONS[mul_u_activation_type](wide) * y
     parts = ([shown] if concat_u else []) + ([x.to(exact)] if concat_x else []) + [y]
-    return F.dropout(torch.cat(parts, dim=1), dropout_ratio, training).to(x.dtype)
+    y = torch.cat(parts, dim=1)
+    if training and dropout_ratio > 0.0:
+        drawn = drawn_seed(seed, offset, y, True)
+        y = y * kept(drawn, (y.shape[0], y.shape[1]), dropout_ratio)
+    return y.to(x.dtype)
 
 
 def pytorch_hstu_compute_output(
@@ -65,6 +73,8 @@ def pytorch_hstu_compute_output(
     group_norm: bool = False,
     num_heads: int = 1,
     linear_dim: int = -1,
+    seed: int | None = None,
+    offset: int = 0,
 ) -> Tensor:
     """``x + norm_mul_dropout(attn, u) output_weight``."""
     y = pytorch_norm_mul_dropout(
@@ -82,5 +92,7 @@ def pytorch_hstu_compute_output(
         group_norm,
         num_heads,
         linear_dim,
+        seed,
+        offset,
     )
     return torch.addmm(x, y, output_weight.to(x.dtype))

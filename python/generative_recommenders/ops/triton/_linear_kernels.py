@@ -28,10 +28,19 @@ def _act_slope(u, KIND: tl.constexpr):
 
 
 @triton.jit
-def _keep(seed, rows, first, width, ratio, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """0 or 1 / (1 - ratio) for ``BLOCK_D`` places of each row of ``width``, from ``first`` on."""
+def _keep(SEED, rows, first, width, ratio, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """0 or 1 / (1 - ratio) for ``BLOCK_D`` places of each row of ``width``, from ``first`` on. SEED
+    holds a seed and what is added to places; ``ops.pytorch.pt_dropout`` draws the same."""
     at = rows[:, None].to(tl.int64) * width + first + tl.arange(0, BLOCK_D)[None, :]
-    return tl.where(tl.rand(seed, at) > ratio, 1.0 / (1.0 - ratio), 0.0)
+    at += tl.load(SEED + 1)
+    return tl.where(tl.rand(tl.load(SEED), at) > ratio, 1.0 / (1.0 - ratio), 0.0)
+
+
+@triton.jit
+def rand3x(seed, offsets, n_rounds: tl.constexpr = 10):
+    """Three blocks of float32 numbers in [0, 1) for one draw of Philox."""
+    a, b, c, _ = tl.rand4x(seed, offsets, n_rounds)
+    return a, b, c
 
 
 @triton.jit
@@ -72,8 +81,7 @@ def _norm_mul_dropout_fwd(
             value = u if kind == 0 else (x if kind == 1 else y)
             first = part * heads * D + head * D
             if DROPOUT:
-                seed = tl.load(SEED)
-                value = value * _keep(seed, row, first, width, ratio, D, BLOCK_D)
+                value = value * _keep(SEED, row, first, width, ratio, D, BLOCK_D)
             store_rows(Y + first, row, stride_y, rows, value, D, BLOCK_D)
             part += 1
 
@@ -115,8 +123,7 @@ def _norm_mul_dropout_bwd(
                 first = part * heads * D + head * D
                 g = load_rows(DY + first, row, stride_dy, rows, D, BLOCK_D).to(tl.float32)
                 if DROPOUT:
-                    seed = tl.load(SEED)
-                    g = g * _keep(seed, row, first, width, ratio, D, BLOCK_D)
+                    g = g * _keep(SEED, row, first, width, ratio, D, BLOCK_D)
                 if kind == 0:
                     du = g
                 elif kind == 1:

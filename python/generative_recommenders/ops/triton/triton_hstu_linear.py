@@ -1,6 +1,6 @@
 """What follows attention in an HSTU layer, in Triton: norm, product with u, dropout, projection.
 
-Dropout draws by Philox from (seed, place in the row), so the backward draws the same again.
+Dropout draws by Philox from (seed, place), so the backward draws the same again, and PYTORCH does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,25 @@ from torch import Tensor
 
 from generative_recommenders._checks import CHECKS
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
+from generative_recommenders.ops.pytorch.pt_dropout import drawn_seed
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._linear_kernels import (
     _norm_mul_dropout_bwd,
     _norm_mul_dropout_fwd,
+    rand3x,
 )
+from generative_recommenders.ops.triton._toggles import toggle
 from generative_recommenders.ops.triton.triton_addmm import maybe_triton_addmm_fwd
+
+__all__ = [
+    "get_compute_output_ln_fast_dropout",
+    "get_fuse_output_ln_rng_blackwell",
+    "rand3x",
+    "set_compute_output_ln_fast_dropout",
+    "set_fuse_output_ln_rng_blackwell",
+    "triton_hstu_compute_output",
+    "triton_norm_mul_dropout",
+]
 
 _PARTS = 1024
 
@@ -145,13 +158,6 @@ def _(
     return dx, du, torch.empty_like(weight), torch.empty_like(bias)
 
 
-def _seed(seed: int | None, x: Tensor, used: bool) -> Tensor:
-    """A seed on the device of ``x``; drawn there where none is given."""
-    if seed is not None or not used:
-        return torch.full((1,), seed or 0, dtype=torch.int64, device=x.device)
-    return torch.randint(0, 2**31 - 1, (1,), dtype=torch.int64, device=x.device)
-
-
 class _NormMulDropout(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -242,14 +248,15 @@ def triton_norm_mul_dropout(
     num_heads: int = 1,
     linear_dim: int = -1,
     seed: int | None = None,
+    offset: int = 0,
 ) -> Tensor:
-    """``ops.pytorch.pt_hstu_linear.pytorch_norm_mul_dropout`` by Triton; ``seed`` fixes dropout."""
+    """``ops.pytorch.pt_hstu_linear.pytorch_norm_mul_dropout`` by Triton."""
     kind = _kind(
         x, eps, dropout_ratio, training, silu_u, concat_u, concat_x, mul_u_activation_type,
         group_norm, num_heads, linear_dim,
     )  # fmt: skip
     x, u = switch_to_contiguous_if_needed(x), switch_to_contiguous_if_needed(u)
-    drawn = _seed(seed, x, kind.ratio > 0)
+    drawn = drawn_seed(seed, offset, x, kind.ratio > 0)
     result: Tensor = _NormMulDropout.apply(x, u, weight, bias, drawn, kind)
     return result
 
@@ -273,17 +280,26 @@ def triton_hstu_compute_output(
     linear_dim: int = -1,
     seed: int | None = None,
     recompute_y_in_backward: bool = False,
+    offset: int = 0,
 ) -> Tensor:
-    """``ops.hstu_compute.hstu_compute_output`` by Triton; ``silu_u`` acts on every u, ``seed``
-    fixes dropout, and the others are described there."""
+    """``ops.hstu_compute.hstu_compute_output`` by Triton; ``silu_u`` acts on every u, ``seed`` and
+    ``offset`` fix dropout, and the others are described there."""
     kind = _kind(
         attn, eps, dropout_ratio, training, silu_u, concat_u, concat_x, mul_u_activation_type,
         group_norm, num_heads, linear_dim,
     )  # fmt: skip
     attn, u, x = (switch_to_contiguous_if_needed(t) for t in (attn, u, x))
-    drawn = _seed(seed, x, kind.ratio > 0)
+    drawn = drawn_seed(seed, offset, x, kind.ratio > 0)
     result: Tensor = _ComputeOutput.apply(
         attn, u, x, norm_weight, norm_bias, output_weight.to(x.dtype), drawn, kind,
         recompute_y_in_backward,
     )  # fmt: skip
     return result
+
+
+set_compute_output_ln_fast_dropout, get_compute_output_ln_fast_dropout = toggle(
+    "compute_output_ln_fast_dropout", False, "each number is a draw of its own, as PYTORCH has it"
+)
+set_fuse_output_ln_rng_blackwell, get_fuse_output_ln_rng_blackwell = toggle(
+    "fuse_output_ln_rng_blackwell", False, "numbers are always drawn where they are used"
+)

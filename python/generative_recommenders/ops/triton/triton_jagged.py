@@ -15,6 +15,7 @@ from generative_recommenders.ops.pytorch.pt_jagged_tensors import both_offsets
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._bmm import jagged_bmm, jagged_outer, jagged_sum
 from generative_recommenders.ops.triton._jagged_kernels import _move_rows
+from generative_recommenders.ops.triton._toggles import toggle
 
 
 def _move(
@@ -284,3 +285,50 @@ def triton_jagged_dense_broadcast_add(
     _launch.on_gpu(jagged, "jagged")
     result: Tensor = _BroadcastAdd.apply(jagged, dense, max_seq_len, seq_offsets)
     return result
+
+
+def triton_concat_2D_jagged_jagged(
+    max_seq_len_left: int,
+    offsets_left: Tensor,
+    values_left: Tensor,
+    max_seq_len_right: int,
+    offsets_right: Tensor,
+    values_right: Tensor,
+    is_replace: bool = False,
+    n_prefix_from_right: int = 0,
+) -> Tensor:
+    """``triton_concat_2D_jagged`` of two parts that have offsets."""
+    longest = max_seq_len_left + (0 if is_replace else max_seq_len_right)
+    parts = (values_left, values_right, offsets_left, offsets_right)
+    return triton_concat_2D_jagged(longest, *parts, is_replace, n_prefix_from_right)
+
+
+def triton_concat_2D_dense_jagged(
+    jagged_max_seq_len: int, jagged_offsets: Tensor, jagged_values: Tensor, dense_values: Tensor
+) -> Tensor:
+    """Each sequence's matrix of ``dense_values`` (batch, length, dim), and its jagged rows."""
+    longest = dense_values.shape[1] + jagged_max_seq_len
+    dense = dense_values.flatten(0, 1)
+    return triton_concat_2D_jagged(longest, dense, jagged_values, offsets_b=jagged_offsets)
+
+
+_ONE = "there is one kernel"
+_PRODUCT = "products of jagged rows are Triton's, and no CUDA kernel stands beside them"
+set_cuda_jagged_dense_bmm_fwd, get_cuda_jagged_dense_bmm_fwd = toggle(
+    "cuda_jagged_dense_bmm_fwd", False, _PRODUCT
+)
+set_cuda_jagged_dense_bmm_bwd, get_cuda_jagged_dense_bmm_bwd = toggle(
+    "cuda_jagged_dense_bmm_bwd", False, _PRODUCT
+)
+set_split_2d_jagged_kernel, get_split_2d_jagged_kernel = toggle(
+    "split_2d_jagged_kernel", None, _ONE
+)
+set_concat_2d_jagged_kernel, get_concat_2d_jagged_kernel = toggle(
+    "concat_2d_jagged_kernel", None, _ONE
+)
+set_gln_mul_dropout_kernel, get_gln_mul_dropout_kernel = toggle(
+    "gln_mul_dropout_kernel", None, _ONE
+)
+set_split_concat_2d_jagged_multirow_kernel, get_split_concat_2d_jagged_multirow_kernel = toggle(
+    "split_concat_2d_jagged_multirow_kernel", None, "the kernel moves several rows at a time anyway"
+)

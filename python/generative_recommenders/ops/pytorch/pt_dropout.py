@@ -1,0 +1,54 @@
+"""Dropout that PYTORCH and TRITON draw alike: Philox 4x32-10 of (seed, place), as ``tl.rand``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LOW = 0xFFFFFFFF
+_KEYS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = (0xD2511F53, 0xCD9E8D57)
+_SCALE = 4.6566127342e-10  # the greatest float32 with which 2**31 - 1 stays below 1
+
+
+def philox_uniform(seed: Tensor, place: Tensor) -> Tensor:
+    """Float32 numbers in [0, 1): the first of the four that Philox gives for each place.
+
+    Args:
+        seed: int64 of one number.
+        place: int64 of any shape.
+    """
+    c0, c1 = place & _LOW, (place >> 32) & _LOW
+    c2 = c3 = torch.zeros_like(place)
+    k0, k1 = seed & _LOW, (seed >> 32) & _LOW
+    for _ in range(10):
+        # Products of 32-bit numbers in int64: they wrap, but no bit is lost.
+        a, b = c0 * _ROUNDS[0], c2 * _ROUNDS[1]
+        c0, c2 = ((b >> 32) & _LOW) ^ c1 ^ k0, ((a >> 32) & _LOW) ^ c3 ^ k1
+        c1, c3 = b & _LOW, a & _LOW
+        k0, k1 = (k0 + _KEYS[0]) & _LOW, (k1 + _KEYS[1]) & _LOW
+    folded = torch.where(c0 >= 2**31, _LOW - c0, c0)  # -1 - x of a negative int32
+    return folded.to(torch.float32) * _SCALE
+
+
+def drawn_seed(seed: int | None, offset: int, like: Tensor, used: bool) -> Tensor:
+    """(seed, offset), int64 (2,) on the device of ``like``; drawn by PyTorch's generator for that
+    device where dropout is used and no seed is given."""
+    if seed is None and used:
+        return torch.randint(0, 2**31 - 1, (2,), dtype=torch.int64, device=like.device)
+    given = torch.full((2,), seed or 0, dtype=torch.int64, device=like.device)
+    given[1:] = offset
+    return given
+
+
+def kept(seed: Tensor, shape: tuple[int, int], ratio: float) -> Tensor:
+    """0, or 1 / (1 - ratio), for each place of a matrix, float32; a place is dropped if its number
+    is not above ``ratio``.
+
+    Args:
+        seed: what ``drawn_seed`` returns.
+        shape: rows, columns; places count on from the offset, row by row.
+        ratio: the probability of 0.
+    """
+    place = torch.arange(shape[0] * shape[1], device=seed.device).view(shape) + seed[1]
+    return torch.where(philox_uniform(seed[0], place) > ratio, 1.0 / (1.0 - ratio), 0.0)

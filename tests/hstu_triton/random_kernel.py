@@ -1,0 +1,14 @@
+"""A kernel of one line, for the numbers that Triton draws; Triton wants it in a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def numbers(SEED: Any, PLACE: Any, Out: Any, N: tl.constexpr) -> None:
+    at = tl.arange(0, N)
+    tl.store(Out + at, tl.rand(tl.load(SEED), tl.load(PLACE + at)))
