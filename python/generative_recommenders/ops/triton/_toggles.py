@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Setter, Getter = Callable[[Any], None], Callable[[], Any]
 
-
-def toggle(name: str, initial: bool | None, why: str) -> tuple[Setter, Getter]:
+def toggle(
+    name: str, initial: bool | None, why: str
+) -> tuple[Callable[[Any], None], Callable[[], Any]]:
     """``set_<name>`` and ``get_<name>``, which keep a value that nobody asks for."""
     kept: list[Any] = [initial]
 
