@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from generative_recommenders._checks import CHECKS
 
 _T = TypeVar("_T")
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # torch.compile cannot look for it
 
 
 @unique
@@ -71,7 +72,7 @@ def chosen_kernel(
         raise ImportError(
             f"generative_recommenders: {op}: {_MISSING[kernel]}; use TRITON or PYTORCH"
         )
-    if kernel is HammerKernel.TRITON and importlib.util.find_spec("triton") is None:
+    if kernel is HammerKernel.TRITON and not _HAS_TRITON:
         raise ImportError(f"generative_recommenders: {op}: TRITON needs Triton: pip install triton")
     return kernel
 

@@ -20,12 +20,7 @@ from triton.compiler import ASTSource
 TENSORS = {"Q", "K", "V", "DO", "DQ", "DK", "DV_", "Out"}
 INDICES = {"OFFSETS": "*i64", "TARGETS": "*i64", "ORDER": "*i64", "SCALE": "*fp32"}
 SWITCHES = {
-    "HAS_CONTEXT": True,
-    "HAS_TARGETS": True,
-    "HAS_WINDOW": True,
-    "HAS_FULL": False,
-    "HAS_SCALE": False,
-    "HAS_ORDER": True,
+    "GENERAL": True,
     "IS_DELTA": False,
     "FAST": True,
     "UPCAST": False,
@@ -39,7 +34,7 @@ def compiled(direction: str, dim: int, arch: int, **switches: Any) -> dict[str, 
     function = kernels._hstu_attn_fwd if direction == "forward" else kernels._hstu_attn_bwd
     constants = SWITCHES | switches | {
         "D": dim, "DV": dim, "BLOCK_D": dim, "BLOCK_DV": dim, "BLOCK_M": c.block_m,
-        "BLOCK_N": c.block_n, "OF_ROWS": direction == "rows",
+        "BLOCK_N": c.block_n, "OF_ROWS": direction == "rows", "LOOP": c.loop,
     }  # fmt: skip
     signature, attributes = {}, {}
     for i, name in enumerate(function.arg_names):

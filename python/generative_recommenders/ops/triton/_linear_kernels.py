@@ -1,34 +1,37 @@
-"""Kernels of what follows attention in an HSTU layer: norm, product with u, dropout."""
+"""Kernels of what follows attention in an HSTU layer: norm, product with u, dropout.
+
+``flags``: SiLU of u first (1), u before the product (2), x before it (4), one weight and bias for
+the columns of a head (8). ``act``: 0, or 1 for silu(u), or 2 for sigmoid(u) as the factor. They are
+arguments of one kernel: memory is what these kernels wait for.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
+from generative_recommenders.ops.triton._norm_kernels import UNSPECIALIZED
 from generative_recommenders.ops.triton._tile import load_rows, store_rows
 
 
 @triton.jit
-def _act(u, KIND: tl.constexpr):
-    if KIND == "silu":
-        return u * tl.sigmoid(u)
-    if KIND == "sigmoid":
-        return tl.sigmoid(u)
-    return u
+def _act(u, kind):
+    factor = u
+    if kind != 0:
+        s = tl.sigmoid(u)
+        factor = tl.where(kind == 1, u * s, s)
+    return factor
 
 
 @triton.jit
-def _act_slope(u, KIND: tl.constexpr):
+def _act_slope(u, kind):
+    """The derivative of ``_act`` for kinds 1 and 2."""
     s = tl.sigmoid(u)
-    if KIND == "silu":
-        return s * (1.0 + u * (1.0 - s))
-    if KIND == "sigmoid":
-        return s * (1.0 - s)
-    return tl.zeros_like(u) + 1.0
+    return tl.where(kind == 1, s + u * s * (1.0 - s), s * (1.0 - s))
 
 
 @triton.jit
-def _keep(SEED, rows, first, width, ratio, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def _keep(SEED, rows, first, width, ratio, BLOCK_D: tl.constexpr):
     """0 or 1 / (1 - ratio) for ``BLOCK_D`` places of each row of ``width``, from ``first`` on. SEED
     holds a seed and what is added to places; ``ops.pytorch.pt_dropout`` draws the same."""
     at = rows[:, None].to(tl.int64) * width + first + tl.arange(0, BLOCK_D)[None, :]
@@ -44,19 +47,18 @@ def rand3x(seed, offsets, n_rounds: tl.constexpr = 10):
 
 
 @triton.jit
-def _parameter(P, head, column, D: tl.constexpr, GROUP: tl.constexpr):
+def _parameter(P, head, column, flags, D: tl.constexpr):
     """A weight for each column, or one for all columns of a head."""
-    if GROUP:
-        return tl.zeros(column.shape, tl.float32) + tl.load(P + head).to(tl.float32)
-    return tl.load(P + column, mask=column < D, other=0.0).to(tl.float32)
+    by_head = (flags & 8) != 0
+    of_head = tl.load(P + head, mask=by_head, other=0.0).to(tl.float32)
+    of_column = tl.load(P + column, mask=(column < D) & (by_head == 0), other=0.0)
+    return tl.where(by_head, of_head, of_column.to(tl.float32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def _norm_mul_dropout_fwd(
     X, U, W, B, Y, MEAN, RSTD, SEED, stride_x, stride_u, stride_y, rows, heads, eps, ratio,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr,
-    ACT: tl.constexpr, SILU_U: tl.constexpr, CONCAT_U: tl.constexpr, CONCAT_X: tl.constexpr,
-    DROPOUT: tl.constexpr,
+    flags, act, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Grid (blocks of rows, heads): the columns of one head, D of them."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -69,40 +71,55 @@ def _norm_mul_dropout_fwd(
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
     tl.store(MEAN + row * heads + head, mean, mask=row < rows)
     tl.store(RSTD + row * heads + head, rstd, mask=row < rows)
-    w = _parameter(W, head, column, D, GROUP)
-    b = _parameter(B, head, column, D, GROUP)
-    if SILU_U:
-        u = u * tl.sigmoid(u)
-    y = _act(u, ACT) * (centred * rstd[:, None] * w[None, :] + b[None, :])
-    width = heads * D * (1 + CONCAT_U + CONCAT_X)
+    w = _parameter(W, head, column, flags, D)
+    b = _parameter(B, head, column, flags, D)
+    u = _act(u, flags & 1)
+    y = _act(u, act) * (centred * rstd[:, None] * w[None, :] + b[None, :])
+    width = heads * D * (1 + ((flags >> 1) & 1) + ((flags >> 2) & 1))
     part = 0
     for kind in tl.static_range(3):
-        if (kind == 0 and CONCAT_U) or (kind == 1 and CONCAT_X) or kind == 2:
+        if kind == 2 or (flags & (2 << kind)) != 0:
             value = u if kind == 0 else (x if kind == 1 else y)
-            first = part * heads * D + head * D
-            if DROPOUT:
-                value = value * _keep(SEED, row, first, width, ratio, D, BLOCK_D)
+            first = (part * heads + head) * D
+            if ratio > 0.0:
+                value = value * _keep(SEED, row, first, width, ratio, BLOCK_D)
             store_rows(Y + first, row, stride_y, rows, value, D, BLOCK_D)
             part += 1
 
 
 @triton.jit
-def _norm_mul_dropout_bwd(
-    DY, X, U, W, B, MEAN, RSTD, SEED, DX, DU, DW, DB,
-    stride_dy, stride_x, stride_u, stride_dx, stride_du, rows, heads, per_program, ratio,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr,
-    ACT: tl.constexpr, SILU_U: tl.constexpr, CONCAT_U: tl.constexpr, CONCAT_X: tl.constexpr,
-    DROPOUT: tl.constexpr,
+def _part_gradient(
+    DY, row, part, heads, head, stride_dy, rows, SEED, width, ratio,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Grid (programs, heads); DW and DB are (programs, heads, D) sums of columns."""
+    """The gradient of one part, after dropout."""
+    first = (part * heads + head) * D
+    g = load_rows(DY + first, row, stride_dy, rows, D, BLOCK_D).to(tl.float32)
+    if ratio > 0.0:
+        g = g * _keep(SEED, row, first, width, ratio, BLOCK_D)
+    return g
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
+def _norm_mul_dropout_bwd(
+    DY, X, U, W, B, MEAN, RSTD, SEED, DX, DU, SUMS,
+    stride_dy, stride_x, stride_u, stride_dx, stride_du, rows, heads, per_program, ratio,
+    flags, act, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Grid (programs, heads); SUMS (2, programs, heads, D) has the gradients of weight and bias by
+    program and column."""
     head = tl.program_id(1)
     column = tl.arange(0, BLOCK_D)
     inside = column < D
-    w = _parameter(W, head, column, D, GROUP)
-    b = _parameter(B, head, column, D, GROUP)
-    dw = tl.zeros((BLOCK_D,), tl.float32)
-    db = tl.zeros((BLOCK_D,), tl.float32)
-    width = heads * D * (1 + CONCAT_U + CONCAT_X)
+    w = _parameter(W, head, column, flags, D)
+    b = _parameter(B, head, column, flags, D)
+    dw = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    db = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    width = heads * D * (1 + ((flags >> 1) & 1) + ((flags >> 2) & 1))
+    has_u = (flags & 2) != 0
+    has_x = (flags & 4) != 0
+    u_parts = has_u.to(tl.int32)
+    y_part = u_parts + has_x.to(tl.int32)
     begin = tl.program_id(0) * per_program
     for start in range(begin, tl.minimum(begin + per_program, rows), BLOCK_N):
         row = start + tl.arange(0, BLOCK_N)
@@ -111,39 +128,33 @@ def _norm_mul_dropout_bwd(
         mean = tl.load(MEAN + row * heads + head, mask=row < rows, other=0.0)
         rstd = tl.load(RSTD + row * heads + head, mask=row < rows, other=0.0)
         xhat = tl.where(inside[None, :], (x - mean[:, None]) * rstd[:, None], 0.0)
-        u = raw
-        if SILU_U:
-            u = raw * tl.sigmoid(raw)
-        du = tl.zeros_like(x)
-        dx = tl.zeros_like(x)
-        dy = tl.zeros_like(x)
-        part = 0
-        for kind in tl.static_range(3):
-            if (kind == 0 and CONCAT_U) or (kind == 1 and CONCAT_X) or kind == 2:
-                first = part * heads * D + head * D
-                g = load_rows(DY + first, row, stride_dy, rows, D, BLOCK_D).to(tl.float32)
-                if DROPOUT:
-                    g = g * _keep(SEED, row, first, width, ratio, D, BLOCK_D)
-                if kind == 0:
-                    du = g
-                elif kind == 1:
-                    dx = g
-                else:
-                    dy = g
-                part += 1
-        norm = xhat * w[None, :] + b[None, :]
-        du += dy * norm * _act_slope(u, ACT)
-        if SILU_U:
-            du *= _act_slope(raw, "silu")
-        dy = tl.where(inside[None, :], dy * _act(u, ACT), 0.0)
-        dw += tl.sum(dy * xhat, 0)
-        db += tl.sum(dy, 0)
-        dy *= w[None, :]
-        dy = tl.where(inside[None, :], dy, 0.0)
-        mean_dy = tl.sum(dy, 1) / D
-        dx += rstd[:, None] * (dy - mean_dy[:, None] - xhat * (tl.sum(dy * xhat, 1) / D)[:, None])
-        store_rows(DX + head * D, row, stride_dx, rows, dx, D, BLOCK_D)
+        u = _act(raw, flags & 1)
+        dy = _part_gradient(
+            DY, row, y_part, heads, head, stride_dy, rows, SEED, width, ratio, D, BLOCK_D
+        )
+        du = dy * (xhat * w[None, :] + b[None, :])
+        if act != 0:
+            du *= _act_slope(u, act)
+        if has_u:
+            du += _part_gradient(
+                DY, row, 0, heads, head, stride_dy, rows, SEED, width, ratio, D, BLOCK_D
+            )
+        if (flags & 1) != 0:
+            du *= _act_slope(raw, 1)
         store_rows(DU + head * D, row, stride_du, rows, du, D, BLOCK_D)
+        dy *= _act(u, act)
+        dw += dy * xhat
+        db += dy
+        dy *= w[None, :]
+        along = tl.sum(dy * xhat, 1) / D
+        across = tl.sum(dy, 1) / D
+        dx = rstd[:, None] * (dy - across[:, None] - xhat * along[:, None])
+        if has_x:
+            dx += _part_gradient(
+                DY, row, u_parts, heads, head, stride_dy, rows, SEED, width, ratio, D,
+                BLOCK_D,
+            )  # fmt: skip
+        store_rows(DX + head * D, row, stride_dx, rows, dx, D, BLOCK_D)
     at = (tl.program_id(0).to(tl.int64) * heads + head) * D + column
-    tl.store(DW + at, dw, mask=inside)
-    tl.store(DB + at, db, mask=inside)
+    tl.store(SUMS + at, tl.sum(dw, 0), mask=inside)
+    tl.store(SUMS + tl.num_programs(0).to(tl.int64) * heads * D + at, tl.sum(db, 0), mask=inside)

@@ -2,7 +2,9 @@
 ``ops.pytorch.pt_hstu_attention.visible``, and the ranges of columns and rows that follow from them.
 
 ``length`` is a sequence's length, ``history`` where its targets begin, ``end`` the id that targets
-share. A ``HAS_`` constant says whether a rule is there at all.
+share. GENERAL says whether there are any rules beside the causal one; those that are not there have
+values that change nothing: no targets, 0 contextual positions, a window of ``FAR``, ``-FAR`` rows
+that see everything.
 """
 
 from __future__ import annotations
@@ -10,53 +12,37 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+FAR = 1 << 30
+
 
 @triton.jit
-def sequence_ends(length, targets, contextual, HAS_CONTEXT: tl.constexpr):
+def sequence_ends(length, targets, contextual, GENERAL: tl.constexpr):
     """Where the history ends, and the id of what is behind it."""
     history = length - targets
     end = history
-    if HAS_CONTEXT:
+    if GENERAL:
         end = history - contextual + 1
     return history, end
 
 
 @triton.jit
-def ids(place, end, contextual, HAS_CONTEXT: tl.constexpr, HAS_TARGETS: tl.constexpr):
-    if HAS_CONTEXT:
-        place = tl.maximum(place - contextual + 1, 0)
-    if HAS_TARGETS:
-        place = tl.minimum(place, end)
+def ids(place, end, contextual, GENERAL: tl.constexpr):
+    if GENERAL:
+        place = tl.minimum(tl.maximum(place - contextual + 1, 0), end)
     return place
 
 
 @triton.jit
-def visible(
-    rows,
-    row_ids,
-    columns,
-    end,
-    window,
-    full,
-    contextual,
-    HAS_CONTEXT: tl.constexpr,
-    HAS_TARGETS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_FULL: tl.constexpr,
-):
+def visible(rows, row_ids, columns, end, window, full, contextual, GENERAL: tl.constexpr):
     """(rows, columns); what lies outside the sequence is the caller's to leave out."""
-    column_ids = ids(columns, end, contextual, HAS_CONTEXT, HAS_TARGETS)
-    distance = row_ids[:, None] - column_ids[None, :]
-    seen = distance > 0
-    if HAS_WINDOW:
-        near = distance <= window
-        if HAS_FULL:
-            near = near | (row_ids >= end - full)[:, None]
-        seen = seen & near
-    seen = seen | (rows[:, None] == columns[None, :])
-    if HAS_CONTEXT:
-        seen = seen | ((row_ids == 0)[:, None] & (column_ids < end)[None, :])
-    return seen
+    if GENERAL:
+        column_ids = ids(columns, end, contextual, GENERAL)
+        distance = row_ids[:, None] - column_ids[None, :]
+        near = (distance <= window) | (row_ids >= end - full)[:, None]
+        seen = ((distance > 0) & near) | (rows[:, None] == columns[None, :])
+        return seen | ((row_ids == 0)[:, None] & (column_ids < end)[None, :])
+    # Of a comparison of the two, in a branch, LLVM's vectorizer in Triton 3.7.1 makes an abort.
+    return rows[:, None] - columns[None, :] >= 0
 
 
 @triton.jit
@@ -69,10 +55,7 @@ def column_range(
     full,
     contextual,
     BLOCK: tl.constexpr,
-    HAS_CONTEXT: tl.constexpr,
-    HAS_TARGETS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_FULL: tl.constexpr,
+    GENERAL: tl.constexpr,
 ):
     """Columns that the rows from ``first`` to ``last`` see: ``low``, ``whole_low``, ``whole_high``,
     ``high``.
@@ -80,32 +63,28 @@ def column_range(
     Blocks from whole_low to whole_high need no mask; low and the two are multiples of BLOCK. Rows
     that are all targets see themselves, too.
     """
-    first_id = ids(first, end, contextual, HAS_CONTEXT, HAS_TARGETS)
-    last_id = ids(last, end, contextual, HAS_CONTEXT, HAS_TARGETS)
     low = 0
     whole_low = 0
-    if HAS_WINDOW:
+    high = last + 1
+    whole_high = first
+    if GENERAL:
+        first_id = ids(first, end, contextual, GENERAL)
+        last_id = ids(last, end, contextual, GENERAL)
         # The place of the farthest id that is near the first row, and near the last one.
         low = first_id - window
         whole_low = last_id - window
-        if HAS_CONTEXT:
-            low = tl.where(low > 0, low + contextual - 1, 0)
-            whole_low = tl.where(whole_low > 0, whole_low + contextual - 1, 0)
-        if HAS_FULL:
-            low = tl.where(last_id >= end - full, 0, low)
-            whole_low = tl.where(first_id >= end - full, 0, whole_low)
+        low = tl.where(low > 0, low + contextual - 1, 0)
+        whole_low = tl.where(whole_low > 0, whole_low + contextual - 1, 0)
+        low = tl.where(last_id >= end - full, 0, low)
+        whole_low = tl.where(first_id >= end - full, 0, whole_low)
         low = tl.maximum(low, 0) // BLOCK * BLOCK
         whole_low = tl.maximum(whole_low, 0)
-    high = last + 1
-    whole_high = first
-    if HAS_TARGETS:
         high = tl.where(first >= history, history, high)
         whole_high = tl.minimum(first, history)
-    if HAS_CONTEXT:
         high = tl.where(first < contextual, tl.maximum(high, history), high)
         whole_high = tl.where((first < contextual) | (history < contextual), 0, whole_high)
-    whole_low = (whole_low + BLOCK - 1) // BLOCK * BLOCK
-    whole_low = tl.minimum(tl.maximum(whole_low, low), (high + BLOCK - 1) // BLOCK * BLOCK)
+        whole_low = (whole_low + BLOCK - 1) // BLOCK * BLOCK
+        whole_low = tl.minimum(tl.maximum(whole_low, low), (high + BLOCK - 1) // BLOCK * BLOCK)
     whole_high = tl.maximum(whole_high // BLOCK * BLOCK, whole_low)
     return low, whole_low, whole_high, high
 
@@ -121,37 +100,32 @@ def row_range(
     full,
     contextual,
     BLOCK: tl.constexpr,
-    HAS_CONTEXT: tl.constexpr,
-    HAS_TARGETS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_FULL: tl.constexpr,
+    GENERAL: tl.constexpr,
 ):
     """Rows that see the columns from ``first`` to ``last``: [0, early), [low, high) and
-    [late, length).
+    [late, length); those from ``whole_low`` to ``whole_high`` see all of them.
 
-    ``low`` and ``late`` are multiples of BLOCK, and no row is in two of them.
+    ``low``, ``late``, and ``whole_low`` are multiples of BLOCK, and no row is in two of the three.
     """
     low = first // BLOCK * BLOCK
     high = length
     late = (length + BLOCK - 1) // BLOCK * BLOCK
-    if HAS_WINDOW:
-        farthest = ids(last, end, contextual, HAS_CONTEXT, HAS_TARGETS) + window
-        high = farthest + 1
-        if HAS_CONTEXT:
-            high = farthest + contextual
-        if HAS_TARGETS:
-            high = tl.where(farthest >= end, length, high)
-        high = tl.minimum(high, length)
-        if HAS_FULL:
-            late = end - full
-            if HAS_CONTEXT:
-                late = tl.where(late > 0, late + contextual - 1, 0)
-            late = tl.maximum(late, 0)
-            late = tl.maximum(late // BLOCK * BLOCK, low)
-            high = (high + BLOCK - 1) // BLOCK * BLOCK  # a block is in one of the ranges, whole
-            late = tl.maximum(late, high)
-            high = tl.minimum(high, length)
     early = 0
-    if HAS_CONTEXT:
+    whole_low = (last + BLOCK) // BLOCK * BLOCK
+    whole_high = length
+    if GENERAL:
+        farthest = ids(last, end, contextual, GENERAL) + window
+        nearest = ids(first, end, contextual, GENERAL) + window
+        high = tl.where(farthest >= end, length, tl.minimum(farthest + contextual, length))
+        late = end - full
+        late = tl.where(late > 0, late + contextual - 1, 0)
+        late = tl.maximum(late // BLOCK * BLOCK, low)
+        high = (high + BLOCK - 1) // BLOCK * BLOCK  # a block is in one of the ranges, whole
+        late = tl.maximum(late, high)
+        high = tl.minimum(high, length)
         early = tl.where(first < history, tl.minimum(contextual, low), 0)
-    return early, low, high, late
+        whole_low = tl.maximum(whole_low, (contextual + BLOCK - 1) // BLOCK * BLOCK)
+        seen = tl.minimum(nearest + contextual, length) // BLOCK * BLOCK
+        whole_high = tl.where(nearest >= end, length, seen)
+        whole_high = tl.where(last < history, whole_high, 0)
+    return early, low, whole_low, whole_high, high, late

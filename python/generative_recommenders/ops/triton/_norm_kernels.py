@@ -1,4 +1,9 @@
-"""Kernels of norms of rows: each program takes some whole rows."""
+"""Kernels of norms of rows: each program takes some whole rows.
+
+``parts`` says what there is: a weight (1), a bias (2); and whether the mean is left out, as in RMS
+norm (4). ``gate``: 0, or 1 for x sigmoid(y), or 2 for y sigmoid(y). They are arguments of one
+kernel: memory is what these kernels wait for.
+"""
 
 from __future__ import annotations
 
@@ -7,99 +12,104 @@ import triton.language as tl
 
 from generative_recommenders.ops.triton._tile import load_rows, store_rows
 
-
-@triton.jit
-def _statistics(x, there, D: tl.constexpr, IS_RMS: tl.constexpr, eps):
-    """Mean and 1 / deviation of each row; the mean of RMS norm is 0."""
-    mean = tl.zeros((x.shape[0],), tl.float32)
-    if not IS_RMS:
-        mean = tl.sum(x, 1) / D
-    centred = tl.where(there, x - mean[:, None], 0.0)
-    return mean, 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
+UNSPECIALIZED = ("rows", "per_program", "heads", "programs", "parts", "gate", "flags", "act")
 
 
 @triton.jit
+def _affine(W, B, column, inside, parts):
+    w = tl.load(W + column, mask=inside & ((parts & 1) != 0), other=1.0).to(tl.float32)
+    b = tl.load(B + column, mask=inside & ((parts & 2) != 0), other=0.0).to(tl.float32)
+    return w[None, :], b[None, :]
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def _norm_fwd(
-    X, W, B, Y, MEAN, RSTD, stride_x, stride_y, rows, eps,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, IS_RMS: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, GATE: tl.constexpr, GIVEN: tl.constexpr,
+    X, W, B, Y, MEAN, RSTD, stride_x, stride_y, rows, eps, parts, gate,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
-    """GATE: "none", "swish" (x sigmoid(y)), "silu" (y sigmoid(y)). GIVEN: statistics are read."""
+    """GIVEN: statistics are read, else they are written."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     column = tl.arange(0, BLOCK_D)
     inside = column < D
     x = load_rows(X, row, stride_x, rows, D, BLOCK_D).to(tl.float32)
+    is_rms = (parts & 4) != 0
     if GIVEN:
         mean = tl.load(MEAN + row, mask=row < rows, other=0.0)
         rstd = tl.load(RSTD + row, mask=row < rows, other=0.0)
     else:
-        mean, rstd = _statistics(x, inside[None, :], D, IS_RMS, eps)
-        if not IS_RMS:
-            tl.store(MEAN + row, mean, mask=row < rows)
+        mean = tl.where(is_rms, 0.0, tl.sum(x, 1) / D)
+        centred = tl.where(inside[None, :], x - mean[:, None], 0.0)
+        rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
+        tl.store(MEAN + row, mean, mask=(row < rows) & (is_rms == 0))
         tl.store(RSTD + row, rstd, mask=row < rows)
-    y = (x - mean[:, None]) * rstd[:, None]
-    if HAS_WEIGHT:
-        y *= tl.load(W + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if HAS_BIAS:
-        y += tl.load(B + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if GATE == "swish":
-        y = x * tl.sigmoid(y)
-    elif GATE == "silu":
-        y = y * tl.sigmoid(y)
+    w, b = _affine(W, B, column, inside, parts)
+    y = (x - mean[:, None]) * rstd[:, None] * w + b
+    if gate != 0:
+        y = tl.where(gate == 1, x, y) * tl.sigmoid(y)
     store_rows(Y, row, stride_y, rows, y, D, BLOCK_D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def _norm_bwd(
-    DY, X, W, B, MEAN, RSTD, DX, DW, DB, stride_dy, stride_x, stride_dx, rows, per_program,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, IS_RMS: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, GATE: tl.constexpr,
+    DY, X, W, B, MEAN, RSTD, DX, SUMS, stride_dy, stride_x, stride_dx, rows, per_program, parts,
+    gate, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """dx, and this program's sums of the gradients of weight and bias."""
+    """dx, and in SUMS (2, programs, D) this program's gradients of weight and bias."""
     column = tl.arange(0, BLOCK_D)
     inside = column < D
     begin = tl.program_id(0) * per_program
-    dw = tl.zeros((BLOCK_D,), tl.float32)
-    db = tl.zeros((BLOCK_D,), tl.float32)
-    if HAS_WEIGHT:
-        w = tl.load(W + column, mask=inside, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        b = tl.load(B + column, mask=inside, other=0.0).to(tl.float32)
+    dw = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    db = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    w, b = _affine(W, B, column, inside, parts)
+    is_rms = (parts & 4) != 0
     for start in range(begin, tl.minimum(begin + per_program, rows), BLOCK_N):
         row = start + tl.arange(0, BLOCK_N)
         x = load_rows(X, row, stride_x, rows, D, BLOCK_D).to(tl.float32)
         dy = load_rows(DY, row, stride_dy, rows, D, BLOCK_D).to(tl.float32)
         rstd = tl.load(RSTD + row, mask=row < rows, other=0.0)
-        xhat = x * rstd[:, None]
-        if not IS_RMS:
-            mean = tl.load(MEAN + row, mask=row < rows, other=0.0)
-            xhat = (x - mean[:, None]) * rstd[:, None]
+        mean = tl.load(MEAN + row, mask=(row < rows) & (is_rms == 0), other=0.0)
+        xhat = tl.where(inside[None, :], (x - mean[:, None]) * rstd[:, None], 0.0)
         direct = tl.zeros_like(x)
-        if GATE != "none":
-            y = xhat
-            if HAS_WEIGHT:
-                y = y * w[None, :]
-            if HAS_BIAS:
-                y = y + b[None, :]
+        if gate != 0:
+            y = xhat * w + b
             s = tl.sigmoid(y)
-            if GATE == "swish":
-                direct = dy * s
-                dy = dy * x * s * (1.0 - s)
-            else:
-                dy = dy * s * (1.0 + y * (1.0 - s))
-        dy = tl.where(inside[None, :], dy, 0.0)
-        xhat = tl.where(inside[None, :], xhat, 0.0)
-        if HAS_BIAS:
-            db += tl.sum(dy, 0)
-        if HAS_WEIGHT:
-            dw += tl.sum(dy * xhat, 0)
-            dy *= w[None, :]
-        dx = dy - xhat * (tl.sum(dy * xhat, 1) / D)[:, None]
-        if not IS_RMS:
-            dx -= (tl.sum(dy, 1) / D)[:, None]
+            slope = s * (1.0 - s)
+            direct = tl.where(gate == 1, dy * s, 0.0)
+            dy = dy * tl.where(gate == 1, x * slope, s + y * slope)
+        db += dy
+        dw += dy * xhat
+        dy *= w
+        along = tl.sum(dy * xhat, 1) / D
+        across = tl.where(is_rms, 0.0, tl.sum(dy, 1) / D)
+        dx = dy - xhat * along[:, None] - across[:, None]
         store_rows(DX, row, stride_dx, rows, dx * rstd[:, None] + direct, D, BLOCK_D)
     at = tl.program_id(0).to(tl.int64) * D + column
-    if HAS_WEIGHT:
-        tl.store(DW + at, dw, mask=inside)
-    if HAS_BIAS:
-        tl.store(DB + at, db, mask=inside)
+    tl.store(SUMS + at, tl.sum(dw, 0), mask=inside)
+    tl.store(SUMS + tl.num_programs(0).to(tl.int64) * D + at, tl.sum(db, 0), mask=inside)
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
+def _add_up(
+    SUMS, DW, DB, programs, columns, heads, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """Grid (blocks of columns, 2): SUMS (2, programs, columns) over programs, in order; with
+    ``heads`` each head's columns add up, too, and its blocks are of all of them."""
+    kind = tl.program_id(1)
+    column = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = column < columns
+    if heads > 0:
+        width = columns // heads
+        inside = tl.arange(0, BLOCK_D) < width
+        column = tl.program_id(0) * width + tl.arange(0, BLOCK_D)
+    base = SUMS + kind.to(tl.int64) * programs * columns
+    acc = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
+    for first in range(0, programs, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)
+        there = (part < programs)[:, None] & inside[None, :]
+        acc += tl.load(base + part[:, None] * columns + column[None, :], mask=there, other=0.0)
+    total = tl.sum(acc, 0)
+    out = DW if kind == 0 else DB
+    if heads > 0:
+        tl.store(out + tl.program_id(0), tl.sum(total, 0).to(DW.dtype.element_ty))
+    else:
+        tl.store(out + column, total.to(DW.dtype.element_ty), mask=inside)

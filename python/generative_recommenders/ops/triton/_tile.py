@@ -52,16 +52,14 @@ def tanh(x, FAST: tl.constexpr):
 
 
 @triton.jit
-def silu(x, FAST: tl.constexpr):
-    """x sigmoid(x) = h + h tanh(h), h = x / 2."""
-    half = 0.5 * x
+def silu_of_half(half, FAST: tl.constexpr):
+    """SiLU of twice ``half``: x sigmoid(x) = h + h tanh(h), h = x / 2."""
     return half + half * tanh(half, FAST)
 
 
 @triton.jit
-def silu_and_slope(x, FAST: tl.constexpr):
-    """SiLU and its derivative."""
-    half = 0.5 * x
+def silu_and_slope(half, FAST: tl.constexpr):
+    """SiLU of twice ``half`` and its derivative."""
     t = tanh(half, FAST)
     sigmoid = 0.5 + 0.5 * t
     return half + half * t, sigmoid * (1.0 + half - half * t)

@@ -26,6 +26,7 @@ from generative_recommenders.ops.triton._attention_kernels import (
     _hstu_attn_fwd_compute,
     _hstu_attn_fwd_one_block,
 )
+from generative_recommenders.ops.triton._mask import FAR
 
 __all__ = [
     "_hstu_attn_bwd_one_block",
@@ -70,21 +71,34 @@ def _descriptors(enable_tma: bool, k: Tensor, v: Tensor) -> bool:
     return True
 
 
-def _mask_arguments(
+def _rules(
+    seq_offsets: Tensor,
+    q: Tensor,
     num_targets: Tensor | None,
     max_attn_len: int,
     contextual_seq_len: int,
     min_full_attn_seq_len: int,
-) -> dict[str, Any]:
-    return {
-        "window": max_attn_len,
-        "full": min_full_attn_seq_len,
-        "contextual": contextual_seq_len,
-        "HAS_CONTEXT": contextual_seq_len > 0,
-        "HAS_TARGETS": num_targets is not None,
-        "HAS_WINDOW": max_attn_len > 0,
-        "HAS_FULL": max_attn_len > 0 and min_full_attn_seq_len > 0,
-    }
+    order: Tensor | None,
+    attn_scale: Tensor | None,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int, int], bool]:
+    """The optional tensors, of which one that is absent is not read; window, full, contextual and
+    present; whether there is any rule beside the causal one."""
+    window = max_attn_len > 0
+    full = window and min_full_attn_seq_len > 0
+    bits = (num_targets is not None, order is not None, attn_scale is not None)
+    present = sum(bit << i for i, bit in enumerate(bits))
+    tensors = (
+        seq_offsets if num_targets is None else num_targets,
+        seq_offsets if order is None else order,
+        q if attn_scale is None else attn_scale,
+    )
+    numbers = (
+        max_attn_len if window else FAR,
+        min_full_attn_seq_len if full else -FAR,
+        contextual_seq_len,
+        present,
+    )
+    return tensors, numbers, bool(present or window or contextual_seq_len)
 
 
 def _dim_arguments(q: Tensor, v: Tensor) -> dict[str, Any]:
@@ -130,13 +144,14 @@ def _forward(
     c = configuration("forward", dim, *sizes)
     # A block of the last rows begins where they do, in the worst case before the first of them.
     grid = (batch * heads, cdiv(delta or max_seq_len, c.block_m))
+    (targets, order, scale), rules, general = _rules(
+        seq_offsets, q, num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len,
+        order, attn_scale,
+    )  # fmt: skip
     _hstu_attn_fwd[grid](
-        q, k, v, seq_offsets, num_targets, order, attn_scale, out,
-        *_strides(q, k, v, out),
-        alpha, 1.0 / max_seq_len, heads, batch, out.shape[0], max_seq_len, delta,
-        **_mask_arguments(num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len),
-        **_dim_arguments(q, v),
-        HAS_SCALE=attn_scale is not None, HAS_ORDER=order is not None, IS_DELTA=delta > 0,
+        q, k, v, seq_offsets, targets, order, scale, out, *_strides(q, k, v, out),
+        alpha, 1.0 / max_seq_len, heads, batch, out.shape[0], max_seq_len, delta, *rules,
+        **_dim_arguments(q, v), GENERAL=general, IS_DELTA=delta > 0, LOOP=c.loop,
         USE_TMA=_descriptors(enable_tma, k, v), BLOCK_M=c.block_m, BLOCK_N=c.block_n,
         num_warps=c.num_warps, num_stages=c.num_stages,
     )  # fmt: skip
@@ -213,18 +228,18 @@ def triton_hstu_attention_bwd(
     dout = switch_to_contiguous_if_needed(dout)
     dim = max(q.shape[2], v.shape[2])
     sizes = (q.element_size(), _launch.capability(q)[0], N, _launch.INTERPRETED)
-    masks = _mask_arguments(num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
+    (targets, order, scale), rules, general = _rules(
+        seq_offsets, q, num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len,
+        sort_by_length_indices, attn_scale,
+    )  # fmt: skip
     for of_rows in (False, True):
         c = configuration("rows" if of_rows else "columns", dim, *sizes)
         grid = (batch * heads, cdiv(N, c.block_m if of_rows else c.block_n))
         _hstu_attn_bwd[grid](
-            q, k, v, seq_offsets, num_targets, sort_by_length_indices, attn_scale,
-            dout, dq, dk, dv,
+            q, k, v, seq_offsets, targets, order, scale, dout, dq, dk, dv,
             *_strides(q, k, v, dout, dq, dk, dv),
-            alpha, 1.0 / N, heads, batch, q.shape[0], N,
-            **masks, **_dim_arguments(q, v),
-            HAS_SCALE=attn_scale is not None, HAS_ORDER=sort_by_length_indices is not None,
-            OF_ROWS=of_rows, BLOCK_M=c.block_m, BLOCK_N=c.block_n,
+            alpha, 1.0 / N, heads, batch, q.shape[0], N, *rules, **_dim_arguments(q, v),
+            GENERAL=general, LOOP=c.loop, OF_ROWS=of_rows, BLOCK_M=c.block_m, BLOCK_N=c.block_n,
             num_warps=c.num_warps, num_stages=c.num_stages,
         )  # fmt: skip
 

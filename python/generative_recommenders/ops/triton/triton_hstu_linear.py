@@ -22,6 +22,13 @@ from generative_recommenders.ops.triton._linear_kernels import (
 )
 from generative_recommenders.ops.triton._toggles import toggle
 from generative_recommenders.ops.triton.triton_addmm import maybe_triton_addmm_fwd
+from generative_recommenders.ops.triton.triton_layer_norm import (
+    PARTS,
+    add_up,
+    block_rows,
+    programs_of,
+    warps,
+)
 
 __all__ = [
     "get_compute_output_ln_fast_dropout",
@@ -33,7 +40,7 @@ __all__ = [
     "triton_norm_mul_dropout",
 ]
 
-_PARTS = 1024
+ACTIVATIONS = ("none", "silu", "sigmoid")
 
 
 class _Kind(NamedTuple):
@@ -49,20 +56,17 @@ class _Kind(NamedTuple):
     heads: int
     linear_dim: int
 
-    def constants(self, dim: int) -> dict[str, Any]:
+    def constants(self, dim: int) -> dict[str, int]:
         d = self.linear_dim if self.group_norm else dim
         block = triton.next_power_of_2(d)
-        return {
-            "D": d,
-            "BLOCK_D": block,
-            "BLOCK_N": max(1, min(8, 2048 // block)),
-            "GROUP": self.group_norm,
-            "ACT": "none" if self.group_norm else self.act,
-            "SILU_U": self.silu_u,
-            "CONCAT_U": self.concat_u,
-            "CONCAT_X": self.concat_x,
-            "DROPOUT": self.ratio > 0,
-        }
+        return {"D": d, "BLOCK_D": block, "BLOCK_N": block_rows(block, _launch.INTERPRETED)}
+
+    def numbers(self) -> tuple[float, int, int]:
+        """The last arguments of both kernels."""
+        act = "none" if self.group_norm else self.act
+        parts = (self.silu_u, self.concat_u, self.concat_x, self.group_norm)
+        flags = sum(bool(part) << i for i, part in enumerate(parts))
+        return self.ratio, flags, ACTIVATIONS.index(act)
 
 
 @torch.library.custom_op("generative_recommenders::triton_norm_mul_dropout_fwd", mutates_args=())
@@ -93,7 +97,7 @@ def _fwd_op(
     if rows:
         _norm_mul_dropout_fwd[(cdiv(rows, constants["BLOCK_N"]), groups)](
             x, u, weight, bias, y, mean, rstd, seed, x.stride(0), u.stride(0), y.stride(0), rows,
-            groups, eps, ratio, **constants, num_warps=4,
+            groups, eps, *kind.numbers(), **constants, num_warps=warps(constants["BLOCK_D"]),
         )  # fmt: skip
     return y, mean, rstd
 
@@ -135,19 +139,18 @@ def _bwd_op(
     dy = switch_to_contiguous_if_needed(dy)
     dx = torch.empty((rows, dim), dtype=x.dtype, device=x.device)
     du = torch.empty((rows, dim), dtype=u.dtype, device=u.device)
+    if rows == 0:
+        return dx, du, torch.zeros_like(weight), torch.zeros_like(bias)
     constants = kind.constants(dim)
-    block = constants["BLOCK_N"]
-    programs = max(1, min(_PARTS, cdiv(rows, block)))
-    per_program = cdiv(cdiv(rows, programs), block) * block
-    sums = torch.zeros((2, programs, groups, constants["D"]), dtype=torch.float32, device=x.device)
-    if rows:
-        _norm_mul_dropout_bwd[(programs, groups)](
-            dy, x, u, weight, bias, mean, rstd, seed, dx, du, sums[0], sums[1],
-            dy.stride(0), x.stride(0), u.stride(0), dx.stride(0), du.stride(0), rows, groups,
-            per_program, ratio, **constants, num_warps=4,
-        )  # fmt: skip
-    dw, db = sums.sum((1, 3)) if group_norm else sums.sum((1, 2))
-    return dx, du, dw.to(weight.dtype, copy=True), db.to(bias.dtype, copy=True)
+    programs, per_program = programs_of(rows, constants["BLOCK_N"], max(1, PARTS // groups))
+    sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
+    _norm_mul_dropout_bwd[(programs, groups)](
+        dy, x, u, weight, bias, mean, rstd, seed, dx, du, sums, dy.stride(0), x.stride(0),
+        u.stride(0), dx.stride(0), du.stride(0), rows, groups, per_program, *kind.numbers(),
+        **constants, num_warps=warps(constants["BLOCK_D"]),
+    )  # fmt: skip
+    dw, db = add_up(sums, weight, groups if group_norm else 0)
+    return dx, du, dw, db.to(bias.dtype)
 
 
 @_bwd_op.register_fake

@@ -12,19 +12,42 @@ from torch import Tensor
 from generative_recommenders._checks import CHECKS
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.triton import _launch
-from generative_recommenders.ops.triton._norm_kernels import _norm_bwd, _norm_fwd
+from generative_recommenders.ops.triton._norm_kernels import _add_up, _norm_bwd, _norm_fwd
 
 MAX_ROW_BYTES = 65536
-_PARTS = 1024  # programs of the backward, each with its own sums
+PARTS = 1056  # programs of the backward, each with its own sums
+GATES = ("none", "swish", "silu")
 
 
-def _block_rows(block_d: int) -> int:
-    """Rows of a block: some 4096 numbers, one for each of 4 warps' lanes 32 times."""
-    return max(1, min(16, 4096 // block_d))
+def block_rows(block_d: int, interpreted: bool = False) -> int:
+    """Rows of a block: 1024 numbers, which is one load of 16 bytes for each of 128 threads."""
+    return max(1, min(16, 1024 // block_d)) if interpreted else max(1, 1024 // block_d)
 
 
-def _warps(block_d: int) -> int:
+def warps(block_d: int) -> int:
     return max(1, min(16, block_d // 256)) if block_d > 1024 else 4
+
+
+def programs_of(rows: int, block: int, parts: int = PARTS) -> tuple[int, int]:
+    """How many programs share the rows of a backward, and how many rows each has."""
+    programs = max(1, min(parts, cdiv(rows, block)))
+    per_program = cdiv(cdiv(rows, programs), block) * block
+    return cdiv(rows, per_program) if rows else 1, per_program
+
+
+def add_up(sums: Tensor, weight: Tensor, heads: int = 0) -> tuple[Tensor, Tensor]:
+    """(2, programs, columns) -> the gradients of weight and bias, in the dtype of ``weight``; with
+    ``heads`` one number for the columns of each head."""
+    _, programs, columns = sums.shape
+    width = columns // heads if heads else 0
+    block_d = triton.next_power_of_2(width) if heads else 32
+    size = heads or columns
+    dw, db = (torch.empty((size,), dtype=weight.dtype, device=sums.device) for _ in range(2))
+    block_p = 16 if _launch.INTERPRETED else max(1, 2048 // block_d)
+    _add_up[(heads or cdiv(columns, block_d), 2)](
+        sums, dw, db, programs, columns, heads, BLOCK_P=block_p, BLOCK_D=block_d
+    )
+    return dw, db
 
 
 def _width(x: Tensor) -> tuple[int, int]:
@@ -58,11 +81,12 @@ def norm_fwd(
     assert mean is not None
     assert rstd is not None
     if rows and dim:
-        block_n = _block_rows(block_d)
+        block_n = block_rows(block_d, _launch.INTERPRETED)
         _norm_fwd[(cdiv(rows, block_n),)](
-            x, weight, bias, y, mean, rstd, x.stride(0), y.stride(0), rows, eps,
-            D=dim, BLOCK_D=block_d, BLOCK_N=block_n, IS_RMS=is_rms, HAS_WEIGHT=weight is not None,
-            HAS_BIAS=bias is not None, GATE=gate, GIVEN=given, num_warps=_warps(block_d),
+            x, x if weight is None else weight, x if bias is None else bias, y, mean, rstd,
+            x.stride(0), y.stride(0), rows, eps, _parts(weight, bias, is_rms), GATES.index(gate),
+            D=dim, BLOCK_D=block_d, BLOCK_N=block_n, GIVEN=given, num_warps=warps(block_d),
+            enable_fp_fusion=False,
         )  # fmt: skip
     return y, mean, rstd
 
@@ -82,28 +106,25 @@ def norm_bwd(
     rows = x.shape[0]
     dy = switch_to_contiguous_if_needed(dy)
     dx = torch.empty((rows, dim), dtype=x.dtype, device=x.device)
-    block_n = max(1, _block_rows(block_d) // 2)
-    programs = max(1, min(_PARTS, cdiv(rows, block_n)))
-    per_program = cdiv(cdiv(rows, programs), block_n) * block_n
+    if rows == 0 or dim == 0:
+        return dx, *(None if t is None else torch.zeros_like(t) for t in (weight, bias))
+    block_n = block_rows(block_d, _launch.INTERPRETED)
+    programs, per_program = programs_of(rows, block_n)
+    sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
+    _norm_bwd[(programs,)](
+        dy, x, x if weight is None else weight, x if bias is None else bias, mean, rstd, dx, sums,
+        dy.stride(0), x.stride(0), dx.stride(0), rows, per_program, _parts(weight, bias, is_rms),
+        GATES.index(gate), D=dim, BLOCK_D=block_d, BLOCK_N=block_n, num_warps=warps(block_d),
+    )  # fmt: skip
+    like = bias if weight is None else weight
+    if like is None:
+        return dx, None, None
+    dw, db = add_up(sums, like)
+    return dx, None if weight is None else dw, None if bias is None else db.to(bias.dtype)
 
-    def parts(t: Tensor | None) -> Tensor | None:
-        if t is None:
-            return None
-        return torch.zeros((programs, dim), dtype=torch.float32, device=x.device)
 
-    dw, db = parts(weight), parts(bias)
-    if rows and dim:
-        _norm_bwd[(programs,)](
-            dy, x, weight, bias, mean, rstd, dx, dw, db, dy.stride(0), x.stride(0), dx.stride(0),
-            rows, per_program, D=dim, BLOCK_D=block_d, BLOCK_N=block_n, IS_RMS=is_rms,
-            HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, GATE=gate,
-            num_warps=_warps(block_d),
-        )  # fmt: skip
-
-    def total(sums: Tensor | None, like: Tensor | None) -> Tensor | None:
-        return None if sums is None or like is None else sums.sum(0).to(like.dtype)
-
-    return dx, total(dw, weight), total(db, bias)
+def _parts(weight: Tensor | None, bias: Tensor | None, is_rms: bool) -> int:
+    return (weight is not None) + 2 * (bias is not None) + 4 * is_rms
 
 
 @torch.library.custom_op("generative_recommenders::triton_norm_fwd", mutates_args=())
