@@ -33,6 +33,7 @@ from dynamicemb.dynamicemb_config import (  # noqa: E402
     get_sharded_table_capacity,
     get_table_value_bytes,
 )
+from dynamicemb.exchange import ExchangeOptions  # noqa: E402
 from dynamicemb.incremental_dump import DynamicEmbDump, DynamicEmbLoad  # noqa: E402
 from dynamicemb.modules import (  # noqa: E402
     DynamicEmbeddingBagCollection,
@@ -94,6 +95,7 @@ __all__ = [
     "EmbOptimType",
     "EmbeddingBagConfig",
     "EmbeddingConfig",
+    "ExchangeOptions",
     "FrequencyAdmissionStrategy",
     "KVCounter",
     "KeyedJaggedTensor",

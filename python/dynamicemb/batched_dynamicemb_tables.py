@@ -392,9 +392,14 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         return out
 
     def _update(
-        self, grad: Tensor, bag_of: Tensor | None, weights: Tensor | None, lookup: Lookup
+        self,
+        grad: Tensor,
+        bag_of: Tensor | None,
+        weights: Tensor | None,
+        lookup: Lookup,
+        features: Features | None = None,
     ) -> None:
-        f = self._features
+        f = features or self._features
         assert lookup.inverse is not None
         ids, order = ops.sort_rows(lookup.inverse)
         arguments = (

@@ -13,6 +13,7 @@ file where TorchRec is not installed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,15 @@ from torch import Tensor, nn
 
 from dynamicemb.arguments import checks
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
-from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
+from dynamicemb.dynamicemb_config import DynamicEmbTableOptions, get_sharded_table_capacity
+from dynamicemb.exchange import (
+    Exchange,
+    ExchangeOptions,
+    exchanged,
+    same_everywhere,
+    shard_options,
+)
+from dynamicemb.link import Link
 from dynamicemb.types import (
     DynamicEmbInitializerArgs,
     DynamicEmbInitializerMode,
@@ -146,7 +155,9 @@ class JaggedTensor:
         return self._lengths
 
 
-def _options(config: Any, base: DynamicEmbTableOptions | None) -> DynamicEmbTableOptions:
+def _options(
+    config: Any, base: DynamicEmbTableOptions | None, world: int
+) -> DynamicEmbTableOptions:
     bound = config.num_embeddings**-0.5
     options = base or DynamicEmbTableOptions(
         initializer_args=DynamicEmbInitializerArgs(
@@ -157,6 +168,11 @@ def _options(config: Any, base: DynamicEmbTableOptions | None) -> DynamicEmbTabl
     options.embedding_dtype = data_type_to_dtype(config.data_type)
     if options.max_capacity is None:
         options.max_capacity = config.num_embeddings
+        if world > 1:
+            options.max_capacity = get_sharded_table_capacity(
+                config.num_embeddings, world, options.bucket_capacity
+            )
+    shard_options(options, world)
     return options
 
 
@@ -165,6 +181,12 @@ def _check_tables(tables: Any) -> None:
     listed = isinstance(tables, (list, tuple))
     if not listed or not all(hasattr(config, "feature_names") for config in tables):
         checks.fail(f"tables must be a list of configs, got {tables!r}")
+
+
+def _chunks(members: list[int], chunks: int) -> list[list[int]]:
+    parts = min(chunks, len(members))
+    ends = [len(members) * i // parts for i in range(parts + 1)]
+    return [members[a:b] for a, b in itertools.pairwise(ends)]
 
 
 class _Collection(nn.Module):
@@ -177,6 +199,8 @@ class _Collection(nn.Module):
         poolings: Sequence[DynamicEmbPoolingMode],
         options: Mapping[str, DynamicEmbTableOptions] | None,
         fused_params: Mapping[str, Any] | None,
+        process_group: Any = None,
+        exchange: ExchangeOptions | None = None,
     ) -> None:
         super().__init__()
         for name, mapping in (("options", options), ("fused_params", fused_params)):
@@ -191,31 +215,70 @@ class _Collection(nn.Module):
         if unknown:
             raise ValueError(f"dynamicemb: options name no table of {names}: {sorted(unknown)}")
         self._tables = list(tables)
+        params = dict(fused_params or {})
+        if exchange is not None:
+            checks.instance(exchange, ExchangeOptions, "exchange")
+        if process_group is not None:
+            checks.instance(process_group, torch.distributed.ProcessGroup, "process_group")
+        given = exchange or ExchangeOptions()
+        link = None if process_group is None else Link(process_group)
+        if link is None and exchange is not None:
+            raise ValueError("dynamicemb: exchange needs a process_group, and there is none")
+        world = 1 if link is None else link.world
+        every = [_options(config, (options or {}).get(config.name), world) for config in tables]
+        clip = None
+        if link is not None:
+            params["seed"] = same_everywhere(link, tables, every, params, given)
+            if params.pop("gradient_clipping", False):
+                clip = params.pop("max_gradient", 1.0)
         grouped: dict[Any, list[int]] = {}
-        every = [_options(config, (options or {}).get(config.name)) for config in tables]
         for t, (one, pooling) in enumerate(zip(every, poolings, strict=True)):
-            grouped.setdefault((one, one.embedding_dtype, pooling), []).append(t)
+            key = (one, one.embedding_dtype, pooling, one.dim if link is not None else None)
+            grouped.setdefault(key, []).append(t)
         self._groups = nn.ModuleList()
         self._features: list[list[str]] = []
         self._dims: list[list[int]] = []
-        for (_, _, pooling), members in grouped.items():
-            features = [(f, i) for i, t in enumerate(members) for f in tables[t].feature_names]
-            params = {"enforce_hbm": not any(every[t].local_hbm_for_values for t in members)}
-            self._groups.append(
-                BatchedDynamicEmbeddingTablesV2(
-                    [every[t] for t in members],
-                    [names[t] for t in members],
-                    [i for _, i in features],
-                    pooling_mode=pooling,
-                    device=device,
-                    **(params | dict(fused_params or {})),
-                )
-            )
-            self._features.append([f for f, _ in features])
-            self._dims.append([tables[members[i]].embedding_dim for _, i in features])
+        self._exchanges: list[Exchange] = []
+        for (_, _, pooling, _), whole in grouped.items():
+            for members in _chunks(whole, given.chunks):
+                self._add_group(members, every, pooling, device, params)
+                if link is not None:
+                    sizes = [tables[t].num_embeddings for t in members]
+                    module = self.groups[-1]
+                    self._exchanges.append(Exchange(module, sizes, link, given, clip))
         self._order = [f for config in tables for f in config.feature_names]
         if len(set(self._order)) != len(self._order):
             raise ValueError(f"dynamicemb: a feature belongs to one table, got {self._order}")
+
+    def _add_group(
+        self,
+        members: Sequence[int],
+        every: Sequence[DynamicEmbTableOptions],
+        pooling: DynamicEmbPoolingMode,
+        device: torch.device | str | None,
+        params: Mapping[str, Any],
+    ) -> None:
+        tables = self._tables
+        features = [(f, i) for i, t in enumerate(members) for f in tables[t].feature_names]
+        made = {"enforce_hbm": not any(every[t].local_hbm_for_values for t in members)}
+        self._groups.append(
+            BatchedDynamicEmbeddingTablesV2(
+                [every[t] for t in members],
+                [tables[t].name for t in members],
+                [i for _, i in features],
+                pooling_mode=pooling,
+                device=device,
+                **(made | dict(params)),
+            )
+        )
+        self._features.append([f for f, _ in features])
+        self._dims.append([tables[members[i]].embedding_dim for _, i in features])
+
+    def _looked_up(self, batches: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> list[Tensor]:
+        """What each group gives for its part of a batch."""
+        if self._exchanges:
+            return exchanged(self._exchanges, batches)
+        return [group(*batch) for group, batch in zip(self.groups, batches, strict=True)]
 
     @property
     def groups(self) -> list[BatchedDynamicEmbeddingTablesV2]:
@@ -276,6 +339,10 @@ class DynamicEmbeddingBagCollection(_Collection):
         is_weighted: the batch's weights weigh the rows.
         options: ``DynamicEmbTableOptions`` by table name, for what the configs do not say.
         fused_params: keywords of ``BatchedDynamicEmbeddingTablesV2``: optimizer, learning_rate ...
+        process_group: the tables are dealt out to its ranks, row by row; every rank calls with a
+            batch of its own. ``num_embeddings`` is then of all ranks together, a given
+            ``max_capacity`` of one.
+        exchange: how rows pass between the ranks.
     """
 
     def __init__(
@@ -285,6 +352,8 @@ class DynamicEmbeddingBagCollection(_Collection):
         is_weighted: bool = False,
         options: Mapping[str, DynamicEmbTableOptions] | None = None,
         fused_params: Mapping[str, Any] | None = None,
+        process_group: Any = None,
+        exchange: ExchangeOptions | None = None,
     ) -> None:
         checks.boolean(is_weighted, "is_weighted")
         _check_tables(tables)
@@ -292,7 +361,7 @@ class DynamicEmbeddingBagCollection(_Collection):
             enum_of(DynamicEmbPoolingMode, getattr(config, "pooling", "SUM"), "pooling")
             for config in tables
         ]
-        super().__init__(tables, device, poolings, options, fused_params)
+        super().__init__(tables, device, poolings, options, fused_params, process_group, exchange)
         self._weighted = is_weighted
 
     def embedding_bag_configs(self) -> list[Any]:
@@ -304,12 +373,15 @@ class DynamicEmbeddingBagCollection(_Collection):
     def forward(self, features: Any) -> KeyedTensor:
         """A KeyedTensor, (batch, dim) of each feature, from a KeyedJaggedTensor."""
         parts: dict[str, tuple[int, Tensor]] = {}
-        for group, names, dims in zip(self.groups, self._features, self._dims, strict=True):
-            values, offsets, weights = self._chosen(features, names)
-            if self._weighted and weights is None:
-                raise ValueError("dynamicemb: features have no weights, and is_weighted is True")
-            pooled = group(values, offsets, weights if self._weighted else None)
-            for name, dim, part in zip(names, dims, pooled.split(dims, dim=1), strict=True):
+        batches = [self._chosen(features, names) for names in self._features]
+        if not self._weighted:
+            batches = [(values, offsets, None) for values, offsets, _ in batches]
+        elif any(weights is None for _, _, weights in batches):
+            raise ValueError("dynamicemb: features have no weights, and is_weighted is True")
+        for pooled, names, dims in zip(
+            self._looked_up(batches), self._features, self._dims, strict=True
+        ):
+            for name, dim, part in zip(names, dims, torch.split(pooled, dims, 1), strict=True):
                 parts[name] = (dim, part)
         if len(self._groups) > 1:
             pooled = torch.cat([parts[name][1] for name in self._order], dim=1)
@@ -325,23 +397,27 @@ class DynamicEmbeddingCollection(_Collection):
         device: torch.device | str | None = None,
         options: Mapping[str, DynamicEmbTableOptions] | None = None,
         fused_params: Mapping[str, Any] | None = None,
+        process_group: Any = None,
+        exchange: ExchangeOptions | None = None,
     ) -> None:
         _check_tables(tables)
         poolings = [DynamicEmbPoolingMode.NONE for _ in tables]
-        super().__init__(tables, device, poolings, options, fused_params)
+        super().__init__(tables, device, poolings, options, fused_params, process_group, exchange)
 
     def embedding_configs(self) -> list[Any]:
         return self._tables
 
     def forward(self, features: Any) -> dict[str, JaggedTensor]:
         found = {}
-        for group, names, dims in zip(self.groups, self._features, self._dims, strict=True):
-            values, offsets, _ = self._chosen(features, names)
-            rows = group(values, offsets)
+        batches = [self._chosen(features, names) for names in self._features]
+        looked_up = self._looked_up([(values, offsets, None) for values, offsets, _ in batches])
+        for rows, (_, offsets, _), names, dims in zip(
+            looked_up, batches, self._features, self._dims, strict=True
+        ):
             lengths = torch.diff(offsets).view(len(names), -1)
             sizes = lengths.sum(1).tolist()
             for name, dim, length, part in zip(
-                names, dims, lengths, rows.split(sizes), strict=True
+                names, dims, lengths, torch.split(rows, sizes), strict=True
             ):
                 found[name] = JaggedTensor(part[:, :dim], length)
         return found

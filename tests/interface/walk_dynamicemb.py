@@ -23,6 +23,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
         "num_embeddings": 100, "world_size": 2, "bucket_capacity": 128,
     },
     "KVCounter": {"capacity": 10},
+    "ExchangeOptions": {},
     "FrequencyAdmissionStrategy": {"threshold": 2},
     "ProbabilisticAdmissionStrategy": {"probability": 0.5},
     "EmbeddingConfig": {"name": "t", "embedding_dim": 8, "num_embeddings": 100},
@@ -105,8 +106,8 @@ def call(name: str, parameter: str) -> Call:
 KINDS = {
     "integer": "DynamicEmbTableOptions(dim) DynamicEmbTableOptions(max_capacity) "
     "rows num_embeddings world_size bucket_capacity capacity threshold embedding_dim "
-    "table_id seed local_hbm_for_values global_hbm_for_values",
-    "integer or None": "init_capacity device_id get_table_value_bytes(rows) "
+    "table_id seed chunks local_hbm_for_values global_hbm_for_values",
+    "integer or None": "init_capacity device_id max_keys_per_rank get_table_value_bytes(rows) "
     "BatchedDynamicEmbeddingTablesV2(seed) total_unique_indices",
     "number": "probability mean std_dev value learning_rate eps beta1 beta2 weight_decay "
     "initial_accumulator_value max_norm max_gradient learning_rate_power ftrl_beta l1 l2 momentum "
@@ -114,11 +115,12 @@ KINDS = {
     "number or None": "lower upper",
     "bool": "training caching use_index_dedup prefetch_pipeline enforce_hbm stochastic_rounding "
     "gradient_clipping fused capture_evicted is_weighted optim counter allow_overwrite "
-    "set_to_none",
+    "set_to_none dedup average_gradients",
     "dtype": "key_type output_dtype dtype",
-    "dtype or None": "embedding_dtype index_type",
+    "dtype or None": "embedding_dtype index_type forward_dtype backward_dtype",
     "choice or None": "weight_decay_mode pooling_mode pooling",  # as "NONE"
-    "choice": "data_type mode optimizer evict_strategy score_strategy safe_check_mode dist_type",
+    "choice": "data_type mode optimizer evict_strategy score_strategy safe_check_mode dist_type "
+    "pool_at",
     "device or None": "device",
     "tensor": "values lengths indices offsets frequencies table_ids "
     "KVCounter.add(keys) KVCounter.erase(keys) FrequencyAdmissionStrategy.admit(keys) "
@@ -129,7 +131,8 @@ KINDS = {
     "text": "name",
     "objects": "tables table_options features model initializer_args eval_initializer_args "
     "get_table_value_bytes(options)",
-    "objects or None": "options fused_params external_storage admit_strategy admission_counter "
+    "objects or None": "options fused_params process_group exchange external_storage "
+    "admit_strategy admission_counter "
     "FrequencyAdmissionStrategy(counter) FrequencyAdmissionStrategy(initializer_args) "
     "ProbabilisticAdmissionStrategy(initializer_args) DynamicEmbDump(table_names) "
     "DynamicEmbLoad(table_names)",
