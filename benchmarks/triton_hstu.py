@@ -3,7 +3,7 @@
     python benchmarks/triton_hstu.py [--case SUBSTRING] [--kernel TRITON] [--markdown FILE]
 
 The cases, and what a rate counts, are those of benchmarks/hstu_attention.py; here scores are scaled
-by 1 / max_seq_len in both. TMA stands for TRITON with ``enable_tma``.
+by 1 / max_seq_len in both. TMA stands for TRITON with ``enable_tma``; AUTO takes for each direction what the table says.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ KINDS = {
     "TRITON": (HammerKernel.TRITON, False),
     "TMA": (HammerKernel.TRITON, True),
     "CUDA": (HammerKernel.CUDA, False),
+    "AUTO": (HammerKernel.AUTO, False),
 }
 COLUMNS = {"case": "<51", "kernel": "<7", "fwd ms": ">8.4f", "fwd share": ">9.3f"}
 COLUMNS |= {"bwd ms": ">8.4f", "bwd share": ">9.3f"}

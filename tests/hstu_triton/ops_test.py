@@ -51,6 +51,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
         ),
         "addmm": (ops.triton_addmm_fwd, x, x.t().contiguous(), cases.drawn(26)),
         "swiglu": (ops.triton_swiglu, x, x, x),
+        "tails": (ops.triton_clear_tails, q.clone(), STARTS, 5),
         "join": (ops.triton_concat_2D_jagged, 34, x, x, STARTS, STARTS, 1, False),
         "part": (ops.triton_split_2D_jagged, 17, x, 13, 13, STARTS // 2, STARTS // 2, 0, True),
         "bmm": (ops.triton_jagged_bmm, 17, STARTS, x, cases.drawn(2, 16, 4), None, "none"),
@@ -70,6 +71,7 @@ def import_all() -> None:
         triton_jagged_tensors,
         triton_position,
         triton_swiglu,
+        triton_tails,
     )
 
 

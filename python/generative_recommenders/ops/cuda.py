@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -9,86 +10,140 @@ from torch import Tensor
 
 from generative_recommenders._checks import CHECKS
 from generative_recommenders.common import sequence_of_row
+from generative_recommenders.ops.problem import Mask, Problem
+
+DIMS = (32, 64, 128, 256)
 
 
-def visible_columns(
-    rows: int,
-    starts: Tensor,
-    num_targets: Tensor | None,
-    max_attn_len: int,
-    contextual_seq_len: int,
-    min_full_attn_seq_len: int,
-) -> Tensor:
+def lengths_of(starts: Tensor) -> Tensor:
+    return starts[1:] - starts[:-1]
+
+
+def visible_columns(rows: int, starts: Tensor, mask: Mask, most: int) -> Tensor:
     """The mask of ``hstu_mha`` as ``hstu_attn`` takes it in ``func``: for each packed row the
-    columns [low, high) and the row itself, int32 (1, 5, rows)."""
-    batch = starts.shape[0] - 1
+    columns [low, high) and the row itself, int32 (1, 5, rows); nothing from place ``most`` on."""
+    batch, num_targets = starts.shape[0] - 1, mask.num_targets
     sequence, place = sequence_of_row(starts, rows)
-    lengths = torch.cat([(starts[1:] - starts[:-1]).long(), starts.new_zeros(1).long()])
+    lengths = torch.cat([lengths_of(starts).long(), starts.new_zeros(1).long()])
     history = lengths[sequence]
     if num_targets is not None:
         history = history - torch.cat([num_targets.long(), history.new_zeros(1)])[sequence]
-    before = max(contextual_seq_len - 1, 0)  # places beside the first that have the id 0
+    # Places beside the first that have the id 0.
+    before = max(mask.contextual_seq_len - 1, 0)
     end = history - before
-    own = (place - before).clamp(min=0) if contextual_seq_len > 0 else place
+    own = (place - before).clamp(min=0) if mask.contextual_seq_len > 0 else place
     if num_targets is not None:
         own = torch.minimum(own, end)
     high = torch.where(own > 0, own + before, 0)
     low = torch.zeros_like(high)
-    if max_attn_len > 0:
-        far = own - max_attn_len
+    if mask.max_attn_len > 0:
+        far = own - mask.max_attn_len
         low = torch.where(far > 0, far + before, 0)
-        if min_full_attn_seq_len > 0:
-            low = torch.where(own >= end - min_full_attn_seq_len, 0, low)
-    if contextual_seq_len > 0:
+        if mask.min_full_attn_seq_len > 0:
+            low = torch.where(own >= end - mask.min_full_attn_seq_len, 0, low)
+    if mask.contextual_seq_len > 0:
         high = torch.where((own == 0) & (end > 0), history, high)
+    high = high.clamp(max=most)
     itself = torch.where((low <= place) & (place < high), place, place + 1)
-    there = sequence < batch
+    there = (sequence < batch) & (place < most)
     columns = [torch.zeros_like(low), low, high, place, itself]
     return torch.where(there, torch.stack(columns), 0).to(torch.int32)[None]
 
 
-def cuda_hstu_mha(
-    max_seq_len: int,
-    alpha: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    seq_offsets: Tensor,
-    num_targets: Tensor | None = None,
-    max_attn_len: int = 0,
-    contextual_seq_len: int = 0,
-    min_full_attn_seq_len: int = 0,
-) -> Tensor:
-    """``ops.hstu_attention.hstu_mha`` by ``hstu_attn``: q, k and v with one head dim of 32, 64, 128
-    or 256, bfloat16 or float16 on a GPU, and no sequence longer than ``max_seq_len``."""
+def _in_turn(first: Tensor, second: Tensor | int) -> Tensor:
+    if isinstance(second, int):
+        second = torch.full_like(first, second)
+    return torch.stack([first, second], dim=1).flatten()
+
+
+def _theirs(p: Problem) -> Any:
+    """The same call as ``hstu_attn`` has it. What a sequence has beyond ``max_seq_len`` is a
+    sequence of its own there, and its rows are cleared."""
+    from hstu_attn.problem import Mask as TheirMask
+    from hstu_attn.problem import Problem as TheirProblem
+
+    starts, most = p.seq_offsets, p.max_seq_len
+    lengths = lengths_of(starts)
+    within = lengths.clamp(max=most)
+    cut = torch.cat([_in_turn(starts[:-1], starts[:-1] + within), starts[-1:]]).to(torch.int32)
+    longest = most
+    if starts.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
+        longest = max(most, int(lengths.max()))  # the CPU looks at lengths
+    targets, func = p.mask.num_targets, None
+    window = (-1, 0)
+    if p.mask.max_attn_len or p.mask.contextual_seq_len:
+        func, targets, window = visible_columns(p.q.shape[0], starts, p.mask, most), None, (-1, -1)
+    elif targets is not None:
+        inside = (within - (lengths - targets)).clamp(min=0)
+        targets = _in_turn(inside, 0).to(torch.int32)
+    return TheirProblem(
+        *(t.contiguous() for t in (p.q, p.k, p.v)),
+        cut,
+        cut,
+        longest,
+        longest,
+        most,
+        TheirMask(num_targets=targets, window_size=window, func=func),
+        alpha=float(p.alpha),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _cleared(t: Tensor, p: Problem) -> Tensor:
+    """``t`` with zeros for rows beyond ``max_seq_len``, which are few or none."""
+    if t.is_cuda and importlib.util.find_spec("triton") is not None:
+        from generative_recommenders.ops.triton.triton_tails import triton_clear_tails
+
+        triton_clear_tails(t, p.seq_offsets, p.max_seq_len)
+        return t
+    _, place = sequence_of_row(p.seq_offsets, t.shape[0])
+    return t.masked_fill((place >= p.max_seq_len)[:, None, None], 0.0)
+
+
+def forward(p: Problem) -> Tensor:
+    """(rows, heads, dim_v)."""
+    theirs = _theirs(p)
+    no_pages = (None,) * 4
+    return _cleared(torch.ops.hstu_attn.varlen_fwd(*theirs.schema(), *no_pages), p)
+
+
+def backward(p: Problem, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v."""
+    theirs = _theirs(p)
+    grads = torch.ops.hstu_attn.varlen_bwd(dout.contiguous(), *theirs.schema())[:3]
+    dq, dk, dv = (_cleared(t, p) for t in grads)
+    return dq, dk, dv
+
+
+def installed() -> bool:
+    return importlib.util.find_spec("hstu_attn") is not None
+
+
+def why_not(p: Problem) -> str | None:
+    """Why ``hstu_attn`` cannot compute this; None: it can."""
+    if p.attn_scale is not None:
+        return "attn_scale must be None with CUDA; TRITON and PYTORCH have it"
+    if p.v.shape[2] != p.q.shape[2]:
+        return f"v must have the head dim of q with CUDA, got {p.v.shape[2]} and {p.q.shape[2]}"
+    if p.q.shape[2] not in DIMS:
+        return f"q must have one of the head dims {DIMS} with CUDA, got {p.q.shape[2]}"
+    if p.q.is_cuda and p.q.dtype not in (torch.bfloat16, torch.float16):
+        return f"q must be bfloat16 or float16 with CUDA, got {p.q.dtype}"
+    return None
+
+
+def check(p: Problem) -> None:
+    """
+    Raises:
+        ValueError: what ``hstu_attn`` cannot compute.
+        ImportError: it is not installed.
+    """
     try:
-        from hstu_attn import hstu_attn_varlen_func
+        import hstu_attn  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "generative_recommenders: hstu_mha: CUDA needs hstu_attn: pip install hstu-attn"
         ) from error
-    if v.shape[2] != q.shape[2]:
-        CHECKS.fail(f"v must have the head dim of q with CUDA, got {v.shape[2]} and {q.shape[2]}")
-    starts = seq_offsets.to(torch.int32)
-    masks: dict[str, Any] = {}
-    if max_attn_len or contextual_seq_len:
-        mask = (num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
-        masks["func"] = visible_columns(q.shape[0], starts, *mask)
-    else:
-        masks["causal"] = True
-        if num_targets is not None:
-            masks["num_targets"] = num_targets.to(torch.int32)
-    out: Tensor = hstu_attn_varlen_func(
-        q,
-        k,
-        v,
-        starts,
-        starts,
-        max_seq_len,
-        max_seq_len,
-        alpha=float(alpha),
-        scaling_seqlen=max_seq_len,
-        deterministic=torch.are_deterministic_algorithms_enabled(),
-        **masks,
-    )
-    return out
+    why = why_not(p)
+    if why is not None:
+        CHECKS.fail(why)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from generative_recommenders._checks import CHECKS, indices, offsets
 from generative_recommenders.common import HammerKernel, chosen_kernel
-from generative_recommenders.ops.cuda import cuda_hstu_mha
+from generative_recommenders.ops import cuda
+from generative_recommenders.ops.kinds import Kinds, attention, fastest
+from generative_recommenders.ops.problem import Mask, Problem
 from generative_recommenders.ops.pytorch.pt_hstu_attention import (
     pytorch_cached_hstu_mha,
     pytorch_hstu_mha,
@@ -149,11 +151,16 @@ def hstu_mha(
         )
     if training and dropout_pr > 0.0:
         CHECKS.fail(f"dropout_pr must be 0 with {taken.value}, got {dropout_pr}; PYTORCH has it")
-    mask = (num_targets, max_attn_len, contextual_seq_len)
+    mask = Mask(num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
+    problem = Problem(max_seq_len, alpha, q, k, v, seq_offsets, mask, attn_scale)
     if taken is HammerKernel.CUDA:
-        if attn_scale is not None:
-            CHECKS.fail("attn_scale must be None with CUDA; TRITON and PYTORCH have it")
-        return cuda_hstu_mha(max_seq_len, alpha, q, k, v, seq_offsets, *mask, min_full_attn_seq_len)
+        cuda.check(problem)
+        return attention(problem, Kinds(taken, taken))
+    if kernel is HammerKernel.AUTO:
+        kinds = fastest(problem)
+        if HammerKernel.CUDA in kinds[:2]:
+            return attention(problem, kinds)
+        enable_tma = kinds.enable_tma
     from generative_recommenders.ops.triton.triton_hstu_attention import triton_hstu_mha
 
     return triton_hstu_mha(
@@ -163,11 +170,11 @@ def hstu_mha(
         k,
         v,
         seq_offsets,
-        *mask,
+        *mask[:3],
         sort_by_length,
         enable_tma,
-        attn_scale=attn_scale,
-        min_full_attn_seq_len=min_full_attn_seq_len,
+        attn_scale,
+        min_full_attn_seq_len,
     )
 
 

@@ -31,6 +31,16 @@ def capability(t: Tensor) -> tuple[int, int]:
     return _capability(t.device.index)
 
 
+@functools.cache
+def _name(index: int) -> str:
+    return torch.cuda.get_device_name(index)
+
+
+def gpu_name(t: Tensor) -> str:
+    """Of the GPU of ``t``; "" where it is not on one."""
+    return _name(t.device.index) if t.is_cuda else ""
+
+
 def fast_tanh(t: Tensor) -> bool:
     """Whether the GPU has tanh.approx, and ``t`` so few bits that it is exact enough."""
     return capability(t) >= (7, 5) and t.dtype != torch.float32

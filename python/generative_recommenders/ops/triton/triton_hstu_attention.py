@@ -15,7 +15,9 @@ import triton
 from torch import Tensor
 
 from generative_recommenders._checks import CHECKS
-from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
+from generative_recommenders.common import HammerKernel, cdiv, switch_to_contiguous_if_needed
+from generative_recommenders.ops.kinds import Kinds, attention
+from generative_recommenders.ops.problem import Mask, Problem
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._attention_configs import configuration
 from generative_recommenders.ops.triton._attention_kernels import (
@@ -141,7 +143,7 @@ def _forward(
     rows = min(delta or max_seq_len, max_seq_len)
     dim = max(q.shape[2], v.shape[2])
     sizes = (q.element_size(), _launch.capability(q)[0], rows, _launch.INTERPRETED)
-    c = configuration("forward", dim, *sizes)
+    c = configuration("forward", dim, *sizes, _launch.gpu_name(q))
     # A block of the last rows begins where they do, in the worst case before the first of them.
     grid = (batch * heads, cdiv(delta or max_seq_len, c.block_m))
     (targets, order, scale), rules, general = _rules(
@@ -233,7 +235,7 @@ def triton_hstu_attention_bwd(
         sort_by_length_indices, attn_scale,
     )  # fmt: skip
     for of_rows in (False, True):
-        c = configuration("rows" if of_rows else "columns", dim, *sizes)
+        c = configuration("rows" if of_rows else "columns", dim, *sizes, _launch.gpu_name(q))
         grid = (batch * heads, cdiv(N, c.block_m if of_rows else c.block_n))
         _hstu_attn_bwd[grid](
             q, k, v, seq_offsets, targets, order, scale, dout, dq, dk, dv,
@@ -252,30 +254,6 @@ def _(*arguments: Any) -> None:
 def longest_first(seq_offsets: Tensor) -> Tensor:
     """The order of sequences by their lengths, int64 (batch,)."""
     return torch.sort(seq_offsets[1:] - seq_offsets[:-1], descending=True, stable=True)[1]
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, options: tuple[Any, ...]) -> Tensor:
-        N, alpha, seq_offsets, num_targets, window, contextual, full, order, tma, scale = options
-        ctx.save_for_backward(q, k, v, seq_offsets, num_targets, order, scale)
-        ctx.rest = (N, alpha, window, contextual, full, tma)
-        mask = (num_targets, window, contextual)
-        result: Tensor = triton_hstu_attention_fwd(
-            N, alpha, q, k, v, seq_offsets, *mask, order, tma, 0, scale, full
-        )
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, seq_offsets, num_targets, order, scale = ctx.saved_tensors
-        N, alpha, window, contextual, full, tma = ctx.rest
-        dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
-        triton_hstu_attention_bwd(
-            dout, q, k, v, dq, dk, dv, seq_offsets, num_targets, N, alpha, window, contextual,
-            order, tma, 0, scale, full,
-        )  # fmt: skip
-        return dq, dk, dv, None
 
 
 def triton_hstu_mha(
@@ -300,14 +278,12 @@ def triton_hstu_mha(
             CHECKS.fail("attn_scale must not require a gradient with TRITON; PYTORCH has it")
         attn_scale = attn_scale.to(torch.float32).expand(q.shape[0]).contiguous()
     q, k, v = (switch_to_contiguous_if_needed(t) for t in (q, k, v))
-    order = longest_first(seq_offsets) if sort_by_length else None
     targets = None if num_targets is None else num_targets.contiguous()
-    options = (
-        N, alpha, seq_offsets.contiguous(), targets, max_attn_len, contextual_seq_len,
-        min_full_attn_seq_len, order, enable_tma, attn_scale,
-    )  # fmt: skip
-    result: Tensor = _Attention.apply(q, k, v, options)
-    return result
+    mask = Mask(targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
+    order = longest_first(seq_offsets) if sort_by_length else None
+    problem = Problem(N, alpha, q, k, v, seq_offsets.contiguous(), mask, attn_scale, order)
+    triton_kernel = HammerKernel.TRITON
+    return attention(problem, Kinds(triton_kernel, triton_kernel, enable_tma))
 
 
 @torch.library.custom_op("generative_recommenders::triton_cached_hstu_attention", mutates_args=())

@@ -1,0 +1,95 @@
+"""HSTU attention whose forward and backward may be kernels of different kinds: nothing but the
+inputs is saved between them."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from generative_recommenders.common import HammerKernel
+from generative_recommenders.ops import cuda
+from generative_recommenders.ops.problem import Problem
+from generative_recommenders.ops.table import nearest, rounded
+
+
+class Kinds(NamedTuple):
+    """Which kernels compute the attention, and whether the forward reads by descriptors."""
+
+    forward: HammerKernel
+    backward: HammerKernel
+    enable_tma: bool = False
+
+
+def _forward(kernel: HammerKernel, p: Problem) -> Tensor:
+    if kernel is HammerKernel.CUDA:
+        return cuda.forward(p)
+    from generative_recommenders.ops.triton.triton_hstu_attention import triton_hstu_attention_fwd
+
+    out: Tensor = triton_hstu_attention_fwd(*p.forward_schema())
+    return out
+
+
+def _backward(kernel: HammerKernel, p: Problem, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if kernel is HammerKernel.CUDA:
+        return cuda.backward(p, dout)
+    from generative_recommenders.ops.triton.triton_hstu_attention import triton_hstu_attention_bwd
+
+    dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (p.q, p.k, p.v))
+    triton_hstu_attention_bwd(*p.backward_schema(dout, dq, dk, dv))
+    return dq, dk, dv
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, problem: Problem, kinds: Kinds
+    ) -> Tensor:
+        problem = problem._replace(q=q, k=k, v=v)
+        ctx.save_for_backward(*problem.tensors())
+        none = (None,) * 7
+        ctx.problem, ctx.kernel = problem.with_tensors(none), kinds.backward
+        return _forward(kinds.forward, problem)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        problem = ctx.problem.with_tensors(ctx.saved_tensors)
+        return (*_backward(ctx.kernel, problem, dout), None, None)
+
+
+def attention(problem: Problem, kinds: Kinds) -> Tensor:
+    """(rows, heads, dim_v), with gradients for q, k and v."""
+    problem = problem._replace(enable_tma=kinds.enable_tma)
+    apply: Any = _Attention.apply
+    out: Tensor = apply(problem.q, problem.k, problem.v, problem, kinds)
+    return out
+
+
+def _share(values: dict[str, Any], p: Problem) -> dict[str, Any]:
+    """Of the kinds that can compute this here."""
+    if importlib.util.find_spec("triton") is None:
+        values = {name: share for name, share in values.items() if name not in ("TRITON", "TMA")}
+    if not cuda.installed() or cuda.why_not(p) is not None:
+        values = {name: share for name, share in values.items() if name != "CUDA"}
+    return values
+
+
+def choose(p: Problem, gpu: str, major: int) -> Kinds:
+    """For each direction the kind that the table measured fastest for this GPU and shape, of those
+    that are installed and can compute it."""
+    dim = rounded(max(p.q.shape[2], p.v.shape[2]))
+    taken = []
+    for op in ("kind forward", "kind backward"):
+        shares = _share(nearest(op, gpu, major, dim, rounded(p.max_seq_len)).values, p)
+        taken.append(max(shares, key=shares.__getitem__) if shares else "TRITON")
+    kernels = [HammerKernel.CUDA if name == "CUDA" else HammerKernel.TRITON for name in taken]
+    return Kinds(kernels[0], kernels[1], taken[0] == "TMA")
+
+
+def fastest(p: Problem) -> Kinds:
+    """What AUTO takes on the GPU of ``p``."""
+    index = p.q.device.index
+    major, _ = torch.cuda.get_device_capability(index)
+    return choose(p, torch.cuda.get_device_name(index), major)
