@@ -3,7 +3,8 @@
     python benchmarks/triton_hstu.py [--case SUBSTRING] [--kernel TRITON] [--markdown FILE]
 
 The cases, and what a rate counts, are those of benchmarks/hstu_attention.py; here scores are scaled
-by 1 / max_seq_len in both. TMA stands for TRITON with ``enable_tma``; AUTO takes for each direction what the table says.
+by 1 / max_seq_len in both. TMA stands for TRITON with ``enable_tma``; AUTO takes for each direction
+what the table says.
 """
 
 from __future__ import annotations

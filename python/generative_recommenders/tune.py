@@ -155,7 +155,7 @@ class OnGpu:
 
         p = self._prepare(job)
         kernel = HammerKernel.CUDA if choice.get("kind") == "CUDA" else HammerKernel.TRITON
-        if kernel is HammerKernel.CUDA and (not cuda.installed() or cuda.why_not(p) is not None):
+        if kernel is HammerKernel.CUDA and (not cuda.INSTALLED or cuda.why_not(p) is not None):
             return None
         tma = choice.get("kind") == "TMA"
         if tma and torch.cuda.get_device_capability()[0] < 9:

@@ -13,6 +13,8 @@ from generative_recommenders.common import sequence_of_row
 from generative_recommenders.ops.problem import Mask, Problem
 
 DIMS = (32, 64, 128, 256)
+INSTALLED = importlib.util.find_spec("hstu_attn") is not None  # torch.compile cannot ask
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def lengths_of(starts: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ def _theirs(p: Problem) -> Any:
 
 def _cleared(t: Tensor, p: Problem) -> Tensor:
     """``t`` with zeros for rows beyond ``max_seq_len``, which are few or none."""
-    if t.is_cuda and importlib.util.find_spec("triton") is not None:
+    if t.is_cuda and _HAS_TRITON:
         from generative_recommenders.ops.triton.triton_tails import triton_clear_tails
 
         triton_clear_tails(t, p.seq_offsets, p.max_seq_len)
@@ -113,10 +115,6 @@ def backward(p: Problem, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     grads = torch.ops.hstu_attn.varlen_bwd(dout.contiguous(), *theirs.schema())[:3]
     dq, dk, dv = (_cleared(t, p) for t in grads)
     return dq, dk, dv
-
-
-def installed() -> bool:
-    return importlib.util.find_spec("hstu_attn") is not None
 
 
 def why_not(p: Problem) -> str | None:

@@ -38,6 +38,7 @@ def _check(
         CHECKS.tensor(t, name)
         if t.dim() != 3:
             CHECKS.fail(f"{name} must have shape (rows, heads, dim), got {tuple(t.shape)}")
+        CHECKS.integer(t.shape[0], f"rows of {name}", 0)  # kernels count them in int32
         if not t.is_floating_point():
             CHECKS.fail(f"{name} must be a floating-point tensor, got {t.dtype}")
         if t is not q:

@@ -268,6 +268,7 @@ def hstu_preprocess_and_attention(
         ValueError: an argument, its value, and what is allowed.
         ImportError: a kernel that is not installed.
     """
+    CHECKS.number(attn_alpha, "attn_alpha")
     if (
         chosen_kernel(kernel, "hstu_preprocess_and_attention", x) is HammerKernel.TRITON
         and not prefill

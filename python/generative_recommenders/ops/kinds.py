@@ -14,6 +14,8 @@ from generative_recommenders.ops import cuda
 from generative_recommenders.ops.problem import Problem
 from generative_recommenders.ops.table import nearest, rounded
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
 
 class Kinds(NamedTuple):
     """Which kernels compute the attention, and whether the forward reads by descriptors."""
@@ -69,9 +71,9 @@ def attention(problem: Problem, kinds: Kinds) -> Tensor:
 
 def _share(values: dict[str, Any], p: Problem) -> dict[str, Any]:
     """Of the kinds that can compute this here."""
-    if importlib.util.find_spec("triton") is None:
+    if not _HAS_TRITON:
         values = {name: share for name, share in values.items() if name not in ("TRITON", "TMA")}
-    if not cuda.installed() or cuda.why_not(p) is not None:
+    if not cuda.INSTALLED or cuda.why_not(p) is not None:
         values = {name: share for name, share in values.items() if name != "CUDA"}
     return values
 

@@ -37,7 +37,8 @@ def addmm(
     if mat2.shape[0] != mat1.shape[1]:
         CHECKS.fail(f"mat2 must have {mat1.shape[1]} rows, got shape {tuple(mat2.shape)}")
     shape = (mat1.shape[0], mat2.shape[1])
-    if tuple(input.shape) not in (shape, shape[1:]):
+    wanted = shape if input.dim() == 2 else shape[1:]  # torch.compile knows no "in" of symbols
+    if input.dim() not in (1, 2) or tuple(input.shape) != wanted:
         CHECKS.fail(f"input must have shape {shape} or {shape[1:]}, got {tuple(input.shape)}")
     if chosen_kernel(kernel, "addmm", mat1) is HammerKernel.PYTORCH:
         return torch.addmm(input, mat1, mat2)

@@ -107,7 +107,8 @@ def norm_bwd(
     dy = switch_to_contiguous_if_needed(dy)
     dx = torch.empty((rows, dim), dtype=x.dtype, device=x.device)
     if rows == 0 or dim == 0:
-        return dx, *(None if t is None else torch.zeros_like(t) for t in (weight, bias))
+        dw, db = (None if t is None else torch.zeros_like(t) for t in (weight, bias))
+        return dx, dw, db
     block_n = block_rows(block_d, _launch.INTERPRETED)
     programs, per_program = programs_of(rows, block_n)
     sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
