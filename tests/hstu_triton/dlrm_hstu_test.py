@@ -316,3 +316,20 @@ def test_a_missing_width_is_named() -> None:
         model(changes={"hstu_transducer_embedding_dim": 0})
     with pytest.raises(ValueError, match="embedding_tables must hold a table"):
         DlrmHSTU(config(), {}, is_inference=False)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_forward_behind_the_lookup_waits_for_nothing() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    made = model().to("cuda")
+    made.set_hammer_kernel(HammerKernel.TRITON)
+    history, candidates = batch()
+    inputs = made.preprocess(
+        *(Jagged(b.keys(), b.values().cuda(), b.lengths().cuda()) for b in (history, candidates))
+    )
+    made.main_forward(*inputs)  # kernels compile
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made.main_forward(*inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

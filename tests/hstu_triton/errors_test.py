@@ -32,6 +32,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"causal": False}, "causal must be True, got False"),
     ({"dropout_pr": 1.0}, r"dropout_pr must lie in \[0, 1\), got 1.0"),
     ({"q": Q[0]}, r"q must have shape \(rows, heads, dim\), got \(2, 16\)"),
+    ({"q": Q[:1].expand(2**31, 2, 16)}, "rows of q must be <= 2147483647, got 2147483648"),
     ({"q": Q.int()}, "q must be a floating-point tensor, got torch.int32"),
     ({"k": Q.half()}, "k is torch.float16, but q is torch.float32"),
     ({"k": Q[:, :, :8]}, r"k must have the heads and the dim of q"),

@@ -19,7 +19,7 @@ from tests.hstu_triton import cases
 from tests.hstu_triton.cases import DEVICE, needs_triton
 
 H200, A100 = "NVIDIA H200", "NVIDIA A100-SXM4-80GB"
-needs_hstu_attn = pytest.mark.skipif(not cuda.installed(), reason="hstu_attn is not installed")
+needs_hstu_attn = pytest.mark.skipif(not cuda.INSTALLED, reason="hstu_attn is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -154,8 +154,8 @@ def test_tune_writes_the_best_and_both_take_it(tmp_path: Path) -> None:
     assert [row[1:4] for row in rows] == [tuple(job) for job in PLAN]
     blocks = rows[0].values
     assert (blocks["block_m"], blocks["block_n"], blocks["num_warps"]) == (64, 64, 4)
-    assert rows[1].values == {"TRITON": 1.0, "TMA": 1.0, "CUDA": 2.0}
-    assert rows[2].values == {"TRITON": 1.0, "TMA": 1.0}
+    assert rows[1].values == {"TRITON": 0.5, "TMA": 0.5, "CUDA": 2.0}
+    assert rows[2].values == {"TRITON": 0.5, "TMA": 0.5}
     assert out.getvalue().endswith("\n") and f"{len(calls)}/{len(calls)}" in out.getvalue()
     assert table.nearest("forward", H200, 9, 64, 2048) == rows[0]
     assert table.nearest("forward", A100, 8, 64, 2048).gpu == "A100"
