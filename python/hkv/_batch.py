@@ -10,7 +10,7 @@ import numpy as np
 
 from hkv import _hkv
 from hkv._arrays import Array, ArrayLike, DeviceArray, Stream, View, stream_address, view
-from hkv._torch import reader
+from hkv._torch import address, reader
 
 _ALIASES = {"bfloat16": ("bfloat16", "uint16")}
 
@@ -40,10 +40,10 @@ class Batch:
         self._start(place, stream)
         self._take("keys", keys, place.key_dtype)
 
-    def _take(self, name: str, array: ArrayLike, dtype: str) -> None:
+    def _take(self, name: str, array: Any, dtype: str) -> None:
         self.keys = self._at_once(array, dtype, None)
         if self.keys >= 0:
-            self.n = len(array)  # type: ignore[arg-type]
+            self.n = array.shape[0]
             return
         v = view(name, array, self.stream)
         if len(v.shape) != 1:
@@ -63,7 +63,7 @@ class Batch:
         """The address of an array that is what is asked for, if that is seen quickly; else -1."""
         kind = type(array)
         if kind is self._tensor:
-            return reader.address(array, dtype, shape, self._place.device)
+            return address(array, dtype, shape, self._place.device)
         if (
             kind is DeviceArray
             and array.dtype == dtype
@@ -89,16 +89,12 @@ class Batch:
         batch._take(name, array, dtype)
         return batch
 
-    @property
-    def rows(self) -> tuple[int, int]:
-        return (self.n, self._place.dim)
-
     def _address(
         self, name: str, array: ArrayLike, dtype: str, shape: tuple[int, ...], writes: bool
     ) -> int:  # fmt: skip
-        address = self._at_once(array, dtype, shape)
-        if address >= 0:
-            return address
+        at = self._at_once(array, dtype, shape)
+        if at >= 0:
+            return at
         return self._checked(name, view(name, array, self.stream), dtype, shape, writes)
 
     def _checked(
@@ -127,7 +123,8 @@ class Batch:
         return self._address(name, array, dtype, shape, False)
 
     def input_rows(self, name: str, array: ArrayLike, writes: bool = False) -> int:
-        return self._address(name, array, self._place.value_dtype, self.rows, writes)
+        place = self._place
+        return self._address(name, array, place.value_dtype, (self.n, place.dim), writes)
 
     def output(
         self, name: str, array: ArrayLike | None, dtype: str, shape: tuple[int, ...] | None = None
@@ -143,7 +140,11 @@ class Batch:
         return result, result._address
 
     def output_rows(self, name: str, array: ArrayLike | None = None) -> tuple[Array, int]:
-        return self.output(name, array, self._place.value_dtype, self.rows)
+        place = self._place
+        shape = (self.n, place.dim)
+        if array is None:
+            return self.output(name, None, place.value_dtype, shape)
+        return array, self._address(name, array, place.value_dtype, shape, True)
 
     def scores_out(self, scores: ArrayLike | None) -> int:
         return 0 if scores is None else self.output("scores", scores, "uint64")[1]
@@ -157,7 +158,8 @@ class Batch:
     def call(self, method: Callable[..., None], *arguments: int) -> None:
         """method(n, keys, *arguments, stream)"""
         method(self.n, self.keys, *arguments, self.stream)
-        self.done()
+        if self._owners:
+            self.done()
 
     def done(self) -> None:
         """The call is on its way."""

@@ -123,6 +123,23 @@ class RowCalls:
         left, values, left_scores = b.cut(count, left, values, left_scores)
         return rows, founds, Evicted(left, values, left_scores, count, status)
 
+    def lock_keys(self, keys: ArrayLike, *, stream: Stream = None) -> Array:
+        """Protects present keys from being overwritten, evicted or erased; they are still found.
+
+        Returns (n,) bool: this call locked the key (False: absent, or locked already).
+        """
+        b = self._batch(keys, stream)
+        done, d = b.output("succeeded", None, "bool")
+        b.call(self._native.lock_keys, d)
+        return done
+
+    def unlock_keys(self, keys: ArrayLike, *, stream: Stream = None) -> Array:
+        """Ends lock_keys. Returns (n,) bool: this call unlocked the key."""
+        b = self._batch(keys, stream)
+        done, d = b.output("succeeded", None, "bool")
+        b.call(self._native.unlock_keys, d)
+        return done
+
     def hold_keys(self, keys: ArrayLike, *, stream: Stream = None) -> Array:
         """Gives present keys one holder more, however many they have (lock_keys: only to keys that
         have none). Held rows are not overwritten, evicted, moved or erased.

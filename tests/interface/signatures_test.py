@@ -33,8 +33,9 @@ def members(kind: type) -> dict[str, str]:
     if issubclass(kind, enum.Enum):
         return {name: str(int(member.value)) for name, member in kind.__members__.items()}
     found = {"": signature(kind)}
-    for name, member in vars(kind).items():
+    for name in dir(kind):
         if name == "__len__" or not name.startswith("_"):
+            member = inspect.getattr_static(kind, name)
             function = member.__func__ if isinstance(member, classmethod) else member
             found[name] = signature(function)
     return found

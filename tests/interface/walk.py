@@ -23,13 +23,15 @@ class Walk(NamedTuple):
     """A package: its name, the kind of each parameter, and a call for each of its functions.
 
     ``kinds`` is by parameter, or by "name(parameter)" where one differs; ``skipped`` are names of
-    ``__all__`` with nothing to walk over: results, enums, protocols.
+    ``__all__`` with nothing to walk over: results, enums, protocols; ``parts`` of base classes with
+    public methods of other classes.
     """
 
     package: str
     kinds: dict[str, str]
     call: Callable[[str, str], Call]
     skipped: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
 
     def public(self) -> Iterator[tuple[str, inspect.Signature]]:
         """Every function, class and method in ``__all__``, with its signature."""
@@ -39,9 +41,14 @@ class Walk(NamedTuple):
             if name in self.skipped or not (inspect.isclass(thing) or inspect.isfunction(thing)):
                 continue
             yield name, inspect.signature(thing)
-            for member in vars(thing) if inspect.isclass(thing) else ():
+            for member in self.members(thing) if inspect.isclass(thing) else ():
                 if not member.startswith("_") and inspect.isroutine(getattr(thing, member)):
                     yield f"{name}.{member}", inspect.signature(getattr(thing, member))
+
+    def members(self, kind: type) -> dict[str, None]:
+        """What a class has of itself and of the bases that it is put together from."""
+        own = [base for base in kind.__mro__ if base is kind or base.__name__ in self.parts]
+        return dict.fromkeys(name for base in own for name in vars(base))
 
     def parameters(self) -> list[tuple[str, str]]:
         return [

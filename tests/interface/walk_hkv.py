@@ -57,7 +57,7 @@ def method(name: str) -> Callable[[str], Call]:
             "keys": KEYS, "values": ROWS.copy(), "scores": np.ones(3, np.uint64),
             "values_or_deltas": ROWS, "accums": np.ones(3, np.bool_), "n": 3, "capacity": 10,
             "epoch": 3, "score_min": 1, "path": "absent/file", "exported": made.export_batch(10),
-            "mask": np.ones(3, np.bool_),
+            "mask": np.ones(3, np.bool_), "rows": np.zeros(3, np.uint64),
         }  # fmt: skip
         function = getattr(made, name)
         needed = needed_of(function)
@@ -113,4 +113,5 @@ KINDS = {
 }
 # Results, which callers read and do not make; enums make themselves; protocols are the callers'.
 SKIPPED = {"Evicted", "Exported", "Missed", "Status", "ArrayLike", "RowsView", "Allocator"}
-WALK = Walk("hkv", kinds(KINDS), call, frozenset(SKIPPED))
+PARTS = {"KeyCalls", "RowCalls", "WholeCalls"}  # of HashTable
+WALK = Walk("hkv", kinds(KINDS), call, frozenset(SKIPPED), frozenset(PARTS))
