@@ -1,7 +1,8 @@
 """How fast the GPU hash table is, beside the floor of each call on the GPU that it runs on.
 
     python benchmarks/hash_table.py [--rows MILLIONS] [--dim N] [--hybrid | --hot | --host]
-                                    [--engine native|upstream] [--markdown FILE] [--json FILE]
+                                    [--evict-from both|home] [--engine native|upstream]
+                                    [--markdown FILE] [--json FILE]
 
 The method is that of HierarchicalKV's benchmark: uint64 keys, float32 values, LRU, 1,048,576 keys
 per call, a table filled to a load factor with consecutive keys, batches of which 60 % of the keys
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--hybrid", action="store_true", help="16 GiB of the rows in HBM")
     parser.add_argument("--hot", action="store_true", help="few keys many times")
     parser.add_argument("--host", action="store_true", help="what a call costs the host instead")
+    parser.add_argument("--evict-from", choices=["both", "home"], default="both")
     parser.add_argument("--engine", choices=["native", "upstream"], default="native")
     arguments = parser.parse_args()
     harness.need_gpu(__file__)
@@ -129,7 +131,7 @@ def main() -> None:
     start = partial(harness.Table, harness.Ceilings.measure(), files=harness.files(arguments))
     millions = arguments.rows or (16 if arguments.hot else 128 if arguments.hybrid else 64)
     hbm_bytes = 16 << 30 if arguments.hybrid else None
-    b = Batches(millions << 20, arguments.dim, hbm_bytes)
+    b = Batches(millions << 20, arguments.dim, hbm_bytes, arguments.evict_from)
     title = f"{millions} M rows of dim {arguments.dim}"
     if arguments.hot:
         columns = {"batch": "<10", "distinct": ">9d", "most": ">7d", **TIMED, **FLOOR}
