@@ -20,7 +20,7 @@
 // conditions on values. Keys are int64_t or uint64_t; values float, __half, __nv_bfloat16, int8_t,
 // uint8_t, int32_t or double; scores uint64_t, or uint32_t with kCustomized. Keys are passed as
 // 64-bit words, values as bytes. Its methods are those of Table (table.h) and those below; what
-// moves whole tables is in growth.cuh and table_io.cuh.
+// works on batches is in batches.cuh, what moves whole tables in growth.cuh and table_io.cuh.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -209,30 +209,7 @@ class HashTable : public NativeTable {
 
   // -- reading
 
-  void Do(const Read& call, Stream on) override {
-    const cudaStream_t stream = CudaStream(on);
-    bool in_order = false;
-    Scope scope(this, stream,
-                [&] { return in_order = UsesHostBins(*storage_, call.n, call.values, stream); });
-    if (call.missed_size != nullptr) {
-      CheckCuda(cudaMemsetAsync(call.missed_size, 0, 8, stream), call.name);
-    }
-    if (call.n == 0) return;
-    device::LookupArgs args{call};
-    args.pitch = Pitch(call.pitch);
-    args.word_bytes = WordBytes(args.pitch, args.values);
-    if (!in_order) {
-      Launch(args, stream);
-    } else {
-      for (args.first = 0; args.first < call.n; args.first += HostBins::kKeys) {
-        args.n = std::min(call.n, args.first + HostBins::kKeys);
-        args.host = host_bins_->Start(stream);
-        Launch(args, stream);
-        LaunchHostRows(*storage_, args, args.host, stream);
-      }
-    }
-    scope.Launched(call.name);
-  }
+  void Do(const Read& call, Stream on) override;
 
   void Launch(const device::LookupArgs& args, cudaStream_t stream) const {
     LaunchLookup(storage_->view, args, Blocks(args.n - args.first), stream);
@@ -240,27 +217,13 @@ class HashTable : public NativeTable {
 
   template <class Args>
   void LaunchHostRows(const DeviceStorage& storage, const Args& args, const device::HostMoves& host,
-                      cudaStream_t stream) const {
-    device::HostRowsKernel<device::kHostThreads>
-        <<<device::kHostBlocks, device::kHostThreads, 0, stream>>>(
-            storage.view, args.values, args.pitch, args.word_bytes, host);
-  }
+                      cudaStream_t stream) const;
 
   static bool IsHybrid(const DeviceStorage& storage) { return storage.view.host_rows != nullptr; }
 
   // Whether a batch's rows in host memory are to be moved in order. Needs mutex_.
   bool UsesHostBins(const DeviceStorage& storage, uint64_t n, const char* values,
-                    cudaStream_t stream) const {
-    if (values == nullptr || !IsHybrid(storage)) return false;
-    if (n < HostBins::kFrom || n >> 31 != 0) return false;
-    if (!TakeTurns(stream, host_bins_.get())) return false;
-    try {
-      if (host_bins_ == nullptr) host_bins_ = std::make_unique<HostBins>(options_.allocator);
-    } catch (const MemoryRefused&) {
-      return false;  // slower, but without it
-    }
-    return true;
-  }
+                    cudaStream_t stream) const;
 
   // Whether calls on this stream take turns with all others, so that they can share memory: those
   // that are ordered do, and those that are captured (a graph must not run beside other calls) can
@@ -271,66 +234,12 @@ class HashTable : public NativeTable {
 
   // -- writing
 
-  void Do(const Write& call, Stream on) override {
-    Scope scope(this, CudaStream(on), true);
-    if (call.evicted_count != nullptr) {
-      CheckCuda(cudaMemsetAsync(call.evicted_count, 0, 8, scope.stream), call.name);
-    }
-    if (UsesHolders(call)) NeedHolders(call.name, scope.stream);
-    if (call.n == 0) return;
-    if (Inserts(call.mode)) MakeRoom(call.n, call.keys, scope.stream);
-    Launch(*storage_, call, scope.stream);
-    scope.Launched(call.name);
-  }
+  void Do(const Write& call, Stream on) override;
 
-  void Launch(const DeviceStorage& storage, const Write& call, cudaStream_t stream) {
-    const unsigned blocks = Blocks(call.n);
-    switch (call.mode) {
-      case WriteMode::kInsertOrAssign:
-        return Launch<WriteMode::kInsertOrAssign>(storage, {call}, stream);
-      case WriteMode::kInsertAndEvict:
-        return Launch<WriteMode::kInsertAndEvict>(storage, {call}, stream);
-      case WriteMode::kFindOrInsert:
-        return Launch<WriteMode::kFindOrInsert>(storage, {call}, stream);
-      case WriteMode::kAccumOrAssign:
-        return Launch<WriteMode::kAccumOrAssign>(storage, {call}, stream);
-      case WriteMode::kAssign:
-        return Launch<WriteMode::kAssign>(storage, {call}, stream);
-      case WriteMode::kFindAndUpdate:
-        return Launch<WriteMode::kFindAndUpdate>(storage, {call}, stream);
-      case WriteMode::kErase:
-        device::EraseKernel<device::kThreads>
-            <<<blocks, device::kThreads, 0, stream>>>(storage.view, call);
-        return;
-      case WriteMode::kLock:
-      case WriteMode::kHold:
-      case WriteMode::kUnlock:
-      case WriteMode::kUnlockRows:
-        device::HoldersKernel<device::kThreads>
-            <<<blocks, device::kThreads, 0, stream>>>(storage.view, call);
-        return;
-    }
-  }
+  void Launch(const DeviceStorage& storage, const Write& call, cudaStream_t stream);
 
   template <WriteMode kMode>
-  void Launch(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream) {
-    Complete(&args);
-    if constexpr (kMode != WriteMode::kAccumOrAssign) {
-      if (GoesInPasses(storage, args, stream)) {
-        for (uint64_t first = 0; first < args.n; first += PassMemory::kKeys) {
-          LaunchPasses<kMode>(storage, Part(args, first), args.n, stream);
-        }
-        return;
-      }
-    }
-    if (!TellsEqualsApart(args.n, stream)) {
-      LaunchUpsertOf<kMode>(storage.view, args, device::Equals(), Blocks(args.n), false, stream);
-      return;
-    }
-    for (uint64_t first = 0; first < args.n; first += EqualsMemory::kKeys) {
-      LaunchTogether<kMode>(storage, Part(args, first), stream);
-    }
-  }
+  void Launch(const DeviceStorage& storage, device::UpsertArgs args, cudaStream_t stream);
 
   // Whether so many keys may hold so many equal ones that it pays to tell them apart.
   bool TellsEqualsApart(uint64_t n, cudaStream_t stream) const {
@@ -368,62 +277,14 @@ class HashTable : public NativeTable {
 
   // With rows in host memory passes pay much earlier.
   bool GoesInPasses(const DeviceStorage& storage, const device::UpsertArgs& args,
-                    cudaStream_t stream) {
-    const uint64_t from = IsHybrid(storage) ? options_.passes_from / 16 : options_.passes_from;
-    if (args.n < from || args.pin || !TakeTurns(stream, pass_memory_.get())) return false;
-    // Both now: a refusal must come before anything is launched.
-    if (pass_memory_ == nullptr) pass_memory_ = std::make_unique<PassMemory>(options_.allocator);
-    NeedEqualsMemory(stream);
-    return true;
-  }
+                    cudaStream_t stream);
 
   // Up to PassMemory::kKeys keys of a batch, from `first` on.
-  device::UpsertArgs Part(device::UpsertArgs args, uint64_t first) const {
-    const uint64_t left = args.n - first;
-    args.n = std::min(left, PassMemory::kKeys);
-    args.ends_call = args.hands_out && args.n == left;
-    const auto advance = [&](auto*& array, uint64_t step) {
-      if (array != nullptr) array += first * step;
-    };
-    advance(args.keys, 1);
-    advance(args.scores, 1);
-    advance(args.values, args.pitch);
-    advance(args.rows, 1);
-    advance(args.row_numbers, 1);
-    advance(args.accums, 1);
-    advance(args.founds, 1);
-    advance(args.out_scores, 1);
-    advance(args.status, 1);
-    return args;
-  }
+  device::UpsertArgs Part(device::UpsertArgs args, uint64_t first) const;
 
   template <WriteMode kMode>
   void LaunchPasses(const DeviceStorage& storage, device::UpsertArgs args, uint64_t whole,
-                    cudaStream_t stream) {
-    // A call whose scores are of its time needs no marks on the rows that it hands out.
-    const bool by_time =
-        args.hands_out && args.ends_call && args.rule == ScoreRule::kClock && args.n == whole;
-    device::Plan plan = pass_memory_->Start(storage, args.n, args.hands_out && !by_time, stream);
-    plan.more_follows = args.hands_out && !args.ends_call;
-    if (by_time) {
-      args.since = plan.counters + device::kSince;
-      args.ends_call = false;
-    }
-    if (UsesHostBins(storage, args.n, args.values, stream)) plan.host = host_bins_->Start(stream);
-    const device::View& view = storage.view;
-    const unsigned blocks = Blocks(args.n);
-    LaunchClaim(kMode, view, args, plan, blocks, stream);
-    if (plan.host.sizes != nullptr) {
-      LaunchHostRows(storage, args, plan.host, stream);
-    }
-    if (Inserts(kMode)) {
-      const unsigned wanted = std::max(blocks, Blocks(view.layout.num_buckets));
-      LaunchEvict(kMode, view, args, plan, Resident(wanted, device::kEvictBlocks), stream);
-    }
-    args.list = plan.rest;
-    args.list_size = plan.counters + device::kRest;
-    LaunchTogether<kMode>(storage, args, stream);
-  }
+                    cudaStream_t stream);
 
   // -- the whole table
 
@@ -572,6 +433,7 @@ class HashTable : public NativeTable {
 
 }  // namespace hkv
 
+#include "csrc/hkv/batches.cuh"
 #include "csrc/hkv/for_each.cuh"
 #include "csrc/hkv/growth.cuh"
 #include "csrc/hkv/narrow_scores.cuh"
