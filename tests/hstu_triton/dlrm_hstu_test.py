@@ -192,25 +192,6 @@ def test_dynamic_tables_train_with_it() -> None:
     assert_falls(losses_of_training(model(made), dynamicemb.KeyedJaggedTensor))
 
 
-@pytest.mark.skipif(find_spec("torchrec") is None, reason="torchrec is not installed")
-def test_torchrec_s_collection_is_made_from_the_tables_and_trains() -> None:
-    from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
-
-    tables = {
-        name: EmbeddingConfig(
-            name=name, embedding_dim=DIM, num_embeddings=IDS, feature_names=features
-        )
-        for name, features in TABLES.items()
-    }
-    torch.manual_seed(0)
-    made = DlrmHSTU(config(), tables, is_inference=False, bf16_training=False)
-    assert {p.device.type for p in made._embedding_collection.parameters()} == {"meta"}
-    made.set_hammer_kernel(HammerKernel.PYTORCH)
-    collection = EmbeddingCollection(tables=list(tables.values()), device=torch.device("cpu"))
-    made._embedding_collection = collection
-    assert_falls(losses_of_training(made, KeyedJaggedTensor))
-
-
 @pytest.mark.skipif(find_spec("torchrec") is not None, reason="torchrec is installed")
 def test_tables_without_torchrec_are_refused_by_its_name() -> None:
     with pytest.raises(ImportError, match="pip install torchrec, or give embedding_collection"):
