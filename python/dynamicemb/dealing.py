@@ -11,6 +11,9 @@ from torch import Tensor
 from dynamicemb.dynamicemb_config import DIST_TYPES
 from dynamicemb.ops import ops
 
+CONTINUOUS, HASHED = DIST_TYPES.index("continuous"), DIST_TYPES.index("hash_roundrobin")
+LONG = 64  # keys of a segment
+
 
 class Dealt(NamedTuple):
     """Keys in the order of their owners: of rank 0 segment by segment, of rank 1 ..."""
@@ -38,6 +41,8 @@ def deal(
         block_sizes: (features) int64 for "continuous", or None where no feature is.
         weights: (n) float32 that go along.
     """
+    if keys.device.type == "cuda" and keys.numel() > LONG * (offsets.numel() - 1):
+        return deal_long(keys, offsets, dist, block_sizes, world, weights)
     lengths, dealt, moved, place = ops.block_bucketize(
         keys, offsets, dist, block_sizes, weights, world
     )
@@ -47,6 +52,37 @@ def deal(
         dealt = torch.empty_like(keys).scatter_(0, torch.where(at < end, place, at), keys)
         place = torch.where(at < end, place, at)
     return Dealt(dealt, lengths.view(world, -1), place, None if weights is None else moved)
+
+
+def deal_long(
+    keys: Tensor,
+    offsets: Tensor,
+    dist: Tensor,
+    block_sizes: Tensor | None,
+    world: int,
+    weights: Tensor | None = None,
+) -> Dealt:
+    """The same by a sort: of segments that are long, where a thread for each would be slow."""
+    n, segments = keys.numel(), offsets.numel() - 1
+    batch = segments // dist.numel()
+    at = torch.arange(n, device=keys.device)
+    segment = ops.expand_ids(offsets, n).long()
+    kind = dist[segment // batch]
+    hashed = _unsigned_mod(_mixed(keys), world)
+    rank = torch.where(kind == HASHED, hashed, _unsigned_mod(keys, world))
+    if block_sizes is not None:
+        block = block_sizes[segment // batch].clamp(min=1)
+        inside = (kind == CONTINUOUS) & (keys >= 0) & (keys // block < world)
+        rank = torch.where(inside, keys // block, rank)
+    rank = torch.where(at < offsets[-1], rank, world)  # what lies behind the segments goes last
+    small = torch.uint8 if world < 255 else torch.int32
+    order = torch.sort(rank.to(small), stable=True).indices
+    part = (rank * segments + segment)[order]
+    bounds = torch.arange(world * segments + 1, device=keys.device)
+    lengths = torch.diff(torch.searchsorted(part, bounds))
+    place = torch.empty_like(order).scatter_(0, order, at)
+    moved = None if weights is None else weights[order]
+    return Dealt(keys[order], lengths.view(world, segments), place, moved)
 
 
 def owners(keys: Tensor, dist_type: str, world: int, num_embeddings: int = 0) -> Tensor:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
+from dynamicemb import dump_ranks
 from dynamicemb._core.files import sync
-from dynamicemb.key_value_table import REFUSED
 
 if TYPE_CHECKING:
     from dynamicemb.table_api import TableApi as Module
@@ -128,7 +128,8 @@ class _File:
 
 
 def _suffix(module: Module) -> str:
-    return "rank_0.world_size_1"
+    part = module.part
+    return "rank_0.world_size_1" if part is None else f"rank_{part.rank}.world_size_{part.world}"
 
 
 def _progress(what: str, done: int, total: int) -> None:
@@ -167,10 +168,11 @@ def _write_table(
         "step_score": module._scores.current(table, module.tiers),
         "dim": layout.dim,
     }
-    text = json.dumps(args, indent=1, default=str).encode()
-    said = _File(folder, f"{name}_opt_args.json")
-    said.write(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-    entries = {file.name: file.end() for file in [*files.values(), said]}
+    if module.part is None or module.part.rank == 0:
+        text = json.dumps(args, indent=1, default=str).encode()
+        said = files["opt_args"] = _File(folder, f"{name}_opt_args.json")
+        said.write(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    entries = {file.name: file.end() for file in files.values()}
     return {"rows": count, "dim": layout.dim, "files": entries}
 
 
@@ -192,6 +194,9 @@ def dump(
         ValueError: an unknown table.
         OSError: it cannot be written; the dump that was there is whole.
     """
+    if module.part is not None:
+        dump_ranks.dump(module, module.part, save_dir, optim, counter, table_names)
+        return
     tables = _chosen(module, table_names)
     target = Path(os.path.realpath(save_dir))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -283,18 +288,23 @@ def _check_table(module: Module, folder: Path, manifest: dict[str, Any], table: 
         if _sha256(there) != said["sha256"]:
             _fail(there, f"its SHA-256 is not {said['sha256']}: the file was altered")
     args = json.loads((folder / f"{name}_opt_args.json").read_text())
-    for key, wanted in (
-        ("evict_strategy", module._scores.strategy.name),
-        ("dist_type", module.options[table].dist_type),
-    ):
+    wanted_of = [("evict_strategy", module._scores.strategy.name)]
+    if module.part is None:  # ranks find their keys whatever dealt them out before
+        wanted_of.append(("dist_type", module.options[table].dist_type))
+    for key, wanted in wanted_of:
         if args[key] != wanted:
             _fail(folder / f"{name}_opt_args.json", f"{key} is {args[key]!r}, expected {wanted!r}")
 
 
 def _read_rows(
-    module: Module, folder: Path, entry: dict[str, Any], table: int, optim: bool
+    module: Module,
+    folder: Path,
+    entry: dict[str, Any],
+    table: int,
+    optim: bool,
+    suffix: str,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    name, suffix, dim = module.table_names[table], _suffix(module), module.layouts[table].dim
+    name, dim = module.table_names[table], module.layouts[table].dim
     for begin in range(0, entry["rows"], CHUNK):
         end = min(begin + CHUNK, entry["rows"])
 
@@ -347,19 +357,7 @@ def load(
                 f"that of {module.optimizer.type.name}",
                 stacklevel=3,
             )
-        refused, done = 0, 0
-        for keys, rows, scores in _read_rows(module, folder, entry, table, with_state):
-            where = module.device
-            status = module.tiers.insert(table, keys.to(where), rows.to(where), scores.to(where))
-            refused += int((status == REFUSED).sum())
-            done += len(keys)
-            _progress(f"load {name}", done, entry["rows"])
-        if refused:
-            warnings.warn(
-                f"dynamicemb: {refused} of {entry['rows']} rows of table {name!r} found no room: "
-                "their scores are below those of the rows there",
-                stacklevel=3,
-            )
+        dump_ranks.load(module, module.part, folder, manifest, table, with_state)
         if counter and module._counter is not None:
             suffix = _suffix(module)
             counted = folder / f"{name}_counter_keys.{suffix}"

@@ -26,6 +26,7 @@ from dynamicemb.arguments import checks, whole
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
 from dynamicemb.crossing import Rows, Sums
 from dynamicemb.dealing import dist_codes
+from dynamicemb.dump_ranks import Part
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.link import Link, agreed
 from dynamicemb.optimizer import WEIGHT_DTYPES, EmbOptimType, OptimizerArgs, RowOptimizer
@@ -100,6 +101,7 @@ class Exchange:
     ) -> None:
         self.link, self.options, self.clip = link, options, clip
         device = module.device
+        module.part = Part(link, num_embeddings)
         self.owner = Owner(module, link.world, options.forward_dtype)
         dists = [one.dist_type for one in module.options]
         codes, blocks = dist_codes(dists, num_embeddings, link.world)

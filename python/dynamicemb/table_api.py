@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamicemb import dump_load
+from dynamicemb import dump_load, dump_ranks
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.key_value_table import UNLOCK, Tiers
 from dynamicemb.optimizer import RowLayout, RowOptimizer
@@ -31,6 +31,7 @@ class TableApi(nn.Module):
     _scores: Scores
     _counter: Counter | None
     _prefetched: deque[Any]
+    part: dump_ranks.Part | None = None  # of tables that are dealt out to ranks
 
     def _prepare(
         self, indices: Tensor, offsets: Tensor, frequencies: Tensor | None, pin: bool = False

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from dynamicemb import (
     DynamicEmbeddingBagCollection,
     DynamicEmbeddingCollection,
+    DynamicEmbInitializerArgs,
+    DynamicEmbInitializerMode,
     DynamicEmbTableOptions,
     EmbeddingBagConfig,
     EmbeddingConfig,
@@ -19,6 +21,7 @@ from dynamicemb import (
 from torch import Tensor
 
 STEPS = 20
+NORMAL = DynamicEmbInitializerArgs(DynamicEmbInitializerMode.NORMAL, std_dev=0.5)
 KEYS = 60
 FEATURES = ["f", "g", "h", "i"]
 DIMS = [8, 8, 6]  # of the tables; the first has features f and g
@@ -37,6 +40,8 @@ class Case(NamedTuple):
     clip: bool = False
     steps: int = STEPS
     learning_rate: float = 0.125
+    share: float = 1.0  # of the gradients that one table sees
+    dims: tuple[int, ...] = tuple(DIMS)
 
 
 class Batch(NamedTuple):
@@ -63,7 +68,10 @@ def collection(case: Case, group: Any, **changes: Any) -> Any:
     owned = [FEATURES[:2], FEATURES[2:3], FEATURES[3:]]
     options = {
         f"t{t}": DynamicEmbTableOptions(
-            dist_type=case.dist_type, score_strategy=case.strategy, max_capacity=1024
+            dist_type=case.dist_type,
+            score_strategy=case.strategy,
+            max_capacity=1024,
+            initializer_args=NORMAL,
         )
         for t in range(3)
     }
@@ -75,10 +83,11 @@ def collection(case: Case, group: Any, **changes: Any) -> Any:
         more |= {"process_group": group, "exchange": case.exchange}
     more |= changes
     if case.kind == "sequence":
-        tables = [EmbeddingConfig(f"t{t}", DIMS[t], 1000, owned[t]) for t in range(3)]
+        tables = [EmbeddingConfig(f"t{t}", case.dims[t], 1000, owned[t]) for t in range(3)]
         return DynamicEmbeddingCollection(tables, **more)
     bags = [
-        EmbeddingBagConfig(f"t{t}", DIMS[t], 1000, owned[t], "FP32", case.kind) for t in (0, 1, 2)
+        EmbeddingBagConfig(f"t{t}", case.dims[t], 1000, owned[t], "FP32", case.kind)
+        for t in (0, 1, 2)
     ]
     return DynamicEmbeddingBagCollection(bags, is_weighted=case.weighted, **more)
 
@@ -170,7 +179,9 @@ def train_alone(case: Case, world: int) -> Any:
         mine = [{name: split[name][rank] for name in FEATURES} for rank in range(world)]
         if step < case.steps:
             grads = [grads_of(case, b, m) for b, m in zip(given, mine, strict=True)]
-            learn(out, [torch.cat([g[f] for g in grads]) for f in range(len(FEATURES))])
+            learn(
+                out, [case.share * torch.cat([g[f] for g in grads]) for f in range(len(FEATURES))]
+            )
         for rank in range(world):
             outs[rank].append({name: part.detach() for name, part in mine[rank].items()})
     return outs, contents(made)

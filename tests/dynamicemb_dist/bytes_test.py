@@ -1,0 +1,110 @@
+"""Where keys go, and what each option moves between ranks: counted, not reckoned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from dynamicemb import ExchangeOptions
+from dynamicemb.dealing import deal, deal_long, dist_codes, owners
+from dynamicemb.link import LinkBytes
+
+from tests.dynamicemb_dist import cases
+from tests.dynamicemb_dist.cases import Case
+from tests.dynamicemb_dist.pool import Pool
+
+DISTS = ("continuous", "roundrobin", "hash_roundrobin")
+MANY = 10_000_000
+
+
+@pytest.mark.parametrize("dist_type", DISTS)
+def test_ten_million_keys_go_where_the_formula_says(dist_type: str) -> None:
+    world, rows = 7, 2**40
+    draw = torch.Generator().manual_seed(1)
+    keys = torch.randint(-(2**63), 2**63 - 1, (MANY,), generator=draw)
+    keys[: MANY // 2] &= 2 * rows - 1  # half of them in or near the blocks
+    codes, blocks = dist_codes([dist_type], [rows], world)
+    sizes = None if blocks is None else torch.tensor(blocks)
+    dealt = deal(keys, torch.tensor([0, MANY]), torch.tensor(codes).int(), sizes, world)
+    wanted = owners(keys, dist_type, world, rows)
+    assert torch.equal(dealt.lengths[:, 0], torch.bincount(wanted, minlength=world))
+    assert torch.equal(dealt.keys[dealt.place], keys)
+    ends = dealt.lengths[:, 0].cumsum(0)
+    assert torch.equal(torch.searchsorted(ends, dealt.place, right=True), wanted)
+
+
+def test_a_sort_deals_as_the_kernel_does() -> None:
+    draw = torch.Generator().manual_seed(2)
+    for world in (1, 3, 300):
+        keys = torch.randint(-3000, 3000, (900,), generator=draw)
+        offsets = torch.tensor([0, 100, 100, 350, 400, 800, 870])  # 30 keys lie behind
+        kinds = torch.tensor([0, 1, 2], dtype=torch.int32)
+        arguments = (keys, offsets, kinds, torch.tensor([500, 0, 0]), world)
+        one, other = deal(*arguments), deal_long(*arguments)
+        assert torch.equal(one.lengths, other.lengths)
+        assert torch.equal(one.keys[:870], other.keys[:870])
+        assert torch.equal(one.place[:870], other.place[:870])
+
+
+@pytest.mark.parametrize("step", [1, 8])
+def test_hashed_keys_are_spread_evenly(step: int) -> None:
+    """Also those that are all multiples of the number of ranks."""
+    world, n = 8, 1_000_000
+    counts = torch.bincount(owners(torch.arange(n) * step, "hash_roundrobin", world))
+    sigma = (n / world * (1 - 1 / world)) ** 0.5
+    assert ((counts - n / world).abs() <= 5 * sigma).all()
+
+
+def moved(group: Any, case: Case) -> dict[str, int]:
+    """Bytes of one step after another, by this rank."""
+    made = cases.collection(case, group)
+    rank = dist.get_rank(group)
+    given = cases.batch(case, rank, 0)
+    with LinkBytes(rank, dist.get_world_size(group)) as counted:
+        out = cases.look_up(case, made, given)
+        cases.learn(out, cases.grads_of(case, given, out))
+    return {"bytes": counted.total, "calls": sum(counted.calls.values())}
+
+
+def zipf(group: Any, options: ExchangeOptions) -> int:
+    """Bytes of a step of 26 features with 4,096 skewed keys each, dim 32."""
+    from dynamicemb import DynamicEmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
+
+    rank, n, features = dist.get_rank(group), 4096, 26
+    tables = [EmbeddingConfig(f"t{t}", 32, 100_000, [f"f{t}"]) for t in range(features)]
+    made = DynamicEmbeddingCollection(tables, "cpu", process_group=group, exchange=options)
+    draw = torch.Generator().manual_seed(rank)
+    chances = torch.arange(1, 65537).double() ** -1.05
+    keys = torch.multinomial(chances, n * features, True, generator=draw)
+    names = [f"f{t}" for t in range(features)]
+    batch = KeyedJaggedTensor(names, keys, torch.ones(n * features, dtype=torch.int64))
+    with LinkBytes(rank, dist.get_world_size(group)) as counted:
+        out = made(batch)
+        torch.cat([part.values() for part in out.values()]).sum().backward()
+    return counted.total
+
+
+def test_distinct_keys_move_at_most_half_of_all_keys_bytes(pool: Pool) -> None:
+    dedup = pool.run(zipf, 2, ExchangeOptions())
+    every = pool.run(zipf, 2, ExchangeOptions(dedup=False))
+    assert sum(dedup) <= 0.5 * sum(every), (dedup, every)
+
+
+def test_sixteen_bit_rows_and_gradients_move_half_the_bytes_of_rows(pool: Pool) -> None:
+    whole = pool.run(zipf, 2, ExchangeOptions())
+    half = pool.run(
+        zipf, 2, ExchangeOptions(forward_dtype=torch.bfloat16, backward_dtype=torch.bfloat16)
+    )
+    for a, b in zip(whole, half, strict=True):
+        assert 0.5 <= b / a < 0.55  # keys are as they were
+
+
+def test_chunks_move_the_same_bytes_in_more_calls(pool: Pool) -> None:
+    one, four = (
+        pool.run(moved, 2, Case("sequence", dims=(8, 8, 8), exchange=ExchangeOptions(chunks=c)))
+        for c in (1, 3)
+    )
+    for a, b in zip(one, four, strict=True):
+        assert a["bytes"] == b["bytes"] and b["calls"] > a["calls"]
