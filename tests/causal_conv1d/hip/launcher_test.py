@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-LAUNCHES = Path(os.environ["LAUNCHES"]).resolve()
-STAND_IN = Path(os.environ["STAND_IN"]).resolve()
-TORCH_HIP = Path(os.environ["TORCH_HIP"]).resolve()
+from tests.common.bazel import variable
+
+LAUNCHES = Path(variable("LAUNCHES")).resolve()
+STAND_IN = Path(variable("STAND_IN")).resolve()
+TORCH_HIP = Path(variable("TORCH_HIP")).resolve()
 GPUS = ["gfx90a", "gfx942", "gfx1100", "gfx1201"]
 
 

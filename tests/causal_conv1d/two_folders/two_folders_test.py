@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.common.bazel import variable
 from tools.lint import tree
 
 ARCH = "gfx942"
-SOURCES = [Path(path).resolve() for path in os.environ["SOURCES"].split()]
-BUILT = {path.name: path for path in map(Path, os.environ["OBJECTS"].split())}
+SOURCES = [Path(path).resolve() for path in variable("SOURCES").split()]
+BUILT = {path.name: path for path in map(Path, variable("OBJECTS").split())}
 SHORT = ["conv1d_forward_bf16", "conv1d_update_fp32"]  # the others take minutes
 
 
