@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "csrc/causal_conv1d/conv.h"
 #include "csrc/common/kernel_portable.h"
@@ -175,17 +176,12 @@ ACCEL_DEVICE void LoadTapsOf(const Weights& w, int channel, int count, Taps<A, k
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const int64_t at = static_cast<int64_t>(channel + (i < count ? i : 0));
-    bool whole = false;
-    if constexpr (kTaps != 3) {
-      whole = w.whole;
-      if (whole) {
-        const W* from = static_cast<const W*>(w.data) + at * w.channel;
-        const auto row = LoadRow<W, kTaps>(from, 1, kTaps, true);
+    if (w.whole) {
+      const W* from = static_cast<const W*>(w.data) + at * w.channel;
+      const auto row = LoadRow<W, kTaps>(from, 1, kTaps, true);
 #pragma unroll
-        for (int k = 0; k < kTaps; ++k) to->tap[k][i] = static_cast<A>(Get(row, k));
-      }
-    }
-    if (!whole) {
+      for (int k = 0; k < kTaps; ++k) to->tap[k][i] = static_cast<A>(Get(row, k));
+    } else {
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
         const int from = k - (kTaps - w.width);
@@ -219,10 +215,10 @@ ACCEL_DEVICE Taps<A, kTaps, N> LoadTaps(const Weights& w, int channel, int count
 
 // ---- Arithmetic
 
-// Whether tap k counts.
+// Whether tap k counts. The last one always does, and without sequences those of the least width.
 template <int kTaps, bool kSeq>
 ACCEL_DEVICE bool Counts(uint32_t used, int k) {
-  return (kTaps == 4 && !kSeq) || (used >> k & 1) != 0;
+  return k >= kTaps - (kSeq ? 1 : LeastWidth(kTaps)) || (used >> k & 1) != 0;
 }
 
 // One more tap of the sum. A tap that is not used adds nothing, whatever x is.
@@ -231,9 +227,25 @@ ACCEL_DEVICE A AddTap(A sum, A tap, A x, bool used) {
   return used ? Fma(tap, x, sum) : sum;
 }
 
-template <class A>
+// The sum of channel i over x(k) under tap k: those that always count first.
+template <bool kSeq, class A, int kTaps, int N, class X>
+ACCEL_DEVICE A Convolved(const Taps<A, kTaps, N>& taps, int i, uint32_t used, const X& x) {
+  A sum = taps.bias[i];
+#pragma unroll
+  for (int k = kTaps - 1; k >= 0; --k) {
+    sum = AddTap(sum, taps.tap[k][i], x(k), Counts<kTaps, kSeq>(used, k));
+  }
+  return sum;
+}
+
+// Of a sum that is rounded to T.
+template <class T, class A>
 ACCEL_DEVICE A Activated(A sum, bool silu) {
-  return silu ? Divide(sum, A(1) + Exp(-sum)) : sum;
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return silu ? NearSilu(sum) : sum;
+  } else {
+    return silu ? Divide(sum, A(1) + Exp(-sum)) : sum;
+  }
 }
 
 // The derivative of Activated.
@@ -241,7 +253,7 @@ template <class A>
 ACCEL_DEVICE A Slope(A sum, bool silu) {
   if (!silu) return A(1);
   const A sigmoid = Divide(A(1), A(1) + Exp(-sum));
-  return sigmoid * Fma(sum, A(1) - sigmoid, A(1));
+  return Fma(sigmoid, Fma(-sum, sigmoid, sum), sigmoid);
 }
 
 // Which taps count at a token of sequence ids[kTaps - 1], from the ids of the tokens under them.

@@ -14,13 +14,17 @@ namespace accel::conv1d {
 
 constexpr int kThreads = 128;       // of a block, but for the last kernel's
 constexpr int kSumThreads = 256;    // of a block of backward_sum
-constexpr int kChannels = 4;        // that a thread owns where the channels lie side by side
 constexpr int kUpdateChannels = 4;  // that a thread of update owns
 constexpr int kMaxWidth = 8;
 
-// Kernels are made for so many taps; a smaller width leaves the first ones out. Those for 4 are for
-// that width alone, which is everybody's.
-constexpr int TapsFor(int width) { return width <= 3 ? 3 : width == 4 ? 4 : 8; }
+// Kernels are made for so many taps; a smaller width leaves the first ones out.
+constexpr int TapsFor(int width) { return width <= 4 ? 4 : 8; }
+constexpr int LeastWidth(int taps) { return taps == 4 ? 2 : 5; }
+
+// Channels that a thread owns where they lie side by side: their taps stay in registers.
+constexpr int ChannelsFor(int taps, int value_bytes) {
+  return taps == 4 && value_bytes == 2 ? 4 : 2;
+}
 
 enum class Type : int32_t { kFloat32, kFloat16, kBFloat16, kFloat64 };
 

@@ -1,12 +1,13 @@
 // File: forward.cuh
 //
-// The forward. Channel-last: a thread owns kChannels channels and walks along the tokens of a
+// The forward. Channel-last: a thread owns a few channels and walks along the tokens of a
 // chunk with the rows under its taps in registers; rows before its chunk are read again.
 // Channel-first: a group of 32 lanes walks along a channel, 16 bytes a lane, and a lane has the
 // values before its own from its neighbours.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "csrc/causal_conv1d/conv.cuh"
 
@@ -15,38 +16,32 @@ namespace accel::conv1d {
 // ---- Channel-last
 
 // The row under a token; before the first token that of the states.
-template <class T>
-ACCEL_DEVICE Row<T, kChannels> RowAt(const T* x, const Values& v, const Values& initial,
-                                     int64_t sequence, int channel, int token, int width,
-                                     int count) {
-  if (token >= 0) return LoadChannels<T, kChannels>(x, v, token, count);
+template <class T, int N>
+ACCEL_DEVICE Row<T, N> RowAt(const T* x, const Values& v, const Values& initial, int64_t sequence,
+                             int channel, int token, int width, int count) {
+  if (token >= 0) return LoadChannels<T, N>(x, v, token, count);
   const int column = token + width - 1;
-  if (initial.data == nullptr || column < 0) return ZeroRow<T, kChannels>();
+  if (initial.data == nullptr || column < 0) return ZeroRow<T, N>();
   const T* state = At<T>(initial, sequence, channel, 0);
-  return LoadChannels<T, kChannels>(state, initial, column, count);
+  return LoadChannels<T, N>(state, initial, column, count);
 }
 
 // One output row from the rows under its taps.
-template <class T, int kTaps, bool kSeq>
-ACCEL_DEVICE Row<T, kChannels> OutputRow(const Row<T, kChannels>* rows,
-                                         const Taps<Accumulator<T>, kTaps, kChannels>& taps,
-                                         uint32_t used, bool silu) {
-  Accumulator<T> out[kChannels];
+template <class T, int kTaps, bool kSeq, int N>
+ACCEL_DEVICE Row<T, N> OutputRow(const Row<T, N>* rows, const Taps<Accumulator<T>, kTaps, N>& taps,
+                                 uint32_t used, bool silu) {
+  Accumulator<T> out[N];
 #pragma unroll
-  for (int i = 0; i < kChannels; ++i) {
-    out[i] = taps.bias[i];
-#pragma unroll
-    for (int k = 0; k < kTaps; ++k) {
-      out[i] = AddTap(out[i], taps.tap[k][i], Get(rows[k], i), Counts<kTaps, kSeq>(used, k));
-    }
-    out[i] = Activated(out[i], silu);
+  for (int i = 0; i < N; ++i) {
+    const auto x = [&](int k) { return Get(rows[k], i); };
+    out[i] = Activated<T>(Convolved<kSeq>(taps, i, used, x), silu);
   }
-  return Rounded<T, kChannels>(out);
+  return Rounded<T, N>(out);
 }
 
 // Rows whose loads are under way together.
-template <class T>
-constexpr int kAhead = sizeof(T) == 2 ? 8 : 4;
+template <class T, bool kSeq>
+constexpr int kAhead = kInFlight > 1 && sizeof(T) == 2 && !kSeq ? 2 * kInFlight : kInFlight;
 
 // A thread's channels of one sequence, from its first token on.
 template <class T>
@@ -60,24 +55,24 @@ struct Column {
 };
 
 // The rows before the next token, and their sequences.
-template <class T, int kTaps, bool kSeq>
+template <class T, int kTaps, int N, bool kSeq>
 struct Window {
-  Row<T, kChannels> rows[kTaps - 1];
+  Row<T, N> rows[kTaps - 1];
   int32_t ids[kSeq ? kTaps - 1 : 1];
 };
 
 // kRows tokens from t on.
-template <class T, int kTaps, bool kSeq, int kRows>
-ACCEL_DEVICE void StepRows(const Column<T>& c, const Taps<Accumulator<T>, kTaps, kChannels>& taps,
-                           bool silu, bool whole, int t, Window<T, kTaps, kSeq>* window) {
+template <class T, int kTaps, int N, bool kSeq, int kRows>
+ACCEL_DEVICE void StepRows(const Column<T>& c, const Taps<Accumulator<T>, kTaps, N>& taps,
+                           bool silu, bool whole, int t, Window<T, kTaps, N, kSeq>* window) {
   constexpr int kBefore = kTaps - 1;
-  Row<T, kChannels> rows[kBefore + kRows];
+  Row<T, N> rows[kBefore + kRows];
   [[maybe_unused]] int32_t ids[kBefore + kRows];
   const T* x = c.x + t * c.x_token;
   T* out = c.out + t * c.out_token;
 #pragma unroll
   for (int u = 0; u < kRows; ++u) {
-    rows[kBefore + u] = LoadRow<T, kChannels>(x, c.x_channel, c.count, whole);
+    rows[kBefore + u] = LoadRow<T, N>(x, c.x_channel, c.count, whole);
     x += c.x_token;
   }
 #pragma unroll
@@ -91,11 +86,11 @@ ACCEL_DEVICE void StepRows(const Column<T>& c, const Taps<Accumulator<T>, kTaps,
   for (int u = 0; u < kRows; ++u) {
     uint32_t used = taps.used;
     if constexpr (kSeq) used = SameSequence<kTaps>(ids + u, used);
-    auto row = OutputRow<T, kTaps, kSeq>(rows + u, taps, used, silu);
+    auto row = OutputRow<T, kTaps, kSeq, N>(rows + u, taps, used, silu);
     if constexpr (kSeq) {
-      if (ids[kBefore + u] < 0) row = ZeroRow<T, kChannels>();
+      if (ids[kBefore + u] < 0) row = ZeroRow<T, N>();
     }
-    StoreRow<T, kChannels>(out, c.out_channel, c.count, whole, row);
+    StoreRow<T, N>(out, c.out_channel, c.count, whole, row);
     out += c.out_token;
   }
 #pragma unroll
@@ -105,33 +100,36 @@ ACCEL_DEVICE void StepRows(const Column<T>& c, const Taps<Accumulator<T>, kTaps,
   }
 }
 
-// The tokens [first, last) of a column.
-template <class T, int kTaps, bool kSeq>
-ACCEL_DEVICE void Walk(const Column<T>& c, const Taps<Accumulator<T>, kTaps, kChannels>& taps,
-                       bool silu, int first, int last, Window<T, kTaps, kSeq>* window) {
+// The tokens [first, last) of a column, kRows at once while there are as many.
+template <class T, int kTaps, int N, bool kSeq, int kRows>
+ACCEL_DEVICE void Walk(const Column<T>& c, const Taps<Accumulator<T>, kTaps, N>& taps, bool silu,
+                       int first, int last, Window<T, kTaps, N, kSeq>* window) {
   int t = first;
-  if (c.whole) {
-    for (; t + kAhead<T> <= last; t += kAhead<T>) {
-      StepRows<T, kTaps, kSeq, kAhead<T>>(c, taps, silu, true, t, window);
+  if (kRows > 1 && c.whole) {
+    for (; t + kRows <= last; t += kRows) {
+      StepRows<T, kTaps, N, kSeq, kRows>(c, taps, silu, true, t, window);
     }
   }
-  for (; t < last; ++t) StepRows<T, kTaps, kSeq, 1>(c, taps, silu, c.whole, t, window);
+  for (; t < last; ++t) StepRows<T, kTaps, N, kSeq, 1>(c, taps, silu, c.whole, t, window);
 }
 
 template <class T, int kTaps, bool kSeq>
 ACCEL_DEVICE void ForwardLast(const ForwardArgs& a) {
+  constexpr int N = ChannelsFor(kTaps, sizeof(T));
   const Sizes& s = a.sizes;
-  const int64_t job = BlockId() * kThreads + ThreadId();
-  const int64_t chunk_job = job / s.groups;
+  const int tiles = CeilDiv(s.groups, kGroup);
+  const int64_t job = BlockId() * (kThreads / kGroup) + Group();
+  const int64_t chunk_job = job / tiles;
   if (chunk_job >= static_cast<int64_t>(s.batch) * s.chunks) return;
-  const int channel = static_cast<int>(job % s.groups) * kChannels;
+  const int channel = (static_cast<int>(job % tiles) * kGroup + Lane()) * N;
+  if (channel >= s.channels) return;
   const int sequence = static_cast<int>(chunk_job / s.chunks);
   const int chunk = static_cast<int>(chunk_job % s.chunks);
-  const int count = Min(kChannels, s.channels - channel), width = a.weights.width;
+  const int count = Min(N, s.channels - channel), width = a.weights.width;
   const int first = chunk * s.chunk, last = Min(first + s.chunk, s.tokens);
   const T* x = At<T>(a.x, sequence, channel, 0);
   const auto row_at = [&](int token) {
-    return RowAt<T>(x, a.x, a.initial, sequence, channel, token, width, count);
+    return RowAt<T, N>(x, a.x, a.initial, sequence, channel, token, width, count);
   };
   const Column<T> column{x,
                          At<T>(a.out, sequence, channel, 0),
@@ -140,21 +138,20 @@ ACCEL_DEVICE void ForwardLast(const ForwardArgs& a) {
                          a.out.channel,
                          a.out.token,
                          count,
-                         a.x.whole && a.out.whole && count >= kChannels,
+                         a.x.whole && a.out.whole && count >= N,
                          kSeq ? a.seq_idx + sequence * a.seq_idx_stride : nullptr};
-  Window<T, kTaps, kSeq> window;
+  Window<T, kTaps, N, kSeq> window;
 #pragma unroll
   for (int k = 0; k < kTaps - 1; ++k) {
     window.rows[k] = row_at(first - (kTaps - 1) + k);
     if constexpr (kSeq) window.ids[k] = column.seq_idx[Max(first - (kTaps - 1) + k, 0)];
   }
-  const auto taps = LoadTaps<Accumulator<T>, kTaps, kChannels>(a.weights, channel, count);
-  Walk<T, kTaps, kSeq>(column, taps, a.weights.silu, first, last, &window);
+  const auto taps = LoadTaps<Accumulator<T>, kTaps, N>(a.weights, channel, count);
+  Walk<T, kTaps, N, kSeq, kAhead<T, kSeq>>(column, taps, a.weights.silu, first, last, &window);
   if (a.last.data == nullptr || last != s.tokens) return;
   T* state = At<T>(a.last, sequence, channel, 0);
   for (int column = 0; column < width - 1; ++column) {
-    StoreChannels<T, kChannels>(state, a.last, column, count,
-                                row_at(s.tokens - (width - 1) + column));
+    StoreChannels<T, N>(state, a.last, column, count, row_at(s.tokens - (width - 1) + column));
   }
 }
 
@@ -263,7 +260,9 @@ ACCEL_DEVICE void WithIdsBefore(const int32_t (&now)[N], const int32_t (&earlier
   for (int i = 0; i < N; ++i) all[kBefore + i] = now[i];
 }
 
-constexpr int kSteps = 4;  // whose loads are under way together
+// Steps whose loads are under way together.
+template <bool kSeq>
+constexpr int kSteps = kSeq ? Max(kInFlight / 4, 1) : kInFlight;
 
 // A lane's outputs of one vector, from the values before and in it.
 template <class T, int kTaps, int N>
@@ -272,12 +271,8 @@ ACCEL_DEVICE Row<T, N> OutputVector(const Accumulator<T> (&all)[kTaps - 1 + N],
   Accumulator<T> result[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    result[i] = taps.bias[0];
-#pragma unroll
-    for (int k = 0; k < kTaps; ++k) {
-      result[i] = AddTap(result[i], taps.tap[k][0], all[i + k], Counts<kTaps, false>(taps.used, k));
-    }
-    result[i] = Activated(result[i], silu);
+    const auto x = [&](int k) { return all[i + k]; };
+    result[i] = Activated<T>(Convolved<false>(taps, 0, taps.used, x), silu);
   }
   return Rounded<T, N>(result);
 }
@@ -291,12 +286,9 @@ ACCEL_DEVICE Row<T, N> OutputFragments(const Accumulator<T> (&all)[kTaps - 1 + N
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const uint32_t used = SameSequence<kTaps>(ids + i, taps.used);
-    result[i] = taps.bias[0];
-#pragma unroll
-    for (int k = 0; k < kTaps; ++k) {
-      result[i] = AddTap(result[i], taps.tap[k][0], all[i + k], used >> k & 1);
-    }
-    result[i] = ids[kTaps - 1 + i] < 0 ? Accumulator<T>(0) : Activated(result[i], silu);
+    const auto x = [&](int k) { return all[i + k]; };
+    const Accumulator<T> out = Activated<T>(Convolved<true>(taps, 0, used, x), silu);
+    result[i] = ids[kTaps - 1 + i] < 0 ? Accumulator<T>(0) : out;
   }
   return Rounded<T, N>(result);
 }
@@ -315,7 +307,7 @@ ACCEL_DEVICE void ForwardFirst(const ForwardArgs& a) {
   using A = Accumulator<T>;
   constexpr int kVector = Line<T>::kVector, kBefore = kTaps - 1;
   const Sizes& s = a.sizes;
-  const int64_t job = (BlockId() * kThreads + ThreadId()) / kGroup;
+  const int64_t job = BlockId() * (kThreads / kGroup) + Group();
   const int64_t line_job = job / s.chunks;
   if (line_job >= static_cast<int64_t>(s.batch) * s.channels) return;
   const int lane = Lane();
@@ -356,24 +348,36 @@ ACCEL_DEVICE void ForwardFirst(const ForwardArgs& a) {
     }
     return OutputVector<T, kTaps, kVector>(all, taps, silu);
   };
+  // So many steps at once, if all of them lie inside.
+  const auto steps_inside = [&](int64_t step, auto many) {
+    constexpr int kMany = many.value;
+    if (kMany == 1 || !whole_out || step + kMany > last || !line.StepInside(step) ||
+        !line.StepInside(step + kMany - 1)) {
+      return false;  // one step needs no code of its own
+    }
+    const int token = line.Token(step * kGroup + lane);
+    Row<T, kVector> rows[kMany];
+    [[maybe_unused]] int32_t ids[kMany][kVector];
+#pragma unroll
+    for (int u = 0; u < kMany; ++u) {
+      const int at = token + u * kGroup * kVector;
+      rows[u] = LoadRow<T, kVector>(x + at, 1, kVector, true);
+      if constexpr (kSeq) LoadIds<kVector>(seq_idx + at, ids[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < kMany; ++u) {
+      StoreRow<T, kVector>(out + token + u * kGroup * kVector, 1, kVector, true,
+                           output(rows[u], ids[u]));
+    }
+    return true;
+  };
+  using Many = std::integral_constant<int, kSteps<kSeq>>;
+  using Two = std::integral_constant<int, 2>;
   for (int64_t step = first; step < last;) {
-    const bool inside = line.StepInside(step) && line.StepInside(step + kSteps - 1);
-    if (inside && whole_out && step + kSteps <= last) {
-      const int token = line.Token(step * kGroup + lane);
-      Row<T, kVector> rows[kSteps];
-      [[maybe_unused]] int32_t ids[kSteps][kVector];
-#pragma unroll
-      for (int u = 0; u < kSteps; ++u) {
-        const int at = token + u * kGroup * kVector;
-        rows[u] = LoadRow<T, kVector>(x + at, 1, kVector, true);
-        if constexpr (kSeq) LoadIds<kVector>(seq_idx + at, ids[u]);
-      }
-#pragma unroll
-      for (int u = 0; u < kSteps; ++u) {
-        StoreRow<T, kVector>(out + token + u * kGroup * kVector, 1, kVector, true,
-                             output(rows[u], ids[u]));
-      }
-      step += kSteps;
+    if (steps_inside(step, Many())) {
+      step += Many::value;
+    } else if (Many::value > 2 && steps_inside(step, Two())) {
+      step += 2;
     } else {
       const int64_t vector = step * kGroup + lane;
       [[maybe_unused]] int32_t ids[kVector];

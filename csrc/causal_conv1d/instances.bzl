@@ -7,26 +7,28 @@ TYPES = {
 }
 
 # Kernels are made for so many taps; a smaller width leaves taps out (TapsFor in conv.h).
-TAPS = ["3", "4", "8"]
+TAPS = ["4", "8"]
 
-# name -> (header, argument struct, device function, parameters behind type and taps)
+# name -> (header, argument struct, device function, parameters behind type and taps, blocks of 4
+# taps that a multiprocessor has room for: registers are bounded so that they fit)
 _KINDS = {
-    "backward_first": ("backward", "BackwardArgs", "BackwardFirst", ", false"),
-    "backward_first_seq": ("backward", "BackwardArgs", "BackwardFirst", ", true"),
-    "backward_last": ("backward", "BackwardArgs", "BackwardLast", ", false"),
-    "backward_last_seq": ("backward", "BackwardArgs", "BackwardLast", ", true"),
-    "forward_first": ("forward", "ForwardArgs", "ForwardFirst", ", false"),
-    "forward_first_seq": ("forward", "ForwardArgs", "ForwardFirst", ", true"),
-    "forward_last": ("forward", "ForwardArgs", "ForwardLast", ", false"),
-    "forward_last_seq": ("forward", "ForwardArgs", "ForwardLast", ", true"),
-    "packed": ("packed", "PackedArgs", "Packed", ""),
-    "update": ("update", "UpdateArgs", "Update", ""),
+    "backward_first": ("backward", "BackwardArgs", "BackwardFirst", ", false", 7),
+    "backward_first_seq": ("backward", "BackwardArgs", "BackwardFirst", ", true", 4),
+    "backward_last": ("backward", "BackwardArgs", "BackwardLast", ", false", 4),
+    "backward_last_seq": ("backward", "BackwardArgs", "BackwardLast", ", true", 4),
+    "forward_first": ("forward", "ForwardArgs", "ForwardFirst", ", false", 9),
+    "forward_first_seq": ("forward", "ForwardArgs", "ForwardFirst", ", true", 8),
+    "forward_last": ("forward", "ForwardArgs", "ForwardLast", ", false", 5),
+    "forward_last_seq": ("forward", "ForwardArgs", "ForwardLast", ", true", 5),
+    "packed": ("packed", "PackedArgs", "Packed", "", 5),
+    "update": ("update", "UpdateArgs", "Update", "", 8),
 }
 
 def _kernel(kind, dtype, taps):
-    header, args, function, more = _KINDS[kind]
+    header, args, function, more, blocks = _KINDS[kind]
     return struct(
         args = args,
+        bounds = "kThreads, %d" % (blocks if taps == "4" else 3),
         call = "%s<%s, %s%s>" % (function, TYPES[dtype], taps, more),
         header = header,
         name = "conv1d_%s_%s_w%s" % (kind, dtype, taps),
@@ -42,6 +44,7 @@ KERNELS = [
     for taps in TAPS
 ] + [struct(
     args = "SumArgs",
+    bounds = "kSumThreads",
     call = "BackwardSum<float>",
     header = "backward",
     name = "conv1d_backward_sum",
@@ -50,11 +53,11 @@ KERNELS = [
 )]
 
 def _define(kernel):
-    return "ACCEL_KERNEL({threads}) {name}(const {args} a) {{ {call}(a); }}".format(
+    return "ACCEL_KERNEL({bounds}) {name}(const {args} a) {{ {call}(a); }}".format(
         args = kernel.args,
+        bounds = kernel.bounds,
         call = kernel.call,
         name = kernel.name,
-        threads = kernel.threads,
     )
 
 # One source each, for instance.cu.tpl.

@@ -183,9 +183,10 @@ int64_t SeqIdxStride(const Problem& p) { return p.seq_idx ? p.seq_idx->stride(0)
 
 void LaunchPacked(PackedArgs* a, Type type, const Device& device, const Tensor& x, int channels,
                   int tokens) {
-  a->sizes = WalkSizes(1, channels, tokens, device, 2048);
-  const int64_t jobs = static_cast<int64_t>(a->sizes.chunks) + a->sequences;
-  Launch(Named("packed", type, a->weights.width), Blocks(jobs * a->sizes.groups), *a, x);
+  const int each = ChannelsFor(TapsFor(a->weights.width), x.element_size());
+  a->sizes = WalkSizes(1, channels, tokens, each, device, PackedWalk(tokens));
+  const int64_t chunks = static_cast<int64_t>(a->sizes.chunks) + a->sequences;
+  Launch(Named("packed", type, a->weights.width), Blocks(WalkThreads(a->sizes, chunks)), *a, x);
 }
 
 std::tuple<Tensor, Tensor> Fwd(const Forward& a) {
@@ -203,13 +204,15 @@ std::tuple<Tensor, Tensor> Fwd(const Forward& a) {
   }
   const Type type = TypeOf(p.x, "x");
   const Device device = ThisDevice();
+  const int value = static_cast<int>(p.x.element_size());
+  const int each = ChannelsFor(TapsFor(p.weights.width), value);
   if (p.packed) {
     PackedArgs k{};
-    k.x = ValuesOf(p.x, kChannels);
-    k.out = ValuesOf(out, kChannels);
+    k.x = ValuesOf(p.x, each);
+    k.out = ValuesOf(out, each);
     k.weights = p.weights;
-    k.before = ValuesOf(a.initial_states, kChannels);
-    if (a.return_final_states) k.after = ValuesOf(last, kChannels);
+    k.before = ValuesOf(a.initial_states, each);
+    if (a.return_final_states) k.after = ValuesOf(last, each);
     k.starts = p.starts;
     k.sequences = k.line_count = p.sequences;
     k.pad_line = -1;
@@ -219,20 +222,20 @@ std::tuple<Tensor, Tensor> Fwd(const Forward& a) {
     return {out, last};
   }
   ForwardArgs k{};
-  k.x = ValuesOf(p.x, kChannels);
-  k.out = ValuesOf(out, kChannels);
+  k.x = ValuesOf(p.x, each);
+  k.out = ValuesOf(out, each);
   k.weights = p.weights;
-  k.initial = ValuesOf(a.initial_states, kChannels);
-  if (a.return_final_states) k.last = ValuesOf(last, kChannels);
+  k.initial = ValuesOf(a.initial_states, each);
+  if (a.return_final_states) k.last = ValuesOf(last, each);
   k.seq_idx = SeqIdx(p);
   k.seq_idx_stride = SeqIdxStride(p);
-  const int value = static_cast<int>(p.x.element_size());
-  k.sizes = p.last ? WalkSizes(p.batch, p.channels, p.tokens, device, 2048)
-                   : LineSizes(p.batch, p.channels, p.tokens, value, 16 / value - 1, device);
-  const int64_t jobs = static_cast<int64_t>(p.batch) * k.sizes.groups * k.sizes.chunks;
+  k.sizes =
+      p.last ? WalkSizes(p.batch, p.channels, p.tokens, each, device, ForwardWalk(value))
+             : LineSizes(p.batch, p.channels, p.tokens, value, LeadOf(p.x), kForwardSteps, device);
+  const int64_t chunks = static_cast<int64_t>(p.batch) * k.sizes.chunks;
   Launch(Named(p.last ? "forward_last" : "forward_first", type, p.weights.width,
                p.seq_idx.has_value()),
-         Blocks(p.last ? jobs : jobs * kGroupLanes), k, p.x);
+         Blocks(p.last ? WalkThreads(k.sizes, chunks) : chunks * p.channels * kGroupLanes), k, p.x);
   return {out, last};
 }
 
@@ -260,32 +263,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> Bwd(const Backward& a) {
     return {dx, dweight, dbias, dinitial};
   }
 
+  const int value = static_cast<int>(p.x.element_size()), taps = TapsFor(p.weights.width);
+  const int each = ChannelsFor(taps, value);
   BackwardArgs k{};
-  k.x = ValuesOf(p.x, kChannels);
-  k.dout = ValuesOf(dout, kChannels);
-  k.dx = ValuesOf(dx, kChannels);
+  k.x = ValuesOf(p.x, each);
+  k.dout = ValuesOf(dout, each);
+  k.dx = ValuesOf(dx, each);
   k.weights = p.weights;
-  k.initial = ValuesOf(a.of.initial_states, kChannels);
-  if (a.return_dinitial_states) k.dinitial = ValuesOf(dinitial, kChannels);
-  k.dlast = ValuesOf(a.dfinal_states, kChannels);
+  k.initial = ValuesOf(a.of.initial_states, each);
+  if (a.return_dinitial_states) k.dinitial = ValuesOf(dinitial, each);
+  k.dlast = ValuesOf(a.dfinal_states, each);
   k.seq_idx = SeqIdx(p);
   k.seq_idx_stride = SeqIdxStride(p);
   k.starts = p.starts;
   k.sequences = p.sequences;
   const Device device = ThisDevice();
-  const int taps = TapsFor(p.weights.width);
   constexpr int kPieces = kThreads / kGroupLanes;
   int64_t parts = 0, blocks = 0;
   if (p.last) {
-    k.sizes = WalkSizes(p.batch, p.channels, p.tokens, device, 2048);
+    k.sizes = WalkSizes(p.batch, p.channels, p.tokens, each, device, BackwardWalk(value));
     k.sizes.chunks = Max(CeilDiv(k.sizes.chunks, kPieces), 1);  // of a block
     parts = static_cast<int64_t>(p.batch) * k.sizes.chunks;
     blocks = parts * CeilDiv(k.sizes.groups, kGroupLanes);
   } else {
-    const int vector = 16 / static_cast<int>(p.x.element_size());
+    const int vector = 16 / value;
     const int lead =
-        vector - 1 + (a.return_dinitial_states ? CeilDiv(taps - 1, vector) * vector : 0);
-    k.sizes = LineSizes(p.batch, p.channels, p.tokens, 16 / vector, lead, device);
+        LeadOf(p.x) + (a.return_dinitial_states ? CeilDiv(taps - 1, vector) * vector : 0);
+    k.sizes = LineSizes(p.batch, p.channels, p.tokens, value, lead, kBackwardSteps, device);
     parts = static_cast<int64_t>(p.batch) * k.sizes.chunks;
     blocks = Blocks(parts * p.channels * kGroupLanes);
   }
@@ -347,8 +351,9 @@ Tensor UpdateStep(const Update& a) {
       k.columns >= TapsFor(k.weights.width) - 1 && state.stride(2) == 1 &&
       state.stride(1) == k.columns && state.stride(0) % kUpdateChannels == 0 &&
       reinterpret_cast<uintptr_t>(k.state.data) % (kUpdateChannels * state.element_size()) == 0;
+  k.sizes.chunk = UpdateChunk(batch, k.sizes.groups, ThisDevice());
   Launch(Named("update", type, k.weights.width),
-         Blocks(static_cast<int64_t>(batch) * k.sizes.groups), k, a.x);
+         Blocks(int64_t{CeilDiv(batch, k.sizes.chunk)} * k.sizes.groups), k, a.x);
   return out;
 }
 
@@ -382,9 +387,10 @@ Tensor PackedStep(const Packed& a) {
   Tensor out = EmptyLaidOut(a.x, 1, channels, tokens, true);
   if (channels == 0 || tokens == 0) return out;
   if (k.sequences == 0) return torch::stable::zero_(out);
-  k.x = ValuesOf(a.x, kChannels);
-  k.out = ValuesOf(out, kChannels);
-  k.before = k.after = ValuesOf(a.conv_states, kChannels);
+  const int each = ChannelsFor(TapsFor(k.weights.width), a.x.element_size());
+  k.x = ValuesOf(a.x, each);
+  k.out = ValuesOf(out, each);
+  k.before = k.after = ValuesOf(a.conv_states, each);
   LaunchPacked(&k, type, ThisDevice(), a.x, channels, tokens);
   return out;
 }

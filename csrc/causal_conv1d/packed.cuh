@@ -15,18 +15,21 @@ namespace accel::conv1d {
 // Starts are as the caller wrote them: none leads out of the tokens.
 ACCEL_DEVICE int Clamp(int value, int least, int most) { return Min(Max(value, least), most); }
 
-// The first sequence that begins at `token` or behind it, or holds it.
+// The first sequence that begins at `token` or behind it, or holds it: the lanes of a group look at
+// 32 starts at once.
 ACCEL_DEVICE int FirstSequence(const int32_t* starts, int sequences, int token) {
-  int low = 0, high = sequences;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (starts[middle] < token) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
+  int low = 0, left = sequences;  // the first start that is not before the token: low to low + left
+  while (left > 0) {
+    const int step = CeilDiv(left, kGroup), at = Lane() * step;
+    int before = at < left && starts[low + at] < token;
+#pragma unroll
+    for (int d = kGroup / 2; d > 0; d /= 2) before += Shuffle(before, Lane() ^ d);
+    if (before == 0) break;
+    const int passed = (before - 1) * step + 1;
+    low += passed;
+    left = Min(step - 1, left - passed);
   }
-  return low > 0 && starts[low] > token ? low - 1 : low;
+  return Shuffle(low > 0 && starts[low] > token ? low - 1 : low, 0);
 }
 
 // The state line of a sequence; -1: the sequence is padding.
@@ -38,9 +41,10 @@ ACCEL_DEVICE int LineOf(const PackedArgs& a, int sequence) {
 
 template <class T, int kTaps>
 ACCEL_DEVICE void PackedHead(const PackedArgs& a, int sequence, int channel) {
-  using Channels = Row<T, kChannels>;
+  constexpr int N = ChannelsFor(kTaps, sizeof(T));
+  using Channels = Row<T, N>;
   const int width = a.weights.width, history = width - 1;
-  const int count = Min(kChannels, a.sizes.channels - channel);
+  const int count = Min(N, a.sizes.channels - channel);
   const int start = Clamp(a.starts[sequence], 0, a.sizes.tokens);
   const int length = Clamp(a.starts[sequence + 1], start, a.sizes.tokens) - start;
   const int line = LineOf(a, sequence);
@@ -48,7 +52,7 @@ ACCEL_DEVICE void PackedHead(const PackedArgs& a, int sequence, int channel) {
   T* out = At<T>(a.out, 0, channel, start);
   if (line < 0) {
     for (int t = 0; t < Min(length, history); ++t) {
-      StoreChannels<T, kChannels>(out, a.out, t, count, ZeroRow<T, kChannels>());
+      StoreChannels<T, N>(out, a.out, t, count, ZeroRow<T, N>());
     }
     return;
   }
@@ -65,15 +69,15 @@ ACCEL_DEVICE void PackedHead(const PackedArgs& a, int sequence, int channel) {
   for (int k = 0; k < kTaps - 1; ++k) {
     const int column = k - (kTaps - 1 - history);
     rows[k] = has && before != nullptr && column >= 0
-                  ? LoadChannels<T, kChannels>(before, a.before, column, count)
-                  : ZeroRow<T, kChannels>();
+                  ? LoadChannels<T, N>(before, a.before, column, count)
+                  : ZeroRow<T, N>();
   }
 #pragma unroll
   for (int t = 0; t < kTaps - 1; ++t) {
-    rows[kTaps - 1 + t] = t < Min(length, history) ? LoadChannels<T, kChannels>(x, a.x, t, count)
-                                                   : ZeroRow<T, kChannels>();
+    rows[kTaps - 1 + t] =
+        t < Min(length, history) ? LoadChannels<T, N>(x, a.x, t, count) : ZeroRow<T, N>();
   }
-  const auto taps = LoadTaps<Accumulator<T>, kTaps, kChannels>(a.weights, channel, count);
+  const auto taps = LoadTaps<Accumulator<T>, kTaps, N>(a.weights, channel, count);
   if (a.after.data != nullptr) {
     T* after = At<T>(a.after, line, channel, 0);
     if (verifies) {
@@ -81,11 +85,11 @@ ACCEL_DEVICE void PackedHead(const PackedArgs& a, int sequence, int channel) {
 #pragma unroll
       for (int k = 1; k < kTaps - 1; ++k) {
         const int column = k - 1 - (kTaps - 1 - history);
-        if (column >= 0) StoreChannels<T, kChannels>(after, a.after, column, count, rows[k]);
+        if (column >= 0) StoreChannels<T, N>(after, a.after, column, count, rows[k]);
       }
       for (int t = 0; t < length; ++t) {
-        StoreChannels<T, kChannels>(after, a.after, history - 1 + t, count,
-                                    LoadChannels<T, kChannels>(x, a.x, t, count));
+        StoreChannels<T, N>(after, a.after, history - 1 + t, count,
+                            LoadChannels<T, N>(x, a.x, t, count));
       }
     } else {
 #pragma unroll
@@ -94,69 +98,75 @@ ACCEL_DEVICE void PackedHead(const PackedArgs& a, int sequence, int channel) {
         if (column < 0) continue;
         // The token of this column, counted from the sequence's first.
         const int token = length - history + column;
-        const auto row = token >= 0 ? LoadChannels<T, kChannels>(x, a.x, token, count)
-                                    : Pick(rows, kTaps - 1 + token);
-        StoreChannels<T, kChannels>(after, a.after, column, count, row);
+        const auto row =
+            token >= 0 ? LoadChannels<T, N>(x, a.x, token, count) : Pick(rows, kTaps - 1 + token);
+        StoreChannels<T, N>(after, a.after, column, count, row);
       }
     }
   }
 #pragma unroll
   for (int t = 0; t < kTaps - 1; ++t) {
     if (t >= Min(length, history)) break;
-    StoreChannels<T, kChannels>(
-        out, a.out, t, count,
-        OutputRow<T, kTaps, false>(rows + t, taps, taps.used, a.weights.silu));
+    StoreChannels<T, N>(out, a.out, t, count,
+                        OutputRow<T, kTaps, false, N>(rows + t, taps, taps.used, a.weights.silu));
   }
 }
 
 template <class T, int kTaps>
 ACCEL_DEVICE void PackedBody(const PackedArgs& a, int chunk, int channel) {
+  constexpr int N = ChannelsFor(kTaps, sizeof(T));
   const Sizes& s = a.sizes;
-  const int count = Min(kChannels, s.channels - channel), history = a.weights.width - 1;
+  const int count = Clamp(s.channels - channel, 0, N), history = a.weights.width - 1;
   const int first = chunk * s.chunk, last = Min(first + s.chunk, s.tokens);
   const T* x = At<T>(a.x, 0, channel, 0);
   T* out = At<T>(a.out, 0, channel, 0);
-  const auto taps = LoadTaps<Accumulator<T>, kTaps, kChannels>(a.weights, channel, count);
-  int sequence = FirstSequence(a.starts, a.sequences, first);
-  int end = sequence < a.sequences ? Clamp(a.starts[sequence], 0, s.tokens) : last;
-  const bool whole = a.x.whole && a.out.whole && count >= kChannels;
+  const auto taps =
+      LoadTaps<Accumulator<T>, kTaps, N>(a.weights, Min(channel, s.channels - 1), count);
+  const bool whole = a.x.whole && a.out.whole && count >= N;
   const Column<T> column{x,           out,   a.x.channel, a.x.token, a.out.channel,
                          a.out.token, count, whole,       nullptr};
+  const auto zero = [&](int from, int to) {
+    for (int t = from; t < to; ++t) StoreChannels<T, N>(out, a.out, t, count, ZeroRow<T, N>());
+  };
+  // The lanes hold the starts of a group of sequences, so that all see the same ones.
+  int sequence = FirstSequence(a.starts, a.sequences, first);
+  int held = sequence, starts = Clamp(a.starts[Min(held + Lane(), a.sequences)], 0, s.tokens);
+  int end = Shuffle(starts, 0);
   for (; sequence < a.sequences && end < last; ++sequence) {
+    if (sequence + 1 - held == kGroup) {
+      held = sequence + 1;
+      starts = Clamp(a.starts[Min(held + Lane(), a.sequences)], 0, s.tokens);
+    }
     const int start = end;
-    end = Clamp(a.starts[sequence + 1], start, s.tokens);
+    end = Max(Shuffle(starts, sequence + 1 - held), start);
     const int from = Max(first, start + history), to = Min(last, end);
     if (from >= to) continue;
-    if (LineOf(a, sequence) < 0) {
-      for (int t = from; t < to; ++t) {
-        StoreChannels<T, kChannels>(out, a.out, t, count, ZeroRow<T, kChannels>());
-      }
+    if (Shuffle(LineOf(a, sequence), 0) < 0) {
+      zero(from, to);
       continue;
     }
-    Window<T, kTaps, false> window;
+    Window<T, kTaps, N, false> window;
 #pragma unroll
     for (int k = 0; k < kTaps - 1; ++k) {
       const int token = from - (kTaps - 1) + k;
-      window.rows[k] = token >= start ? LoadChannels<T, kChannels>(x, a.x, token, count)
-                                      : ZeroRow<T, kChannels>();
+      window.rows[k] = token >= start ? LoadChannels<T, N>(x, a.x, token, count) : ZeroRow<T, N>();
     }
-    Walk<T, kTaps, false>(column, taps, a.weights.silu, from, to, &window);
+    // Short rounds: where a sequence begins, rows are left over.
+    Walk<T, kTaps, N, false, kInFlight>(column, taps, a.weights.silu, from, to, &window);
   }
-  // Behind the last sequence.
-  for (int t = Max(first, Max(a.starts[a.sequences], 0)); t < last; ++t) {
-    StoreChannels<T, kChannels>(out, a.out, t, count, ZeroRow<T, kChannels>());
-  }
+  zero(Max(first, Max(a.starts[a.sequences], 0)), last);  // behind the last sequence
 }
 
 template <class T, int kTaps>
 ACCEL_DEVICE void Packed(const PackedArgs& a) {
-  const int64_t job = BlockId() * kThreads + ThreadId();
-  const int64_t bodies = static_cast<int64_t>(a.sizes.chunks) * a.sizes.groups;
-  const int channel = static_cast<int>(job % a.sizes.groups) * kChannels;
-  const int64_t which = job / a.sizes.groups;
-  if (job < bodies) {
+  const int tiles = CeilDiv(a.sizes.groups, kGroup);
+  const int64_t job = BlockId() * (kThreads / kGroup) + Group();
+  const int64_t which = job / tiles;
+  const int channel =
+      (static_cast<int>(job % tiles) * kGroup + Lane()) * ChannelsFor(kTaps, sizeof(T));
+  if (which < a.sizes.chunks) {
     PackedBody<T, kTaps>(a, static_cast<int>(which), channel);
-  } else if (which - a.sizes.chunks < a.sequences) {
+  } else if (which - a.sizes.chunks < a.sequences && channel < a.sizes.channels) {
     PackedHead<T, kTaps>(a, static_cast<int>(which - a.sizes.chunks), channel);
   }
 }

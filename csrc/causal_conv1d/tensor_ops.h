@@ -46,6 +46,15 @@ inline Values ValuesOf(const Tensor& t, int at_once) {
   return v;
 }
 
+// The most values of a row that lie before its first 16-byte boundary.
+inline int LeadOf(const Tensor& t) {
+  const int vector = 16 / static_cast<int>(t.element_size());
+  const bool whole = reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0 &&
+                     (t.size(0) <= 1 || t.stride(0) % vector == 0) &&
+                     (t.size(1) <= 1 || t.stride(1) % vector == 0);
+  return whole ? 0 : vector - 1;
+}
+
 inline Values ValuesOf(const MaybeTensor& t, int at_once) {
   return t ? ValuesOf(*t, at_once) : Values{};
 }

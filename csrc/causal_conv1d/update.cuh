@@ -67,15 +67,12 @@ struct FlatLine {
 };
 
 template <class T, int kTaps>
-ACCEL_DEVICE void Update(const UpdateArgs& a) {
-  using A = Accumulator<T>;
+ACCEL_DEVICE void UpdateLine(const UpdateArgs& a,
+                             const Taps<Accumulator<T>, kTaps, kUpdateChannels>& taps, int sequence,
+                             int channel, int count) {
   constexpr int kN = kUpdateChannels, kBefore = kTaps - 1;
   const Sizes& s = a.sizes;
-  const int64_t job = BlockId() * kThreads + ThreadId();
-  if (job >= static_cast<int64_t>(s.batch) * s.groups) return;
-  const int sequence = static_cast<int>(job / s.groups);
-  const int channel = static_cast<int>(job % s.groups) * kN;
-  const int count = Min(kN, s.channels - channel), width = a.weights.width;
+  const int width = a.weights.width;
   const T* x = At<T>(a.x, sequence, channel, 0);
   T* out = At<T>(a.out, sequence, channel, 0);
   // All that is read is asked for before the first of it is waited for.
@@ -111,19 +108,13 @@ ACCEL_DEVICE void Update(const UpdateArgs& a) {
                                     : ZeroRow<T, kN>();
     }
   }
-  const auto taps = LoadTaps<A, kTaps, kN>(a.weights, channel, count);
   for (int t = 0; t < s.tokens; ++t) {
     if (t > 0) rows[kBefore] = LoadChannels<T, kN>(x, a.x, t, count);
-    A result[kN];
+    Accumulator<T> result[kN];
 #pragma unroll
     for (int i = 0; i < kN; ++i) {
-      result[i] = taps.bias[i];
-#pragma unroll
-      for (int k = 0; k < kTaps; ++k) {
-        result[i] =
-            AddTap(result[i], taps.tap[k][i], Get(rows[k], i), Counts<kTaps, false>(taps.used, k));
-      }
-      result[i] = Activated(result[i], a.weights.silu);
+      const auto under = [&](int k) { return Get(rows[k], i); };
+      result[i] = Activated<T>(Convolved<false>(taps, i, taps.used, under), a.weights.silu);
     }
     StoreChannels<T, kN>(out, a.out, t, count, Rounded<T, kN>(result));
     if (circle) {
@@ -140,6 +131,23 @@ ACCEL_DEVICE void Update(const UpdateArgs& a) {
     roomy.StoreShifted(state, rows[kBefore]);
   } else {
     Shift<T, kTaps>(state, a, x, count, rows);
+  }
+}
+
+// A thread has a few channels of sizes.chunk sequences, one after the other.
+template <class T, int kTaps>
+ACCEL_DEVICE void Update(const UpdateArgs& a) {
+  constexpr int kN = kUpdateChannels;
+  const Sizes& s = a.sizes;
+  const int64_t job = BlockId() * kThreads + ThreadId();
+  const int64_t first = job / s.groups * s.chunk;
+  if (first >= s.batch) return;
+  const int channel = static_cast<int>(job % s.groups) * kN;
+  const int count = Min(kN, s.channels - channel);
+  const auto taps = LoadTaps<Accumulator<T>, kTaps, kN>(a.weights, channel, count);
+  const int last = static_cast<int>(Min<int64_t>(first + s.chunk, s.batch));
+  for (int sequence = static_cast<int>(first); sequence < last; ++sequence) {
+    UpdateLine<T, kTaps>(a, taps, sequence, channel, count);
   }
 }
 

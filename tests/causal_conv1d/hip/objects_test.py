@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -12,19 +11,20 @@ from types import ModuleType
 
 import pytest
 
+from tests.common.bazel import variable
 from tools.hip.bundle import bundle
 
-FILES = [Path(path) for path in os.environ["OBJECTS"].split()]
-ASSEMBLY = [Path(path) for path in os.environ["ASSEMBLY"].split()]
-COSTS = [Path(path) for path in os.environ["COSTS"].split()]
+FILES = [Path(path) for path in variable("OBJECTS").split()]
+ASSEMBLY = [Path(path) for path in variable("ASSEMBLY").split()]
+COSTS = [Path(path) for path in variable("COSTS").split()]
 # name, bytes of its argument, threads, source: what the launcher goes by
-ENTRIES = [line.split() for line in Path(os.environ["ENTRIES"]).read_text().splitlines()]
+ENTRIES = [line.split() for line in Path(variable("ENTRIES")).read_text().splitlines()]
 GPUS = {"gfx90a": 64, "gfx942": 64, "gfx1100": 32, "gfx1201": 32}
 
 
 def reader() -> ModuleType:
     """python/causal_conv1d/code_objects.py, which needs nothing of its package."""
-    spec = importlib.util.spec_from_file_location("code_objects", os.environ["READER"])
+    spec = importlib.util.spec_from_file_location("code_objects", variable("READER"))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -62,27 +62,25 @@ def test_the_kernels_are_the_rows_of_the_table_with_its_arguments(arch: str) -> 
 
 
 @pytest.mark.parametrize("arch", GPUS)
-def test_no_kernel_but_the_widest_backward_spills(arch: str) -> None:
-    for name, k in KERNELS[arch].items():
-        wide = "backward_last" in name and name.endswith("w8")
-        assert k.scratch <= 96 * wide and k.vgpr_spills <= 24 * wide, name
+def test_no_kernel_needs_scratch_memory(arch: str) -> None:
+    assert not [name for name, k in KERNELS[arch].items() if k.scratch or k.vgpr_spills]
     forward = [k for name, k in KERNELS[arch].items() if "forward" in name]
     assert forward and not [k for k in forward if k.sgpr_spills]
 
 
 def test_forward_has_few_registers() -> None:
-    """64 let eight waves run on a SIMD of gfx942, 72 seven, 128 four."""
+    """64 let eight waves run on a SIMD of gfx942, 88 five."""
     for name, k in KERNELS["gfx942"].items():
         if "forward" in name:
-            limit = 104 if name.endswith("w8") else 72
-            assert k.vgprs <= limit + 40 * ("_seq_" in name), name
+            assert k.vgprs <= (88 if "_seq_" in name else 64), name
 
 
 @pytest.mark.parametrize("arch", GPUS)
 def test_sums_have_their_shared_memory(arch: str) -> None:
     for name, k in KERNELS[arch].items():
-        if "backward_last" in name:  # four pieces, the taps and the bias, 128 channels, floats
-            assert k.lds >= 4 * (int(name[-1]) + 1) * 128 * 4, name
+        if "backward_last" in name:  # four pieces, the taps and the bias, channels, floats
+            channels = 128 if name.endswith("16_w4") else 64
+            assert k.lds >= 4 * (int(name[-1]) + 1) * channels * 4, name
         elif "backward_sum" in name:
             assert k.lds == 8 * 32 * 4
 
@@ -113,7 +111,7 @@ def loads(arch: str, kernel: str) -> list[str]:
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_forward_loads_sixteen_bytes_at_once(dtype: str) -> None:
     for gpu, wide in [("gfx942", "global_load_dwordx4"), ("gfx1100", "global_load_b128")]:
-        for taps in (3, 4, 8):
+        for taps in (4, 8):
             assert wide in loads(gpu, f"conv1d_forward_first_{dtype}_w{taps}")
 
 
@@ -153,7 +151,7 @@ def test_the_listing_names_every_kernel_once_a_gpu() -> None:
 
 
 def test_a_library_holds_the_bundles_that_were_built() -> None:
-    held = code_objects.of_library(os.environ["LIBRARY"])
+    held = code_objects.of_library(variable("LIBRARY"))
     wanted = {
         path.name.split(".")[0]: code_objects.unbundle(path.read_bytes())
         for path in FILES
@@ -163,5 +161,5 @@ def test_a_library_holds_the_bundles_that_were_built() -> None:
 
 
 def test_a_library_without_them_has_none() -> None:
-    assert code_objects.of_library(os.environ["OTHER_LIBRARY"]) == []
+    assert code_objects.of_library(variable("OTHER_LIBRARY")) == []
     assert "built without" in code_objects.listing([])

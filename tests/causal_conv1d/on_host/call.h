@@ -160,21 +160,24 @@ void CheckForward(const Case& c) {
   namespace conv1d = accel::conv1d;
   const Problem<T, W> p(c);
   const int history = c.width - 1;
+  const int each = conv1d::ChannelsFor(conv1d::TapsFor(c.width), sizeof(T));
   const bool last = c.layout == Layout::kLast;
   const auto out = Buffer<T>::Empty(c.batch, c.channels, c.tokens, c.layout, c.loose);
   const auto states = Buffer<T>::Empty(c.batch, c.channels, history, Layout::kLast, c.loose);
   conv1d::ForwardArgs k{};
-  k.x = p.x.values(conv1d::kChannels);
-  k.out = out.values(conv1d::kChannels);
+  k.x = p.x.values(each);
+  k.out = out.values(each);
   k.weights = p.weights();
-  if (c.initial) k.initial = p.initial.values(conv1d::kChannels);
-  if (c.last) k.last = states.values(conv1d::kChannels);
+  if (c.initial) k.initial = p.initial.values(each);
+  if (c.last) k.last = states.values(each);
   if (c.seq) k.seq_idx = p.ids.data(), k.seq_idx_stride = c.tokens;
-  k.sizes = last ? conv1d::WalkSizes(c.batch, c.channels, c.tokens, p.device(), 2048)
-                 : conv1d::LineSizes(c.batch, c.channels, c.tokens, sizeof(T), p.vector() - 1,
+  k.sizes = last ? conv1d::WalkSizes(c.batch, c.channels, c.tokens, each, p.device(), 32)
+                 : conv1d::LineSizes(c.batch, c.channels, c.tokens, sizeof(T), p.vector() - 1, 8,
                                      p.device());
-  const int64_t jobs = static_cast<int64_t>(c.batch) * k.sizes.groups * k.sizes.chunks;
-  Launch(p.Name("forward"), Blocks(last ? jobs : jobs * accel::kGroup), k, c);
+  const int64_t chunks = static_cast<int64_t>(c.batch) * k.sizes.chunks;
+  Launch(p.Name("forward"),
+         Blocks(last ? conv1d::WalkThreads(k.sizes, chunks) : chunks * c.channels * accel::kGroup),
+         k, c);
   RequireClose<T>("out", out.tensor(), Convolved(p.in), c.width);
   Require(out.GapsUntouched(), "the gaps of out were written");
   if (!c.last) return;
@@ -188,6 +191,7 @@ void CheckBackward(const Case& c) {
   using A = conv1d::Accumulator<T>;
   Problem<T, W> p(c);
   const int history = c.width - 1, taps = conv1d::TapsFor(c.width);
+  const int each = conv1d::ChannelsFor(taps, sizeof(T));
   const bool last = c.layout == Layout::kLast;
   const Tensor dout = Random<T>(c.batch, c.channels, c.tokens, &p.numbers);
   const Tensor dfinal = c.last ? Random<T>(c.batch, c.channels, history, &p.numbers) : Tensor();
@@ -195,26 +199,26 @@ void CheckBackward(const Case& c) {
   const auto dx = Buffer<T>::Empty(c.batch, c.channels, c.tokens, c.layout, c.loose);
   const auto dinitial = Buffer<T>::Empty(c.batch, c.channels, history, Layout::kLast, c.loose);
   conv1d::BackwardArgs k{};
-  k.x = p.x.values(conv1d::kChannels);
-  k.dout = dout_in.values(conv1d::kChannels);
-  k.dx = dx.values(conv1d::kChannels);
+  k.x = p.x.values(each);
+  k.dout = dout_in.values(each);
+  k.dx = dx.values(each);
   k.weights = p.weights();
-  if (c.initial) k.initial = p.initial.values(conv1d::kChannels);
-  if (c.initial) k.dinitial = dinitial.values(conv1d::kChannels);
-  if (c.last) k.dlast = dfinal_in.values(conv1d::kChannels);
+  if (c.initial) k.initial = p.initial.values(each);
+  if (c.initial) k.dinitial = dinitial.values(each);
+  if (c.last) k.dlast = dfinal_in.values(each);
   if (c.seq) k.seq_idx = p.ids.data(), k.seq_idx_stride = c.tokens;
   k.sequences = c.batch;
   int64_t parts = 0, blocks = 0;
   if (last) {
     constexpr int kPieces = conv1d::kThreads / accel::kGroup;
-    k.sizes = conv1d::WalkSizes(c.batch, c.channels, c.tokens, p.device(), 2048);
+    k.sizes = conv1d::WalkSizes(c.batch, c.channels, c.tokens, each, p.device(), 256);
     k.sizes.chunks = accel::Max(accel::CeilDiv(k.sizes.chunks, kPieces), 1);
     parts = static_cast<int64_t>(c.batch) * k.sizes.chunks;
     blocks = parts * accel::CeilDiv(k.sizes.groups, accel::kGroup);
   } else {
     const int v = p.vector();
     const int lead = v - 1 + (c.initial ? accel::CeilDiv(taps - 1, v) * v : 0);
-    k.sizes = conv1d::LineSizes(c.batch, c.channels, c.tokens, sizeof(T), lead, p.device());
+    k.sizes = conv1d::LineSizes(c.batch, c.channels, c.tokens, sizeof(T), lead, 32, p.device());
     parts = static_cast<int64_t>(c.batch) * k.sizes.chunks;
     blocks = Blocks(parts * c.channels * accel::kGroup);
   }

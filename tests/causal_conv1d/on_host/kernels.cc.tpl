@@ -24,7 +24,6 @@
 #define UNPACKED(...) __VA_ARGS__
 #define Z(kind, Args, call, taps) \
   static void conv1d_##kind##_fp64_w##taps(accel::conv1d::Args a) { accel::conv1d::UNPACKED call(a); }
-DOUBLES(3)
 DOUBLES(4)
 DOUBLES(8)
 static void conv1d_backward_sum_fp64(accel::conv1d::SumArgs a) {
@@ -52,7 +51,7 @@ static void Run(void (*kernel)(Args), const void* args, int64_t blocks, int thre
 
 const HostKernel kHostKernels[] = {
 {TABLE}
-    DOUBLES(3) DOUBLES(4) DOUBLES(8) ENTRY(conv1d_backward_sum_fp64, SumArgs, kSumThreads)};
+    DOUBLES(4) DOUBLES(8) ENTRY(conv1d_backward_sum_fp64, SumArgs, kSumThreads)};
 
 const HostKernel* HostKernelNamed(const std::string& name) {
   for (const HostKernel& kernel : kHostKernels) {

@@ -54,19 +54,20 @@ static void CheckPacked(Case c, int columns_more) {
   const Buffer<T> state_lines(states, Layout::kLast, c.loose);
   const auto out = Buffer<T>::Empty(1, c.channels, c.tokens, Layout::kLast, c.loose);
   conv1d::PackedArgs k{};
-  k.x = p.x.values(conv1d::kChannels);
-  k.out = out.values(conv1d::kChannels);
+  const int each = conv1d::ChannelsFor(conv1d::TapsFor(c.width), sizeof(T));
+  k.x = p.x.values(each);
+  k.out = out.values(each);
   k.weights = p.weights();
-  k.before = k.after = state_lines.values(conv1d::kChannels);
+  k.before = k.after = state_lines.values(each);
   k.starts = starts.data();
   k.lines = lines.data();
   k.has_initial = has.data();
   k.sequences = kSequences, k.line_count = kLines, k.pad_line = -1;
   k.columns = history + columns_more;
-  k.sizes = conv1d::WalkSizes(1, c.channels, c.tokens, p.device(), 2048);
+  k.sizes = conv1d::WalkSizes(1, c.channels, c.tokens, each, p.device(), 32);
   Launch(std::string("conv1d_packed_") + TypeOf<T>::kName + "_w" +
              std::to_string(conv1d::TapsFor(c.width)),
-         Blocks((static_cast<int64_t>(k.sizes.chunks) + kSequences) * k.sizes.groups), k, c);
+         Blocks(conv1d::WalkThreads(k.sizes, k.sizes.chunks + kSequences)), k, c);
 
   Tensor wanted(1, c.channels, c.tokens);
   for (int i = 0; i < kSequences; ++i) {
@@ -105,10 +106,10 @@ static void CheckUpdate(Case c, int columns_more, bool circle, Layout of_states)
            k.state.sequence % conv1d::kUpdateChannels == 0 &&
            reinterpret_cast<uintptr_t>(k.state.data) % (conv1d::kUpdateChannels * sizeof(T)) == 0;
   k.sizes = {c.batch, c.channels, c.tokens, accel::CeilDiv(c.channels, conv1d::kUpdateChannels),
-             0,       0};
+             2,       0};
   Launch(std::string("conv1d_update_") + TypeOf<T>::kName + "_w" +
              std::to_string(conv1d::TapsFor(c.width)),
-         Blocks(static_cast<int64_t>(c.batch) * k.sizes.groups), k, c);
+         Blocks(static_cast<int64_t>(accel::CeilDiv(c.batch, 2)) * k.sizes.groups), k, c);
 
   Tensor wanted(c.batch, c.channels, c.tokens);
   for (int i = 0; i < c.batch; ++i) {
