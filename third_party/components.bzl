@@ -1,6 +1,6 @@
 """What of third parties is inside a wheel: for its licence files and its SBOM."""
 
-load("//third_party:pins.bzl", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_WHEELS", "ZIG_WHEELS")
+load("//third_party:pins.bzl", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_ENVS", "PYTHON_WHEELS", "ZIG_WHEELS")
 
 # A wheel names those of these that are compiled or linked into it: wheel(contains = [...]).
 COMPONENTS = {
@@ -28,6 +28,11 @@ COMPONENTS = {
         license = "BSD-3-Clause",
         notices = ["//third_party/torch:LICENSE.pytorch.txt"],
     ),
+    # What kernels call of its library is compiled into them.
+    "triton": struct(
+        license = "MIT",
+        notices = ["//third_party/triton:LICENSE.triton.txt"],
+    ),
 }
 
 # What compiles every wheel that has machine code, and stays outside of it.
@@ -36,12 +41,16 @@ BUILD_TOOLS = ["nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "ziglang"] 
     for deb in LIBSTDCXX_DEBS
 ]
 
+# The assembler that lies in Triton's wheel.
+_PTXAS = "12.8.93"
+
 def _pins():
     pins = {}
-    for wheels in [CUDA_WHEELS, CUTLASS_WHEELS, PYBIND11_WHEELS, PYTHON_WHEELS, ZIG_WHEELS]:
+    for wheels in [CUDA_WHEELS, CUTLASS_WHEELS, PYBIND11_WHEELS, PYTHON_ENVS["triton"], PYTHON_WHEELS, ZIG_WHEELS]:
         for requirement, hashes in wheels.items():
             name, version = requirement.split("==")
             pins[name] = struct(version = version, purl = "pkg:pypi/%s@%s" % (name, version), sha256 = hashes)
+    pins["ptxas"] = struct(version = _PTXAS, purl = "pkg:generic/ptxas@" + _PTXAS, sha256 = pins["triton"].sha256)
     for requirement, sha256 in LIBSTDCXX_DEBS.items():
         name, version = requirement.split("=")
         purl = "pkg:deb/debian/%s@%s?arch=amd64&distro=%s" % (name.replace("+", "%2B"), version, LIBSTDCXX_SUITE)

@@ -8,6 +8,7 @@
 | `archs_define` | the build's GPU targets as a macro |
 | `hip_library` | code objects for AMD GPUs of the same sources |
 | `setting_define` | a build setting's value as a macro |
+| `triton_library` | kernels in Triton, compiled when the project is built |
 | `op_library` | the shared object of a package's torch ops |
 | `c_library` | a shared object that any language can load |
 | `python_module` | a pybind11 module for the CPython of the build |
@@ -26,6 +27,7 @@ load("//tools/cuda:switches.bzl", _build_switches = "build_switches")
 load("//tools/hip:hip_library.bzl", _hip_library = "hip_library")
 load("//tools/py:pytest_suite.bzl", _pytest_suite = "pytest_suite")
 load("//tools/py:pytest_test.bzl", _pytest_test = "pytest_test")
+load("//tools/triton:triton_library.bzl", _triton_library = "triton_library")
 load("//tools/wheel:wheel.bzl", _wheel = "wheel", _wheel_site = "wheel_site")
 
 archs_define = _archs_define
@@ -39,5 +41,6 @@ pytest_suite = _pytest_suite
 pytest_test = _pytest_test
 python_module = _python_module
 setting_define = _setting_define
+triton_library = _triton_library
 wheel = _wheel
 wheel_site = _wheel_site

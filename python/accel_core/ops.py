@@ -118,7 +118,7 @@ def op(
     package: str,
     name: str,
     *,
-    cpu: Callable[[Any], Any],
+    cpu: Callable[[Any], Any] | None = None,
     fake: Callable[[Any], Any],
     backward: Rule,
     gradients: tuple[str, ...],
@@ -128,7 +128,7 @@ def op(
     Args:
         package: its namespace.
         name: of the op.
-        cpu: the result on CPU tensors, from the arguments as one value.
+        cpu: the result on CPU tensors, from the arguments as one value; None: the library has it.
         fake: the result's shapes, dtypes and strides, for torch.compile and torch.export.
         backward: ``(arguments, needed, *gradients of the results) -> gradients``, one for each
             name in ``gradients``, as ``needed`` says of each whether it needs one.
@@ -138,14 +138,17 @@ def op(
     made = Op(overload, backward, gradients)
     qualified = f"{package}::{name}"
 
-    def on_cpu(*inputs: Any) -> Any:
-        # The op is not autocast's: what it is made of here is not either.
-        if torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return cpu(made.arguments(*inputs))
-        return cpu(made.arguments(*inputs))
+    if cpu is not None:
+        of_cpu = cpu
 
-    torch.library.impl(qualified, "cpu", on_cpu)
+        def on_cpu(*inputs: Any) -> Any:
+            # The op is not autocast's: what it is made of here is not either.
+            if torch.is_autocast_enabled("cpu"):
+                with torch.autocast("cpu", enabled=False):
+                    return of_cpu(made.arguments(*inputs))
+            return of_cpu(made.arguments(*inputs))
+
+        torch.library.impl(qualified, "cpu", on_cpu)
 
     def without_data(*inputs: Any) -> Any:
         # One meta tensor among real ones brings a call here, which would return no result.

@@ -9,6 +9,7 @@ import abc
 import importlib.util
 from collections.abc import Callable, Sequence
 from enum import Enum, unique
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -24,9 +25,10 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None  # torch.compile ca
 class HammerKernel(Enum):
     """What computes an op.
 
-    TRITON is compiled at first use, PYTORCH is plain PyTorch and the reference, CUDA is
-    ``hstu_attn``. TLX needs Meta's own Triton, and CUTEDSL is not offered: both raise. AUTO is
-    ours: what serves the tensors' device, TRITON on a GPU and PYTORCH on the CPU.
+    TRITON is compiled at first use, TRITON_CC was when the wheel was built, PYTORCH is plain
+    PyTorch and the reference, CUDA is ``hstu_attn``. TLX needs Meta's own Triton, and CUTEDSL is
+    not offered: both raise. AUTO is ours: what serves the tensors' device, TRITON on a GPU and
+    PYTORCH on the CPU.
     """
 
     TRITON = "TRITON"
@@ -41,20 +43,62 @@ class HammerKernel(Enum):
 _MISSING = {
     HammerKernel.TLX: "TLX needs the Triton of Meta with triton.language.extra.tlx",
     HammerKernel.CUTEDSL: "CUTEDSL has no kernels here",
-    HammerKernel.TRITON_CC: "TRITON_CC needs kernels that are compiled into the wheel: it has none",
 }
+_LIBRARY = Path(__file__).with_name("libhstu_triton.so")
+_HAS_LIBRARY = _LIBRARY.is_file()
+_allow_jit = False
+
+
+def set_allow_jit(allow: bool) -> None:
+    """Whether TRITON stands in for TRITON_CC where no kernel was compiled for a shape; False at
+    first: then it is an error that names the nearest."""
+    global _allow_jit
+    _allow_jit = allow
+
+
+def get_allow_jit() -> bool:
+    return _allow_jit
+
+
+def _compiled_or_jit(op: str, compiled: tuple[str, int] | None, like: Tensor) -> HammerKernel:
+    """TRITON_CC, or TRITON where it has no kernel and may be replaced."""
+    if not _HAS_LIBRARY:
+        raise ImportError(
+            f"generative_recommenders: {op}: TRITON_CC needs {_LIBRARY.name}, which the wheel "
+            "hstu-triton has and this installation lacks; use TRITON or PYTORCH"
+        )
+    if compiled is not None and not _allow_jit:
+        return HammerKernel.TRITON_CC
+    if compiled is not None:
+        from generative_recommenders.ops.compiled import serves
+
+        if serves(*compiled, like):
+            return HammerKernel.TRITON_CC
+    elif not _allow_jit:
+        raise ImportError(
+            f"generative_recommenders: {op}: TRITON_CC has no kernel of it; use TRITON or PYTORCH, "
+            "or set_allow_jit(True)"
+        )
+    return HammerKernel.TRITON
 
 
 def chosen_kernel(
-    kernel: HammerKernel, op: str, like: Tensor, *, cuda: bool = False
+    kernel: HammerKernel,
+    op: str,
+    like: Tensor,
+    *,
+    cuda: bool = False,
+    compiled: tuple[str, int] | None = None,
 ) -> HammerKernel:
-    """The kernel that ``op`` takes for ``kernel``: PYTORCH, TRITON, or CUDA where it has one.
+    """The kernel that ``op`` takes for ``kernel``: PYTORCH, TRITON, or, where it has them, CUDA and
+    TRITON_CC.
 
     Args:
         kernel: what the caller asked for.
         op: its name, for the error.
         like: one of its tensors.
         cuda: whether it has a CUDA kernel.
+        compiled: name and width of its compiled kernel, if it has any.
 
     Raises:
         ValueError: no HammerKernel.
@@ -72,6 +116,8 @@ def chosen_kernel(
         raise ImportError(
             f"generative_recommenders: {op}: {_MISSING[kernel]}; use TRITON or PYTORCH"
         )
+    if kernel is HammerKernel.TRITON_CC:
+        kernel = _compiled_or_jit(op, compiled, like)
     if kernel is HammerKernel.TRITON and not _HAS_TRITON:
         raise ImportError(f"generative_recommenders: {op}: TRITON needs Triton: pip install triton")
     return kernel

@@ -13,7 +13,15 @@ from tools.lint import tree
 STARLARK = [path for path in tree.files() if path.endswith(".bzl")]
 PACKAGES = [path for path in tree.files() if path.endswith("BUILD.bazel")]
 # Whom other workspaces build (docs/build.md), and what every package of this one is built with.
-PUBLIC = ("python", "third_party", "tools/cuda", "tools/hip", "tools/release", "tools/wheel")
+PUBLIC = (
+    "python",
+    "third_party",
+    "tools/cuda",
+    "tools/hip",
+    "tools/triton",
+    "tools/release",
+    "tools/wheel",
+)
 
 
 def text(path: str) -> str:

@@ -35,7 +35,7 @@ def _package(name, license):
 
 def _sbom_impl(ctx):
     name, version = ctx.attr.distribution, ctx.attr.version
-    tools = BUILD_TOOLS if ctx.attr.native else []
+    tools = (BUILD_TOOLS if ctx.attr.native else []) + ctx.attr.tools
     wheel = {
         "SPDXID": _id(name),
         "copyrightText": "NOASSERTION",
@@ -96,6 +96,7 @@ sbom = rule(
         "distribution": attr.string(mandatory = True, doc = "the wheel's name as pip knows it"),
         "license": attr.string(mandatory = True, doc = "of the project's own part, in SPDX"),
         "native": attr.bool(doc = "the wheel has machine code: the compilers are listed"),
+        "tools": attr.string_list(doc = "what compiles it besides"),
         "version": attr.string(mandatory = True, doc = "of the wheel"),
     },
 )

@@ -116,7 +116,7 @@ _wheel = rule(
     },
 )
 
-def wheel(name, distribution, tag, contains = [], contains_if = {}, version = VERSION, visibility = None, **kwargs):
+def wheel(name, distribution, tag, contains = [], contains_if = {}, tools = [], version = VERSION, visibility = None, **kwargs):
     """A deterministic wheel with its licences and its SBOM.
 
     Args:
@@ -126,6 +126,7 @@ def wheel(name, distribution, tag, contains = [], contains_if = {}, version = VE
       contains: what of third_party/components.bzl is compiled or linked into it.
       contains_if: config_setting -> what a build in which it holds contains besides, under a licence
         that the wheel names anyway.
+      tools: what compiles it beside what compiles every wheel.
       version: by default the project's.
       visibility: of the wheel.
       **kwargs: passed on to the rule above.
@@ -149,6 +150,7 @@ def wheel(name, distribution, tag, contains = [], contains_if = {}, version = VE
         distribution = distribution,
         license = own,
         native = not tag.endswith("-any"),
+        tools = tools,
         version = version,
         visibility = visibility,
     )

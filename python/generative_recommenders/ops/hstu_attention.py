@@ -132,7 +132,8 @@ def hstu_mha(
                 f"attn_scale must be a scalar or have shape ({q.shape[0]},), got "
                 f"{tuple(attn_scale.shape)}"
             )
-    taken = chosen_kernel(kernel, "hstu_mha", q, cuda=True)
+    compiled = ("attention_fwd", q.shape[2])
+    taken = chosen_kernel(kernel, "hstu_mha", q, cuda=True, compiled=compiled)
     if taken is HammerKernel.PYTORCH:
         return pytorch_hstu_mha(
             max_seq_len,
@@ -162,6 +163,11 @@ def hstu_mha(
         if HammerKernel.CUDA in kinds[:2]:
             return attention(problem, kinds)
         enable_tma = kinds.enable_tma
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops import compiled as of_the_wheel
+
+        args = (max_seq_len, alpha, q, k, v, seq_offsets, *mask)
+        return of_the_wheel.attention(*args, sort_by_length, attn_scale)
     from generative_recommenders.ops.triton.triton_hstu_attention import triton_hstu_mha
 
     return triton_hstu_mha(
@@ -215,8 +221,14 @@ def delta_hstu_mha(
         )
     args = (max_seq_len, alpha, delta_q, k, v, seq_offsets)
     mask = (num_targets, max_attn_len, contextual_seq_len)
-    if chosen_kernel(kernel, "delta_hstu_mha", k) is HammerKernel.PYTORCH:
+    compiled = ("attention_fwd", k.shape[2])
+    taken = chosen_kernel(kernel, "delta_hstu_mha", k, compiled=compiled)
+    if taken is HammerKernel.PYTORCH:
         return pytorch_cached_hstu_mha(*args, *mask)
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops.compiled import last_rows_attention
+
+        return last_rows_attention(*args, *mask)
     from generative_recommenders.ops.triton.triton_hstu_attention import triton_cached_hstu_mha
 
     return triton_cached_hstu_mha(*args, *mask, enable_tma)

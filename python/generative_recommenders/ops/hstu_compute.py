@@ -16,6 +16,7 @@ from generative_recommenders.common import HammerKernel, chosen_kernel
 from generative_recommenders.ops.hstu_attention import hstu_mha
 from generative_recommenders.ops.layer_norm import layer_norm
 from generative_recommenders.ops.mm import addmm
+from generative_recommenders.ops.pytorch.pt_dropout import drawn_seed
 from generative_recommenders.ops.pytorch.pt_hstu_linear import pytorch_hstu_compute_output
 
 ACTIVATIONS = ("none", "silu", "sigmoid")
@@ -84,7 +85,8 @@ def hstu_compute_uqvk(
     sizes = (num_heads, attn_dim, hidden_dim)
     check_uvqk(x, norm_weight, norm_bias, *sizes, uvqk_weight, uvqk_bias)
     normed = layer_norm(x, norm_weight, norm_bias, norm_eps, kernel)
-    uvqk = addmm(uvqk_bias.to(x.dtype), normed, uvqk_weight, kernel)
+    product = HammerKernel.PYTORCH if kernel is HammerKernel.TRITON_CC else kernel  # cuBLAS
+    uvqk = addmm(uvqk_bias.to(x.dtype), normed, uvqk_weight, product)
     u, v, q, k = split_uvqk(uvqk, *sizes)
     return F.silu(u), q, k, v
 
@@ -138,7 +140,10 @@ def hstu_compute_output(
     CHECKS.number(dropout_ratio, "dropout_ratio")
     if not 0.0 <= dropout_ratio < 1.0:
         CHECKS.fail(f"dropout_ratio must lie in [0, 1), got {dropout_ratio}")
-    if chosen_kernel(kernel, "hstu_compute_output", x) is HammerKernel.PYTORCH:
+    width = linear_dim if group_norm else num_heads * linear_dim
+    compiled = ("norm_mul_dropout_fwd", width)
+    taken = chosen_kernel(kernel, "hstu_compute_output", x, compiled=compiled)
+    if taken is HammerKernel.PYTORCH:
         return pytorch_hstu_compute_output(
             attn,
             u,
@@ -157,6 +162,16 @@ def hstu_compute_output(
             num_heads,
             linear_dim,
         )
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops.compiled import norm_mul_dropout
+
+        ratio = dropout_ratio if training else 0.0
+        parts = (False, concat_u, concat_x, ACTIVATIONS.index(mul_u_activation_type))
+        seed = drawn_seed(None, 0, attn, ratio > 0.0)
+        y = norm_mul_dropout(
+            attn, u, norm_weight, norm_bias, seed, norm_eps, ratio, *parts, group_norm, num_heads
+        )
+        return torch.addmm(x, y, output_weight.to(x.dtype))
     from generative_recommenders.ops.triton.triton_hstu_linear import triton_hstu_compute_output
 
     return triton_hstu_compute_output(
@@ -269,10 +284,9 @@ def hstu_preprocess_and_attention(
         ImportError: a kernel that is not installed.
     """
     CHECKS.number(attn_alpha, "attn_alpha")
-    if (
-        chosen_kernel(kernel, "hstu_preprocess_and_attention", x) is HammerKernel.TRITON
-        and not prefill
-    ):
+    compiled = ("attention_fwd", attn_dim)
+    taken = chosen_kernel(kernel, "hstu_preprocess_and_attention", x, compiled=compiled)
+    if taken is HammerKernel.TRITON and not prefill:
         from generative_recommenders.ops.triton.triton_hstu_preprocess_and_attention import (
             triton_hstu_preprocess_and_attention,
         )

@@ -30,6 +30,14 @@ def _check(x: Tensor, weights: dict[str, Tensor], eps: float) -> None:
         CHECKS.fail(f"eps must be >= 0, got {eps}")
 
 
+def _compiled(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, gate: int, is_rms: bool
+) -> Tensor:
+    from generative_recommenders.ops.compiled import norm
+
+    return norm(x.reshape(-1, x.shape[-1]), weight, bias, eps, gate, is_rms).reshape(x.shape)
+
+
 def layer_norm(
     x: Tensor,
     weight: Tensor,
@@ -39,8 +47,11 @@ def layer_norm(
 ) -> Tensor:
     """``(x - mean) / sqrt(var + eps) * weight + bias``."""
     _check(x, {"weight": weight, "bias": bias}, eps)
-    if chosen_kernel(kernel, "layer_norm", x) is HammerKernel.PYTORCH:
+    taken = chosen_kernel(kernel, "layer_norm", x, compiled=("norm_fwd", x.shape[-1]))
+    if taken is HammerKernel.PYTORCH:
         return pytorch_layer_norm(x, weight, bias, eps)
+    if taken is HammerKernel.TRITON_CC:
+        return _compiled(x, weight, bias, eps, 0, False)
     from generative_recommenders.ops.triton.triton_layer_norm import triton_layer_norm
 
     return triton_layer_norm(x.reshape(-1, x.shape[-1]), weight, bias, eps).reshape(x.shape)
@@ -55,8 +66,11 @@ def swish_layer_norm(
 ) -> Tensor:
     """``x * sigmoid(layer_norm(x))``."""
     _check(x, {"weight": weight, "bias": bias}, eps)
-    if chosen_kernel(kernel, "swish_layer_norm", x) is HammerKernel.PYTORCH:
+    taken = chosen_kernel(kernel, "swish_layer_norm", x, compiled=("norm_fwd", x.shape[-1]))
+    if taken is HammerKernel.PYTORCH:
         return pytorch_swish_layer_norm(x, weight, bias, eps)
+    if taken is HammerKernel.TRITON_CC:
+        return _compiled(x, weight, bias, eps, 1, False)
     from generative_recommenders.ops.triton.triton_layer_norm import triton_swish_layer_norm
 
     rows = x.reshape(-1, x.shape[-1])
@@ -72,8 +86,11 @@ def rms_norm(
 ) -> Tensor:
     """``x / sqrt(mean(x²) + eps) * weight``, and its SiLU if asked for."""
     _check(x, {"weight": weight}, eps)
-    if chosen_kernel(kernel, "rms_norm", x) is HammerKernel.PYTORCH:
+    taken = chosen_kernel(kernel, "rms_norm", x, compiled=("norm_fwd", x.shape[-1]))
+    if taken is HammerKernel.PYTORCH:
         return pytorch_rms_norm(x, weight, eps, silu)
+    if taken is HammerKernel.TRITON_CC:
+        return _compiled(x, weight, None, eps, 2 if silu else 0, True)
     from generative_recommenders.ops.triton.triton_layer_norm import triton_rms_norm
 
     return triton_rms_norm(x.reshape(-1, x.shape[-1]), weight, eps, silu).reshape(x.shape)

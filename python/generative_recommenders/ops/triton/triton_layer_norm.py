@@ -120,8 +120,8 @@ def norm_bwd(
     like = bias if weight is None else weight
     if like is None:
         return dx, None, None
-    dw, db = add_up(sums, like)
-    return dx, None if weight is None else dw, None if bias is None else db.to(bias.dtype)
+    total, shift = add_up(sums, like)
+    return dx, None if weight is None else total, None if bias is None else shift.to(bias.dtype)
 
 
 def _parts(weight: Tensor | None, bias: Tensor | None, is_rms: bool) -> int:
