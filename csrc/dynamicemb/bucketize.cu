@@ -67,7 +67,7 @@ struct OffsetsBody {
   const int64_t* lengths;
   int64_t* offsets;
   ACCEL_HD int64_t Value(int64_t i) const { return lengths[i]; }
-  ACCEL_HD void Store(int64_t i, int64_t before) const { offsets[i] = before; }
+  ACCEL_HD void Store(int64_t i, int64_t before, int64_t) const { offsets[i] = before; }
 };
 
 size_t BucketizeScratch(const BucketizeArgs& a) {

@@ -28,7 +28,7 @@ struct SelectBody {
   const int64_t* inputs;
   int64_t *out, *count;
   ACCEL_HD int64_t Value(int64_t i) const { return flags[i]; }
-  ACCEL_HD void Store(int64_t i, int64_t before) const {
+  ACCEL_HD void Store(int64_t i, int64_t before, int64_t) const {
     if (i == n) {
       *count = before;
     } else if (flags[i]) {

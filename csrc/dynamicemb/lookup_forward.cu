@@ -1,7 +1,7 @@
 // File: lookup_forward.cu
 //
 // Rows gathered into the output: one each, or the sum or mean of those of a bag, weighted or not.
-#include "csrc/dynamicemb/row.cuh"
+#include "csrc/dynamicemb/gather.cuh"
 
 namespace accel::dynamicemb {
 
@@ -59,13 +59,26 @@ struct GatherBody {
   }
 };
 
+// What the kernels of gather.cuh cannot do, a warp for each row or bag does.
+template <class Type>
+int Gather(const Where& where, int64_t n, const GatherBody<Type>& body) {
+  constexpr int64_t kMostBagsOfCall = (int64_t{1} << 31) - 1;
+  if (where.cuda && body.whole && n <= kMostBagsOfCall) {
+    if (body.bags.out_dtype == body.source.dtype) {
+      return LaunchGather<Type, Type>(where, n, body);
+    }
+    if (body.bags.out_dtype == DType::kFloat) return LaunchGather<Type, Float>(where, n, body);
+  }
+  return EachTeam(where, n, body);
+}
+
 int LookupForward(const Where& where, const Bags& bags, const RowSource& source, void* out) {
   const int64_t n = bags.pooling == Pooling::kNone ? bags.n : bags.features * bags.batch;
   // Features begin at multiples of the stride's common divisor only if the caller says so.
   const bool whole = bags.whole && WholeGroups(out, bags.out_stride, bags.out_dtype);
   int code = cudaSuccess;
   WithType(source.dtype, [&](auto type) {
-    code = EachTeam(where, n, GatherBody<decltype(type)>{bags, source, out, whole});
+    code = Gather(where, n, GatherBody<decltype(type)>{bags, source, out, whole});
   });
   return code;
 }
@@ -115,14 +128,37 @@ struct ExpandBagsBody {
   const int64_t* offsets;
   int32_t* bag_of;
   ACCEL_HD void operator()(int64_t bag) const {
-    for (int64_t i = offsets[bag] + Team::lane(); i < offsets[bag + 1]; i += Team::kLanes) {
+    for (int64_t i = offsets[bag]; i < offsets[bag + 1]; ++i) {
       bag_of[i] = static_cast<int32_t>(bag);
     }
   }
 };
 
+// A warp writes the occurrences of 32 bags one after the other, whatever the bags' lengths.
+__global__ void __launch_bounds__(kBlock)
+    ExpandBagsKernel(int64_t bags, const int64_t* offsets, int32_t* bag_of) {
+  const int lane = threadIdx.x % 32;
+  const int64_t base = (blockIdx.x * int64_t{kWarps} + threadIdx.x / 32) * 32;
+  if (base >= bags) return;
+  const int64_t end_of_mine = offsets[Min(base + lane + 1, bags)];
+  const int64_t begin = offsets[base], end = __shfl_sync(kFullMask, end_of_mine, 31);
+  for (int64_t from = begin; from < end; from += 32) {
+    const int64_t i = from + lane;
+    int owner = 0;  // how many of the bags end before i
+    for (int step = 16; step > 0; step /= 2) {
+      if (__shfl_sync(kFullMask, end_of_mine, owner + step - 1) <= i) owner += step;
+    }
+    if (i < end) bag_of[i] = static_cast<int32_t>(base + owner);
+  }
+}
+
 int ExpandBags(const Where& where, const Bags& bags, int32_t* bag_of) {
-  return EachTeam(where, bags.features * bags.batch, ExpandBagsBody{bags.offsets, bag_of});
+  const int64_t n = bags.features * bags.batch;
+  if (!where.cuda || n == 0) return Each(where, n, ExpandBagsBody{bags.offsets, bag_of});
+  const auto blocks = static_cast<unsigned>(CeilDiv<int64_t>(n, 32 * kWarps));
+  ExpandBagsKernel<<<blocks, kBlock, 0, static_cast<cudaStream_t>(where.stream)>>>(n, bags.offsets,
+                                                                                   bag_of);
+  return cudaGetLastError();
 }
 
 }  // namespace accel::dynamicemb

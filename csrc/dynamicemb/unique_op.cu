@@ -2,18 +2,20 @@
 //
 // The distinct keys of each table, in the order of their first occurrence, so that the result is
 // the same on every device and in every run. A slot of the hash table holds the index of a key's
-// first occurrence so far; any 64 bits are a key.
+// first occurrence so far; any 64 bits are a key. Each table of keys has two slots for each of its
+// keys, apart from those of the others: at a time the caches need to hold those of one.
 #include "csrc/common/scratch.h"
 #include "csrc/dynamicemb/scan.cuh"
 
 namespace accel::dynamicemb {
 
+constexpr uint32_t kNoSlot = 0xffffffff;  // of an index that is in no segment
+
 struct UniqueParts {
-  int64_t slots;  // a power of two
+  int64_t slots;
   size_t slots_at, place_at, before_at, sums_at, bytes;
 
-  explicit UniqueParts(int64_t n) : slots(64) {
-    while (slots < 2 * n) slots *= 2;
+  explicit UniqueParts(int64_t n) : slots(2 * n) {
     ScratchLayout layout;
     slots_at = layout.Add(static_cast<size_t>(4 * slots));
     place_at = layout.Add(static_cast<size_t>(4 * n));
@@ -33,31 +35,42 @@ ACCEL_HD uint64_t Mix(uint64_t x) {
   return x ^ x >> 33;
 }
 
+// high * low / 2^32: spreads a hash over [0, size).
+ACCEL_HD uint32_t Spread(uint64_t hash, uint32_t size) {
+  return static_cast<uint32_t>((hash >> 32) * size >> 32);
+}
+
 struct FirstBody {
   UniqueArgs a;
-  uint32_t mask;
-  int32_t *slots, *place;
+  int32_t* slots;
+  uint32_t* place;
 
   ACCEL_HD void operator()(int64_t index) const {
     const int64_t t = SegmentOf(a.offsets, a.tables, index);
-    const int64_t first = a.offsets[t], last = a.offsets[t + 1], key = a.keys[index];
+    const int64_t first = Max<int64_t>(a.offsets[t], 0), last = Min(a.offsets[t + 1], a.n);
+    if (index < first || index >= last) {
+      place[index] = kNoSlot;
+      return;
+    }
+    const int64_t key = a.keys[index];
     const auto i = static_cast<int32_t>(index);
-    auto p =
-        static_cast<uint32_t>(Mix(static_cast<uint64_t>(key) + 0x9e3779b97f4a7c15u * t)) & mask;
-    for (;; p = (p + 1) & mask) {
+    const auto begin = static_cast<uint32_t>(2 * first), end = static_cast<uint32_t>(2 * last);
+    uint32_t p = begin + Spread(Mix(static_cast<uint64_t>(key)), end - begin);
+    for (;; p = p + 1 < end ? p + 1 : begin) {
       const int32_t there = Take(p, i);
       if (there == -1) break;
-      if (there < first || there >= last || a.keys[there] != key) continue;
+      if (a.keys[there] != key) continue;
       if (i < there) Lower(p, i);
       break;
     }
-    place[i] = static_cast<int32_t>(p);
+    place[i] = p;
   }
 
-  // Puts i into an empty slot, else says who is there.
+  // Puts i into an empty slot, else says who is there. What a cache still holds will do: a slot
+  // never changes its key, and its index only falls.
   ACCEL_HD int32_t Take(uint32_t p, int32_t i) const {
 #if defined(__CUDA_ARCH__)
-    const int32_t seen = *static_cast<volatile int32_t*>(slots + p);
+    const int32_t seen = __ldca(slots + p);
     return seen != -1 ? seen : atomicCAS(slots + p, -1, i);
 #else
     const int32_t seen = slots[p];
@@ -74,16 +87,20 @@ struct FirstBody {
   }
 };
 
+// The slot of a first occurrence then holds ~ its number, which no index is equal to.
 struct CountFirsts {
-  const int32_t *slots, *place;
+  int32_t* slots;
+  const uint32_t* place;
   const int64_t* keys;
   int32_t* before;
   int64_t* unique;
   int64_t n;
-  ACCEL_HD int64_t Value(int64_t i) const { return slots[place[i]] == i; }
-  ACCEL_HD void Store(int64_t i, int64_t sum) const {
+  ACCEL_HD int64_t Value(int64_t i) const { return place[i] != kNoSlot && slots[place[i]] == i; }
+  ACCEL_HD void Store(int64_t i, int64_t sum, int64_t value) const {
     before[i] = static_cast<int32_t>(sum);
-    if (i < n && slots[place[i]] == i) unique[sum] = keys[i];
+    if (value == 0) return;
+    unique[sum] = keys[i];
+    slots[place[i]] = ~static_cast<int32_t>(sum);
   }
 };
 
@@ -94,13 +111,15 @@ struct ZeroBody {
 
 struct InverseBody {
   UniqueArgs a;
-  const int32_t *slots, *place, *before;
+  const int32_t* slots;
+  const uint32_t* place;
+  const int32_t* before;
   ACCEL_HD void operator()(int64_t i) const {
-    if (i <= a.tables) a.unique_offsets[i] = before[a.offsets[i]];
+    if (i <= a.tables) a.unique_offsets[i] = before[Max<int64_t>(0, Min(a.offsets[i], a.n))];
     if (i >= a.n) return;
-    const int32_t id = before[slots[place[i]]];
+    const int32_t id = place[i] != kNoSlot ? ~slots[place[i]] : 0;
     a.inverse[i] = id;
-    if (a.counts == nullptr) return;
+    if (a.counts == nullptr || place[i] == kNoSlot) return;
     const int64_t frequency = a.frequencies ? a.frequencies[i] : 1;
 #if defined(__CUDA_ARCH__)
     auto* const count = reinterpret_cast<unsigned long long*>(a.counts + id);
@@ -124,7 +143,7 @@ int Unique(const Where& in, const UniqueArgs& a) {
   const UniqueParts parts(a.n);
   char* const scratch = static_cast<char*>(a.scratch);
   auto* const slots = reinterpret_cast<int32_t*>(scratch + parts.slots_at);
-  auto* const place = reinterpret_cast<int32_t*>(scratch + parts.place_at);
+  auto* const place = reinterpret_cast<uint32_t*>(scratch + parts.place_at);
   auto* const before = reinterpret_cast<int32_t*>(scratch + parts.before_at);
   const auto slot_bytes = static_cast<size_t>(4 * parts.slots);
   if (where.cuda) {
@@ -136,8 +155,7 @@ int Unique(const Where& in, const UniqueArgs& a) {
   if (a.counts != nullptr) {
     if (const int code = Each(where, a.n, ZeroBody{a.counts})) return code;
   }
-  const auto mask = static_cast<uint32_t>(parts.slots - 1);
-  if (const int code = Each(where, a.n, FirstBody{a, mask, slots, place})) return code;
+  if (const int code = Each(where, a.n, FirstBody{a, slots, place})) return code;
   const CountFirsts firsts = {slots, place, a.keys, before, a.unique, a.n};
   if (const int code = Scan(where, a.n, firsts, scratch + parts.sums_at)) return code;
   return Each(where, Max(a.n, a.tables + 1), InverseBody{a, slots, place, before});
