@@ -10,7 +10,6 @@ no effect is refused.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,7 +29,6 @@ from dynamicemb.checks import (
     resolved_device,
 )
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
-from dynamicemb.key_value_table import REFUSED
 from dynamicemb.ops import ops
 from dynamicemb.optimizer import (
     WEIGHT_DTYPES,
@@ -43,12 +41,8 @@ from dynamicemb.optimizer import (
 from dynamicemb.scores import Scores
 from dynamicemb.table_api import TableApi
 from dynamicemb.tiers import make_tiers
-from dynamicemb.training import Gradients, admitted
-from dynamicemb.types import (
-    DynamicEmbCheckMode,
-    DynamicEmbPoolingMode,
-    enum_of,
-)
+from dynamicemb.training import Gradients, admitted, tell_refused
+from dynamicemb.types import DynamicEmbPoolingMode, enum_of
 
 _REFUSED: dict[str, Any] = {
     "momentum": 0.9,
@@ -66,6 +60,7 @@ class Prepared(NamedTuple):
     indices: Tensor
     pinned: bool
     version: int
+    snapshot: object  # that was being read; it knows these rows
 
 
 class BatchedDynamicEmbeddingTablesV2(TableApi):
@@ -215,6 +210,7 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         # Where the features of each table begin: what the segments of a batch are read from.
         starts = [self.feature_table_map.index(t) for t in range(len(dims))]
         self._first_feature = torch.tensor([*starts, len(of_features)]).to(self.device)
+        self._starts: tuple[int, Tensor] | None = None  # of the last size of a batch
         pooled = self.pooling != DynamicEmbPoolingMode.NONE
         return Features(
             self._infos(words),
@@ -258,7 +254,10 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
             )
         if self.device.type == "cpu":
             check_offsets(offsets, indices.numel())
-        return offsets.to(torch.int64)[self._first_feature * (bags // features)]
+        batch = bags // features
+        if self._starts is None or self._starts[0] != batch:
+            self._starts = (batch, self._first_feature * batch)
+        return offsets.to(torch.int64)[self._starts[1]]
 
     def _prepare(
         self, indices: Tensor, offsets: Tensor, frequencies: Tensor | None, pin: bool = False
@@ -273,6 +272,7 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
             indices, segments, frequencies, counted
         )
         scores = self._scores.of(keys, key_offsets, counts)
+        snapshot = self.tiers.snapshot
         if self._strategy is None:
             rows, status = self.tiers.train(keys, key_offsets, scores, pin)
         else:
@@ -282,26 +282,8 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         state = self.tiers.first.state
         lookup = Lookup(state, rows, keys, inverse, key_offsets, offsets.to(torch.int64))
         ops.init_rows(*lookup.source(self._features), status, self._scores.stamp())
-        self._check_refused(keys, key_offsets, status)
-        return Prepared(lookup, indices, pin, self.tiers.first.version)
-
-    def _check_refused(self, keys: Tensor, offsets: Tensor, status: Tensor) -> None:
-        mode = self.options[0].safe_check_mode
-        if mode is DynamicEmbCheckMode.IGNORE or (
-            mode is DynamicEmbCheckMode.WARNING and self._warned
-        ):
-            return
-        refused = keys[status == REFUSED]
-        if not len(refused):
-            return
-        text = (
-            f"dynamicemb: {len(refused)} keys found no room, the first of them "
-            f"{refused[:8].tolist()}: raise max_capacity"
-        )
-        if mode is DynamicEmbCheckMode.ERROR:
-            raise RuntimeError(text)
-        self._warned = True
-        warnings.warn(text, stacklevel=4)
+        self._warned = tell_refused(self.options[0].safe_check_mode, keys, status, self._warned)
+        return Prepared(lookup, indices, pin, self.tiers.first.version, snapshot)
 
     def _refreshed(self, prepared: Prepared, lookup: Lookup) -> Lookup:
         """The lookup with its rows as they lie now: another batch may have moved them."""
@@ -369,6 +351,9 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         self._scores.advance()
 
         def update(grad: Tensor, bag_of: Tensor | None, w: Tensor | None, lookup: Lookup) -> None:
+            if self.fused and self.tiers.snapshot is not prepared.snapshot:
+                with self.tiers.changing(lookup.keys, lookup.row_offsets):
+                    pass
             self._update(grad, bag_of, w, lookup)
             if prepared.pinned:
                 self._unpin(lookup)
@@ -430,7 +415,8 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         keys, offsets, sums = self._gradients.summed(len(self.options))
         rows = self.tiers.locate(keys, offsets)
         lookup = Lookup(self.tiers.first.state, rows, keys, None, offsets, None)
-        ops.update_rows(sums, *lookup.source(self._features), *self._optimizer.schema())
+        with self.tiers.changing(keys, offsets):
+            ops.update_rows(sums, *lookup.source(self._features), *self._optimizer.schema())
         self._gradients.clear()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -133,9 +133,22 @@ def _suffix(module: Module) -> str:
 
 
 def _progress(what: str, done: int, total: int) -> None:
+    """A bar, where somebody looks."""
     if sys.stderr.isatty():
+        share = min(1.0, done / max(total, 1))
+        bar = "#" * round(30 * share)
         end = "\n" if done >= total else ""
-        print(f"\r{what} {100 * done // max(total, 1):3d} %", end=end, file=sys.stderr, flush=True)
+        print(f"\r{what} [{bar:<30}] {share:4.0%}", end=end, file=sys.stderr, flush=True)
+
+
+def _said(module: Module, table: int) -> dict[str, Any]:
+    """What ``T_opt_args.json`` says."""
+    return module.optimizer.as_dict() | {
+        "evict_strategy": module._scores.strategy.name,
+        "dist_type": module.options[table].dist_type,
+        "step_score": module._scores.current(table, module.tiers),
+        "dim": module.layouts[table].dim,
+    }
 
 
 def _write_table(
@@ -162,12 +175,7 @@ def _write_table(
         ):
             files[part] = _File(folder, f"{name}_{part}.{suffix}")
             files[part].write(array.to(torch.int64))
-    args = module.optimizer.as_dict() | {
-        "evict_strategy": module._scores.strategy.name,
-        "dist_type": module.options[table].dist_type,
-        "step_score": module._scores.current(table, module.tiers),
-        "dim": layout.dim,
-    }
+    args = _said(module, table)
     if module.part is None or module.part.rank == 0:
         text = json.dumps(args, indent=1, default=str).encode()
         said = files["opt_args"] = _File(folder, f"{name}_opt_args.json")
@@ -181,6 +189,12 @@ def _chosen(module: Module, table_names: Sequence[str] | None) -> list[int]:
     return [module.table_index(name) for name in names]
 
 
+def check_none_runs(module: Module) -> None:
+    """Raises where a dump beside training has not ended."""
+    if module.tiers.snapshot is not None:
+        raise RuntimeError("dynamicemb: a dump of these tables is being written: wait for its end")
+
+
 def dump(
     module: Module,
     save_dir: str | os.PathLike[str],
@@ -192,8 +206,10 @@ def dump(
 
     Raises:
         ValueError: an unknown table.
+        RuntimeError: a dump beside training is not at its end.
         OSError: it cannot be written; the dump that was there is whole.
     """
+    check_none_runs(module)
     if module.part is not None:
         dump_ranks.dump(module, module.part, save_dir, optim, counter, table_names)
         return

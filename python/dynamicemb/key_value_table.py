@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynamicemb.ops import SETS, ops
 from dynamicemb.types import Storage
+
+if TYPE_CHECKING:
+    from dynamicemb.snapshot import Snapshot
 
 # What table_set_write does, and what it says of a key (csrc/hkv/types.h).
 FIND_OR_INSERT, INSERT_OR_ASSIGN, INSERT_AND_EVICT, ASSIGN, ERASE, HOLD, UNLOCK = range(7)
@@ -196,16 +200,46 @@ class Tiers:
         self.first, self.host, self.external = first, host, external
         self.capture = capture
         self.gone: list[tuple[Tensor, Tensor]] = []
+        self.snapshot: Snapshot | None = None
+
+    @property
+    def _lists_last(self) -> bool:
+        """Whether anybody asks for what leaves the last of our tiers."""
+        return self.capture or self.external is not None or self.snapshot is not None
 
     @property
     def reports(self) -> bool:
-        return self.capture or self.host is not None or self.external is not None
+        return self._lists_last or self.host is not None
+
+    @contextmanager
+    def changing(self, keys: Tensor, offsets: Tensor) -> Iterator[None]:
+        """Around what changes rows of these distinct keys: a snapshot keeps them as they were."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            yield
+            return
+        snapshot.wait()
+        with snapshot.ordered():
+            if self.snapshot is snapshot:
+                snapshot.before(keys, offsets)
+            yield
+
+    def _settle(self) -> None:
+        """Before what changes all rows: a snapshot that is being read is read to its end."""
+        if (snapshot := self.snapshot) is not None:
+            snapshot.settle()
 
     def train(
         self, keys: Tensor, offsets: Tensor, scores: Tensor | None, pin: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Rows of distinct keys, inserted where there are none, and their status: INSERTED and
         EVICTED rows are to be initialised by the caller."""
+        with self.changing(keys, offsets):
+            return self._train(keys, offsets, scores, pin)
+
+    def _train(
+        self, keys: Tensor, offsets: Tensor, scores: Tensor | None, pin: bool
+    ) -> tuple[Tensor, Tensor]:
         first = self.first
         written = first.write(
             FIND_OR_INSERT, keys, offsets, scores=scores, pin=pin, report=self.reports
@@ -255,7 +289,7 @@ class Tiers:
         chosen = torch.where(real, chosen, torch.zeros_like(chosen))
         before = torch.nn.functional.pad(refused.cumsum(0), (1, 0))
         tight = before[offsets]
-        last = self.capture or self.external is not None
+        last = self._lists_last
         written = self.host.write(
             FIND_OR_INSERT,
             keys[chosen],
@@ -279,10 +313,21 @@ class Tiers:
             rows = torch.where(rows != 0, rows, below)
         return rows
 
+    def locate_scored(self, keys: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with the rows' scores."""
+        rows, scores = self.first.find(keys, offsets, True)
+        if self.host is not None:
+            below, others = self.host.find(keys, offsets, True)
+            scores = torch.where(rows != 0, scores, others)
+            rows = torch.where(rows != 0, rows, below)
+        return rows, scores
+
     def leave(self, listed: Listed) -> None:
         """What left the first tier goes to the next."""
+        if self.snapshot is not None:
+            self.snapshot.left(listed, self.first)
         if self.host is not None:
-            last = self.capture or self.external is not None
+            last = self._lists_last
             written = self.host.write(
                 INSERT_AND_EVICT if last else INSERT_OR_ASSIGN,
                 listed.keys,
@@ -297,6 +342,8 @@ class Tiers:
         self._leave_last(listed)
 
     def _leave_last(self, listed: Listed) -> None:
+        if self.snapshot is not None and self.host is not None:
+            self.snapshot.left(listed, self.host)
         if self.external is not None:
             keys, tables, values, scores = _of_tables(listed)
             if len(keys):
@@ -324,6 +371,7 @@ class Tiers:
 
     def flush(self) -> None:
         """Writes every row of the first tier to the next one, where it stays in both."""
+        self._settle()
         target = self.host
         for table in range(len(self.first.tables)):
             for keys, values, scores in self.first.export(table):
@@ -351,26 +399,26 @@ class Tiers:
     def insert(self, table: int, keys: Tensor, values: Tensor, scores: Tensor | None) -> Tensor:
         """Rows from a dump: into the tier that holds all; the status of each."""
         target = self.host if self.host is not None else self.first
+        self._settle()
         if self.host is not None:
-            self.erase_first(table, keys)
+            offsets = torch.zeros(len(self.first.tables) + 1, dtype=torch.int64)
+            offsets[table + 1 :] = len(keys)
+            self.first.write(ERASE, keys, offsets.to(keys.device))
         return target.insert_one(table, keys, values, scores)
-
-    def erase_first(self, table: int, keys: Tensor) -> None:
-        offsets = torch.zeros(len(self.first.tables) + 1, dtype=torch.int64)
-        offsets[table + 1 :] = len(keys)
-        self.first.write(ERASE, keys, offsets.to(keys.device))
 
     def erase(self, keys: Tensor, offsets: Tensor) -> Tensor:
         """(n) bool: the key was in a tier of ours."""
-        gone = self.first.write(ERASE, keys, offsets).status == UPDATED
-        if self.host is not None:
-            gone |= self.host.write(ERASE, keys, offsets).status == UPDATED
+        with self.changing(keys, offsets):
+            gone = self.first.write(ERASE, keys, offsets).status == UPDATED
+            if self.host is not None:
+                gone |= self.host.write(ERASE, keys, offsets).status == UPDATED
         if self.external is not None:
             n = int(offsets[-1])
             self.external.erase(keys[:n].cpu(), ops.expand_ids(offsets, n).long().cpu())
         return gone
 
     def clear(self) -> None:
+        self._settle()
         self.first.clear()
         if self.host is not None:
             self.host.clear()

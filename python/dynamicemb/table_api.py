@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamicemb import dump_load, dump_ranks
+from dynamicemb import dump_beside, dump_load, dump_ranks
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.key_value_table import UNLOCK, Tiers
 from dynamicemb.optimizer import RowLayout, RowOptimizer
@@ -163,9 +163,39 @@ class TableApi(nn.Module):
         counter: bool = False,
         table_names: Sequence[str] | None = None,
         pg: object = None,
-    ) -> None:
-        """Writes the tables' files into a folder; see ``dynamicemb.dump_load``."""
-        dump_load.dump(self, save_dir, optim, counter, table_names)
+        *,
+        blocking: bool = True,
+        kept_bytes: int = 1 << 30,
+    ) -> dump_beside.Dump | None:
+        """Writes the tables' files into a folder (``dynamicemb.dump_load`` says which).
+
+        Args:
+            save_dir: the folder; one that is there is replaced when the new one is whole.
+            optim: the optimizer's state, too.
+            counter: what the admission counted, too.
+            table_names: some tables; default all.
+            pg: not looked at.
+            blocking: False: returns at once; the files hold the tables as they are now, while
+                training goes on. ``load``, ``flush`` and a further dump wait for its end.
+            kept_bytes: with ``blocking=False`` the most memory for rows that change before they
+                are written; at that bound training waits, with a warning.
+
+        Returns:
+            With ``blocking=False`` a ``Dump``: ``done()``, and ``wait()``, which raises what went
+            wrong.
+
+        Raises:
+            ValueError: an unknown table, a bad ``kept_bytes``.
+            RuntimeError: the last dump is not at its end.
+            OSError: it cannot be written; the dump that was there is whole.
+        """
+        if not isinstance(blocking, bool):
+            raise ValueError(f"dynamicemb: blocking must be True or False, got {blocking!r}")
+        dump_load.check_none_runs(self)
+        if blocking:
+            dump_load.dump(self, save_dir, optim, counter, table_names)
+            return None
+        return dump_beside.start(self, save_dir, optim, counter, table_names, kept_bytes)
 
     def load(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
-from dynamicemb.key_value_table import SKIPPED, Tiers
+from dynamicemb.key_value_table import REFUSED, SKIPPED, Tiers
 from dynamicemb.ops import ops
-from dynamicemb.types import AdmissionStrategy, Counter
+from dynamicemb.types import AdmissionStrategy, Counter, DynamicEmbCheckMode
 
 
 class Gradients:
@@ -86,3 +88,20 @@ def admitted(
     some_scores = None if scores is None else scores[chosen]
     rows[chosen], status[chosen] = tiers.train(keys[chosen], tight, some_scores, pin)
     return rows, status
+
+
+def tell_refused(mode: DynamicEmbCheckMode, keys: Tensor, status: Tensor, warned: bool) -> bool:
+    """Raises or warns, as the mode says, where keys found no room; whether a warning was given."""
+    if mode is DynamicEmbCheckMode.IGNORE or (mode is DynamicEmbCheckMode.WARNING and warned):
+        return warned
+    refused = keys[status == REFUSED]
+    if not len(refused):
+        return warned
+    text = (
+        f"dynamicemb: {len(refused)} keys found no room, the first of them "
+        f"{refused[:8].tolist()}: raise max_capacity"
+    )
+    if mode is DynamicEmbCheckMode.ERROR:
+        raise RuntimeError(text)
+    warnings.warn(text, stacklevel=5)
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,8 @@ while True:
     module.dump({str(tmp_path / "d")!r})
 """
     wanted = rows(trained())
-    for _ in killed(code, 3, within=0.2):
+    rounds = 200 if os.environ.get("DYNAMICEMB_LONG_TESTS") == "1" else 8
+    for _ in killed(code, rounds, within=0.2):
         other = trained(steps=0)
         other.load(str(tmp_path / "d"))
         assert torch.equal(rows(other), wanted)

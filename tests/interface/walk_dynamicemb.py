@@ -106,7 +106,7 @@ def call(name: str, parameter: str) -> Call:
 KINDS = {
     "integer": "DynamicEmbTableOptions(dim) DynamicEmbTableOptions(max_capacity) "
     "rows num_embeddings world_size bucket_capacity capacity threshold embedding_dim "
-    "table_id seed chunks local_hbm_for_values global_hbm_for_values",
+    "table_id seed chunks local_hbm_for_values global_hbm_for_values kept_bytes",
     "integer or None": "init_capacity device_id max_keys_per_rank get_table_value_bytes(rows) "
     "BatchedDynamicEmbeddingTablesV2(seed) total_unique_indices",
     "number": "probability mean std_dev value learning_rate eps beta1 beta2 weight_decay "
@@ -115,7 +115,7 @@ KINDS = {
     "number or None": "lower upper",
     "bool": "training caching use_index_dedup prefetch_pipeline enforce_hbm stochastic_rounding "
     "gradient_clipping fused capture_evicted is_weighted optim counter allow_overwrite "
-    "set_to_none dedup average_gradients",
+    "set_to_none dedup average_gradients blocking",
     "dtype": "key_type output_dtype dtype",
     "dtype or None": "embedding_dtype index_type forward_dtype backward_dtype",
     "choice or None": "weight_decay_mode pooling_mode pooling",  # as "NONE"
