@@ -1,0 +1,334 @@
+"""Tables one by one, under the names and arguments of recsys-examples' ``dynamicemb_extensions``.
+
+A row holds values of one type: ``dim`` weights and ``optstate_dim()`` values of the optimizer's
+state. Tensors are written in place, as those functions do; ``n`` is how many entries count.
+Optimizers count steps by the ``iter_num`` that they are given.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamicemb.extension_table import (
+    DynamicEmbDataType,
+    DynamicEmbTable,
+    EvictStrategy,
+    InitializerArgs,
+    OptimizerType,
+)
+from dynamicemb.extension_updates import (
+    dynamic_emb_adagrad_fused,
+    dynamic_emb_adam_fused,
+    dynamic_emb_rowwise_adagrad_fused,
+    dynamic_emb_sgd_fused,
+)
+from dynamicemb.key_value_table import (
+    ASSIGN,
+    ERASE,
+    FIND_OR_INSERT,
+    INSERT_AND_EVICT,
+    INSERT_OR_ASSIGN,
+    INSERTED,
+    UPDATED,
+)
+from dynamicemb.ops import ops
+
+
+def dyn_emb_rows(table: DynamicEmbTable) -> int:
+    return int(table.rows.sizes()[0, 0])
+
+
+def dyn_emb_cols(table: DynamicEmbTable) -> int:
+    return table.dim
+
+
+def dyn_emb_capacity(table: DynamicEmbTable) -> int:
+    return table.capacity()
+
+
+def insert_or_assign(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, score: Any = None,
+    unique_key: bool = True, ignore_evict_strategy: bool = False,
+) -> None:  # fmt: skip
+    table.write(INSERT_OR_ASSIGN, n, keys, values, score)
+
+
+def insert_and_evict(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, score: Any,
+    evicted_keys: Tensor, evicted_values: Tensor, evicted_score: Tensor, d_evicted_counter: Tensor,
+    unique_key: bool = True, ignore_evict_strategy: bool = False,
+) -> None:  # fmt: skip
+    """What left is listed in the first ``d_evicted_counter[0]`` entries."""
+    written = table.write(INSERT_AND_EVICT, n, keys, values, score)
+    count = int(written.evicted_count[0])
+    evicted_keys[:count] = written.evicted_keys[:count]
+    width = evicted_values.shape[1]
+    evicted_values[:count] = table.unpack(written.evicted_values[:count], width)
+    evicted_score[:count] = written.evicted_scores[:count].to(evicted_score.dtype)
+    d_evicted_counter.fill_(count)
+
+
+def accum_or_assign(
+    table: DynamicEmbTable, n: int, keys: Tensor, value_or_deltas: Tensor,
+    accum_or_assigns: Tensor, score: Any = None, ignore_evict_strategy: bool = False,
+) -> None:  # fmt: skip
+    """Adds to rows that are there where the flag is set, inserts those that are not where it is
+    not; other keys are left alone."""
+    rows, there = _found(table, n, keys)
+    some, flags = value_or_deltas[:n], accum_or_assigns[:n].to(torch.bool)
+    both = torch.nonzero(flags & there)[:, 0]
+    new = torch.nonzero(~flags & ~there)[:, 0]
+    width = some.shape[1]
+    old = table.rows.load(rows[both])
+    table.unpack(old, width).add_(some[both].to(table.dtype))
+    table.rows.store(old, rows[both])
+    at = None if score is None else torch.as_tensor(score, device=keys.device).expand(n)[new]
+    table.write(INSERT_OR_ASSIGN, len(new), keys[:n][new], some[new], at)
+
+
+def _found(table: DynamicEmbTable, n: int, keys: Tensor) -> tuple[Tensor, Tensor]:
+    rows, _ = table.rows.find(keys[:n].to(torch.int64).contiguous(), table.offsets(n))
+    return rows, rows != 0
+
+
+def find_pointers(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, founds: Tensor, score: Any = None
+) -> None:
+    """``values``: int64 addresses of rows, 0 of absent keys."""
+    values[:n], founds[:n] = _found(table, n, keys)
+
+
+def find_pointers_with_scores(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, founds: Tensor,
+    scores: Tensor | None = None,
+) -> None:  # fmt: skip
+    some = keys[:n].to(torch.int64).contiguous()
+    values[:n], found = table.rows.find(some, table.offsets(n), True)
+    founds[:n] = values[:n] != 0
+    if scores is not None:
+        scores[:n] = found.to(scores.dtype)
+
+
+def find_or_insert_pointers(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, founds: Tensor, score: Any = None,
+    unique_key: bool = True, ignore_evict_strategy: bool = False,
+) -> None:  # fmt: skip
+    """Rows of new keys hold nothing that means something yet."""
+    written = table.write(FIND_OR_INSERT, n, keys, None, score)
+    values[:n], founds[:n] = written.rows, written.status == UPDATED
+
+
+def find_or_insert(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, score: Any = None,
+    unique_key: bool = True, ignore_evict_strategy: bool = False,
+) -> None:  # fmt: skip
+    """``values`` are those of new rows, and become those that are stored."""
+    written = table.write(FIND_OR_INSERT, n, keys, None, score)
+    new = (written.status >= INSERTED) & (written.rows != 0)
+    table.rows.store(table.pack(values[:n]), written.rows, new.to(torch.uint8))
+    stored = table.unpack(table.rows.load(written.rows), values.shape[1]).to(values.dtype)
+    values[:n] = torch.where((written.rows != 0)[:, None], stored, values[:n])
+
+
+def find(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, founds: Tensor, score: Any = None
+) -> None:
+    """``values`` of absent keys stay."""
+    rows, there = _found(table, n, keys)
+    stored = table.unpack(table.rows.load(rows), values.shape[1]).to(values.dtype)
+    values[:n] = torch.where(there[:, None], stored, values[:n])
+    founds[:n] = there
+
+
+def find_and_initialize(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor,
+    initializer_args: InitializerArgs | None = None,
+) -> None:  # fmt: skip
+    """Absent keys read as first rows; nothing is inserted."""
+    if initializer_args is not None:
+        table.initializer_args = initializer_args
+    values[:n] = table.first(keys[:n]).to(values.dtype)
+    find(table, n, keys, values, torch.empty(n, dtype=torch.bool, device=keys.device))
+
+
+def assign(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, score: Any = None,
+    unique_key: bool = True,
+) -> None:  # fmt: skip
+    table.write(ASSIGN, n, keys, values, score)
+
+
+def erase(table: DynamicEmbTable, n: int, keys: Tensor) -> None:
+    table.write(ERASE, n, keys, None, None)
+
+
+def reserve(table: DynamicEmbTable, new_capacity: int) -> None:
+    ops.table_set_reserve(table.rows.state, table.rows.handle, 0, new_capacity)
+
+
+def clear(table: DynamicEmbTable) -> None:
+    table.rows.clear()
+
+
+def _export(
+    table: DynamicEmbTable, n: int, offset: int, least: int
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    end = min(offset + n, table.capacity())
+    keys, values, scores, count = ops.table_set_export(
+        table.rows.state, table.rows.handle, 0, min(offset, end), end, least, True
+    )
+    return keys, values, scores, int(count)
+
+
+def export_batch(
+    table: DynamicEmbTable, n: int, offset: int, d_counter: Tensor, keys: Tensor, values: Tensor,
+    score: Tensor | None = None,
+) -> None:  # fmt: skip
+    """The rows of the slots ``offset`` ... ``offset + n - 1``, in the first ``d_counter[0]``
+    entries."""
+    found, rows, scores, count = _export(table, n, offset, 0)
+    keys[:count] = found[:count]
+    values[:count] = table.unpack(rows[:count], values.shape[1]).to(values.dtype)
+    if score is not None:
+        score[:count] = scores[:count].to(score.dtype)
+    d_counter.fill_(count)
+
+
+def count_matched(table: DynamicEmbTable, threshold: int, num_matched: Tensor) -> None:
+    """How many rows have a score of at least ``threshold``."""
+    num_matched.fill_(_export(table, table.capacity(), 0, threshold)[3])
+
+
+def export_batch_matched(
+    table: DynamicEmbTable, threshold: int, n: int, offset: int, num_matched: Tensor, keys: Tensor,
+    values: Tensor,
+) -> None:  # fmt: skip
+    found, rows, _, count = _export(table, n, offset, threshold)
+    keys[:count] = found[:count]
+    values[:count] = table.unpack(rows[:count], values.shape[1]).to(values.dtype)
+    num_matched.fill_(count)
+
+
+def gather_embedding(input: Tensor, output: Tensor, index: Tensor) -> None:
+    """``output[i] = input[index[i]]``."""
+    torch.index_select(input, 0, index.long(), out=output)
+
+
+def get_table_range(offsets: Tensor, feature_offsets: Tensor) -> Tensor:
+    """Where the indices of each table begin; ``feature_offsets``: the first feature of each."""
+    batch = (offsets.numel() - 1) // int(feature_offsets[-1])
+    return offsets[feature_offsets.long() * batch]
+
+
+def expand_table_ids_cuda(offsets: Tensor, num_elements: int = 0) -> Tensor:
+    ids: Tensor = ops.expand_ids(offsets, num_elements or int(offsets[-1]))
+    return ids
+
+
+def segmented_unique_cuda(
+    keys: Tensor, segmented_range: Tensor, num_tables: int, input_frequencies: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distinct keys, inverse, where those of each table begin, and counts."""
+    unique, inverse, offsets, counts = ops.segmented_unique(
+        keys, segmented_range, input_frequencies, True
+    )
+    return unique, inverse, offsets, counts
+
+
+def flagged_compact(flags: Tensor, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    selected, count = ops.flagged_compact(flags, inputs)
+    return selected, count
+
+
+def select(flags: Tensor, inputs: Tensor, outputs: Tensor, num_selected: Tensor) -> None:
+    selected, count = ops.flagged_compact(flags, inputs)
+    outputs[: len(selected)] = selected
+    num_selected.copy_(count.reshape(num_selected.shape))
+
+
+def select_index(flags: Tensor, output_indices: Tensor, num_selected: Tensor) -> None:
+    selected, count = ops.flagged_compact(flags, None)
+    output_indices[: len(selected)] = selected
+    num_selected.copy_(count.reshape(num_selected.shape))
+
+
+def _updated(table: DynamicEmbTable, n: int, indices: Tensor, update: Any) -> None:
+    rows, there = _found(table, n, indices)
+    words = table.rows.load(rows)
+    update(table.unpack(words, table.width))
+    table.rows.store(words, rows, there.to(torch.uint8))
+
+
+def dynamic_emb_sgd_with_table(
+    table: DynamicEmbTable, n: int, indices: Tensor, grads: Tensor, lr: float,
+    weight_type: object = None,
+) -> None:  # fmt: skip
+    _updated(table, n, indices, lambda v: dynamic_emb_sgd_fused(grads[:n], v, lr))
+
+
+def dynamic_emb_adam_with_table(
+    ht: DynamicEmbTable, n: int, indices: Tensor, grads: Tensor, lr: float, beta1: float,
+    beta2: float, eps: float, weight_decay: float, iter_num: int, weight_type: object = None,
+) -> None:  # fmt: skip
+    numbers = (lr, beta1, beta2, eps, weight_decay, iter_num)
+    _updated(ht, n, indices, lambda v: dynamic_emb_adam_fused(grads[:n], v, *numbers))
+
+
+def dynamic_emb_adagrad_with_table(
+    ht: DynamicEmbTable, n: int, indices: Tensor, grads: Tensor, lr: float, eps: float,
+    weight_type: object = None,
+) -> None:  # fmt: skip
+    _updated(ht, n, indices, lambda v: dynamic_emb_adagrad_fused(grads[:n], v, lr, eps))
+
+
+def dynamic_emb_rowwise_adagrad_with_table(
+    ht: DynamicEmbTable, n: int, indices: Tensor, grads: Tensor, lr: float, eps: float,
+    weight_type: object = None,
+) -> None:  # fmt: skip
+    _updated(ht, n, indices, lambda v: dynamic_emb_rowwise_adagrad_fused(grads[:n], v, lr, eps))
+
+
+__all__ = [
+    "DynamicEmbDataType",
+    "DynamicEmbTable",
+    "EvictStrategy",
+    "InitializerArgs",
+    "OptimizerType",
+    "accum_or_assign",
+    "assign",
+    "clear",
+    "count_matched",
+    "dyn_emb_capacity",
+    "dyn_emb_cols",
+    "dyn_emb_rows",
+    "dynamic_emb_adagrad_fused",
+    "dynamic_emb_adagrad_with_table",
+    "dynamic_emb_adam_fused",
+    "dynamic_emb_adam_with_table",
+    "dynamic_emb_rowwise_adagrad_fused",
+    "dynamic_emb_rowwise_adagrad_with_table",
+    "dynamic_emb_sgd_fused",
+    "dynamic_emb_sgd_with_table",
+    "erase",
+    "expand_table_ids_cuda",
+    "export_batch",
+    "export_batch_matched",
+    "find",
+    "find_and_initialize",
+    "find_or_insert",
+    "find_or_insert_pointers",
+    "find_pointers",
+    "find_pointers_with_scores",
+    "flagged_compact",
+    "gather_embedding",
+    "get_table_range",
+    "insert_and_evict",
+    "insert_or_assign",
+    "reserve",
+    "segmented_unique_cuda",
+    "select",
+    "select_index",
+]
