@@ -128,3 +128,15 @@ def test_torchrec_s_own_batches_and_configs_are_taken(device: str) -> None:
     given = batch(device, "fg")
     jagged = Jagged(given.keys(), given.values(), lengths=given.lengths())
     assert torch.equal(ebc(jagged).values(), ours(given).values())
+
+
+def test_a_collection_of_a_million_rows_is_made_on_a_device_by_keywords(device: str) -> None:
+    ebc = DynamicEmbeddingBagCollection(
+        tables=[
+            EmbeddingBagConfig(
+                name="emb", embedding_dim=128, num_embeddings=1_000_000, feature_names=["id"]
+            ),
+        ],
+        device=torch.device(device, 0) if device == "cuda" else torch.device(device),
+    )
+    assert ebc.groups[0].stats()["tables"]["emb"]["capacity"] == 1_000_000

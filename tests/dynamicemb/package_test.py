@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import dynamicemb
+import torch
+from dynamicemb import plan
 
 from tests.common.processes import python
+from tests.dynamicemb.cases import tables
 
 
 def test_every_export_is_there() -> None:
@@ -59,3 +64,34 @@ def test_the_plan_reckons_tiers_and_dumps() -> None:
         assert line in said, said
     bad = python("-m", "dynamicemb", "plan", "--keys", "x", "--dim", "64")
     assert bad.returncode == 2 and "keys" in bad.stderr
+
+
+def test_the_plan_s_memory_is_that_of_a_table_within_three_percent() -> None:
+    rows = 10**7 if os.environ.get("DYNAMICEMB_LONG_TESTS") == "1" else 10**6
+    code = f"""
+import resource, torch
+from tests.dynamicemb.cases import tables
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+tables([32], "cpu", "NONE", max_capacity=1000, optimizer="ADAM").fill_tables(0.5)
+before = resident()
+module = tables([32], "cpu", "NONE", max_capacity={rows}, optimizer="ADAM")
+ends = torch.tensor([0, 2000])
+for begin in range(0, {rows}, 2000):
+    module.train()(torch.arange(begin, begin + 2000), ends)
+print(resident() - before, module.layouts[0].row_bytes, module.stats()["tables"]["table0"]["rows"])
+"""
+    done = python("-c", code)
+    taken, row_bytes, there = map(int, done.stdout.split() or [0, 0, 0])
+    assert there > 0.9 * rows, done.stderr
+    assert abs(taken / plan.table_bytes(rows, row_bytes) - 1) < 0.03
+
+
+def test_the_plan_s_memory_is_that_of_a_table_on_a_gpu(gpu: str) -> None:
+    rows = 10**6
+    free = torch.cuda.mem_get_info()[0]
+    module = tables([32], gpu, "NONE", max_capacity=rows, optimizer="ADAM")
+    torch.cuda.synchronize()
+    taken = free - torch.cuda.mem_get_info()[0]
+    assert abs(taken / plan.table_bytes(rows, module.layouts[0].row_bytes) - 1) < 0.03
