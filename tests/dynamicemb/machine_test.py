@@ -133,6 +133,16 @@ class Machine(RuleBasedStateMachine):
             self.module.dump(str(self.folder / "dump"), optim=True)
             self.saved = [dict(rows) for rows in self.rows]
 
+    @rule(keys=BATCHES)
+    def dump_beside_a_step(self, keys: list[list[int]]) -> None:
+        if self.module.tiers.external is None:
+            before = [dict(rows) for rows in self.rows]
+            dump = self.module.dump(str(self.folder / "dump"), optim=True, blocking=False)
+            assert dump is not None
+            self.train(keys)
+            dump.wait()
+            self.saved = before
+
     @rule()
     def restart(self) -> None:
         if self.saved is not None:
