@@ -351,9 +351,7 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         self._scores.advance()
 
         def update(grad: Tensor, bag_of: Tensor | None, w: Tensor | None, lookup: Lookup) -> None:
-            if self.fused and self.tiers.snapshot is not prepared.snapshot:
-                with self.tiers.changing(lookup.keys, lookup.row_offsets):
-                    pass
+            self._keep_for_snapshot(prepared, lookup)
             self._update(grad, bag_of, w, lookup)
             if prepared.pinned:
                 self._unpin(lookup)
@@ -375,6 +373,12 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         out = gather(lookup, self._features, weights, False, None)
         del memory  # on the CPU and in stream order elsewhere: the rows have been read
         return out
+
+    def _keep_for_snapshot(self, prepared: Prepared, lookup: Lookup) -> None:
+        """Before an update: a dump may have begun since the batch's forward."""
+        if self.fused and self.tiers.snapshot is not prepared.snapshot:
+            with self.tiers.changing(lookup.keys, lookup.row_offsets):
+                pass
 
     def _update(
         self,

@@ -137,4 +137,5 @@ class Owner:
         if served.features.pooling != POOLING_NONE:
             assert moved.offsets is not None and moved.inverse is not None
             bag_of = ops.expand_bags(moved.offsets, moved.inverse.numel())
+        self.module._keep_for_snapshot(served.prepared, moved)
         self.module._update(grad.contiguous(), bag_of, served.weights, moved, served.features)
