@@ -79,7 +79,9 @@ def _theirs(p: Problem) -> Any:
         inside = (within - (lengths - targets)).clamp(min=0)
         targets = _in_turn(inside, 0).to(torch.int32)
     return TheirProblem(
-        *(t.contiguous() for t in (p.q, p.k, p.v)),
+        p.q.contiguous(),
+        p.k.contiguous(),
+        p.v.contiguous(),
         cut,
         cut,
         longest,
