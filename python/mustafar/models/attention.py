@@ -14,6 +14,8 @@ from transformers.masking_utils import sdpa_mask
 
 from mustafar.cache import MustafarCache, decode_attention
 from mustafar.checks import checks
+from mustafar.models.config import MustafarConfig
+from mustafar.models.masked import MaskedModelCache
 
 ATTENTION = "mustafar"
 
@@ -42,6 +44,16 @@ class MustafarModelCache(Cache):  # type: ignore[misc]
             self.seen += key_states.shape[2]
         key_states._mustafar = (self, layer_idx)  # type: ignore[attr-defined]
         return key_states, value_states
+
+    def advance(self, steps: int = 1) -> None:
+        """Counts ``steps`` tokens that replays of a captured step are about to add.
+
+        Raises:
+            ValueError: they do not fit (``MustafarCache.advance``). No layer has counted them then.
+        """
+        for cache in self.caches:
+            cache.advance(steps)
+        self.seen += steps
 
     def holds(self, layer: int) -> bool:
         """Whether a layer has its prompt."""
@@ -140,6 +152,13 @@ def mustafar_attention(
     tokens, D), result (batch, tokens, heads, D).
     """
     cache, layer = getattr(key, "_mustafar", (None, 0))
+    if isinstance(cache, MaskedModelCache):
+        attended = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        cache.attended(layer, query, attention_mask, scale)
+        return attended
     if cache is not None and cache.holds(layer):
         if query.shape[2] != 1:
             checks.fail(
@@ -162,25 +181,25 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 class Generates:
     """What a causal language model of ``transformers`` needs to generate over a Mustafar cache.
 
-    Attributes of the config: k_sparsity (0.7), v_sparsity (0.7), residual_length (32), group_size
-    (taken for residual_length where that is not given), use_flash (True; False is refused).
+    Attributes of the config are those of ``MustafarConfig``, which can set them, and use_flash
+    (True; False is refused).
     """
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         if not getattr(config, "use_flash", True):
             checks.fail("use_flash must be True, got False: there is one kernel")
+        MustafarConfig.of(config)
         config._attn_implementation = ATTENTION
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
 
-    def make_cache(self, capacity: int) -> MustafarModelCache:
+    def make_cache(self, capacity: int) -> MustafarModelCache | MaskedModelCache:
         """An empty cache for prompts and new tokens, ``capacity`` tokens a sequence."""
-        config: Any = self.config  # type: ignore[attr-defined]
-        residual = getattr(config, "residual_length", getattr(config, "group_size", 32))
-        return MustafarModelCache(
-            capacity,
-            k_sparsity=getattr(config, "k_sparsity", 0.7),
-            v_sparsity=getattr(config, "v_sparsity", 0.7),
-            residual_length=residual,
+        rule = MustafarConfig.of(self.config)  # type: ignore[attr-defined]
+        both = {"k_sparsity": rule.k_sparsity, "v_sparsity": rule.v_sparsity}
+        if rule.compressed:
+            return MustafarModelCache(capacity, residual_length=rule.window, **both)
+        return MaskedModelCache(
+            pruners=rule.pruners, residual_length=rule.window, group_size=rule.group_size, **both
         )
 
     def _prepare_cache_for_generation(
