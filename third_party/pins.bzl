@@ -142,7 +142,7 @@ PYTHON_ENVS = {
         "pyyaml==6.0.4": ["622aa875fa6533f25fedcffe23079357d65a690d462200afed5d8e9d0e01ebee"],
         "tqdm==4.70.1": ["c293e525e6fef9c20e8728fd4612df02a0aa31bb5fe91ecd93e123b1b7bffa73"],
     },
-    # What mustafar.models is tried with.
+    # What mustafar.models is tried with, and the metrics of its LongBench example.
     "transformers": {
         "anyio==4.16.0": ["c66ae634e0b8228396b801741beb3294326d4b6102f7bba4041c0dfb58c29026"],
         "certifi==2026.10.19.post1": ["1324c476b4811eff41a8bc2122cd0bbd4d9c7234c725446d99ab1612b3a7fdd2"],
@@ -152,12 +152,30 @@ PYTHON_ENVS = {
         "huggingface-hub==2.4.0": ["42ecfd93ede47bdd333daebbf66a32d7bfe2e18752754fe4d2d4f98a0179d801"],
         "idna==3.20": ["ab7ae7122974553370f0bdb919e1a960b2cd1bc1ef0276416d896db81c14582c"],
         "pyyaml==6.0.3": ["b8bb0864c5a28024fac8a632c443c87c5aa6f215c0b126c449ae1a150412f31d"],
+        "rapidfuzz==3.14.6": ["3d5d90bae3c6fb7ea34da968c9f23070e8440edb827a28b242580e0108110b14"],
         "regex==2026.11.19": ["86d3b2ea69b3c56df3e8ddbac6cd98eaf5a8c5b5e7e006897ebdf7a28d6818e6"],
+        "rouge==1.0.1": ["28d118536e8c774dc47d1d15ec266479b4dd0914c4672ce117d4002789bdc644"],
         "safetensors==0.8.0": ["fd6f3f93c9a0a7cc2788ee63fb763353d4bd2e89b0751bc78fcf7dda00bea774"],
+        "six==1.17.0": ["4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"],
         "tokenizers==0.23.3": ["376851d22bcf9d650a5c3090bb83e6cf9e895fbf0595369fa4cd43c1f69b5f87"],
         "tqdm==4.67.1": ["26445eca388f82e72884e0d580d5464cd801a3ea01e63e5601bdff9ba6a48de2"],
         "transformers==5.24.0": ["ff5ebedf9359f94bb63772b6380eba6e7104d010cbbb2cb82c788817ea7486f6"],
         "truststore==0.10.5": ["9aaaedaefaf06d8b206278cf8b5012bc897f485a874503501e12d776df78951c"],
+    },
+    # The oldest that it is tried with; //tests/mustafar:oldest_transformers_test alone asks for it.
+    "oldest_transformers": {
+        "certifi==2026.10.19.post1": ["1324c476b4811eff41a8bc2122cd0bbd4d9c7234c725446d99ab1612b3a7fdd2"],
+        "charset-normalizer==3.5.3": ["2a6f937e0b70133d1f826d0a253331b6fe1a4c874808cc12e16f2fb8177042f4"],
+        "huggingface-hub==0.36.0": ["7bcc9ad17d5b3f07b57c78e79d527102d08313caa278a641993acddcb894548d"],
+        "idna==3.20": ["ab7ae7122974553370f0bdb919e1a960b2cd1bc1ef0276416d896db81c14582c"],
+        "pyyaml==6.0.3": ["b8bb0864c5a28024fac8a632c443c87c5aa6f215c0b126c449ae1a150412f31d"],
+        "regex==2026.11.19": ["86d3b2ea69b3c56df3e8ddbac6cd98eaf5a8c5b5e7e006897ebdf7a28d6818e6"],
+        "requests==2.34.2": ["2a0d60c172f83ac6ab31e4554906c0f3b3588d37b5cb939b1c061f4907e278e0"],
+        "safetensors==0.8.0": ["fd6f3f93c9a0a7cc2788ee63fb763353d4bd2e89b0751bc78fcf7dda00bea774"],
+        "tokenizers==0.22.1": ["e2ef6063d7a84994129732b47e7915e8710f27f99f3a3260b8a38fc7ccd083f4"],
+        "tqdm==4.67.1": ["26445eca388f82e72884e0d580d5464cd801a3ea01e63e5601bdff9ba6a48de2"],
+        "transformers==4.56.2": ["79c03d0e85b26cb573c109ff9eafa96f3c8d4febfd8a0774e8bba32702dd6dde"],
+        "urllib3==2.8.0": ["0cf3cae568d36aa9576b28dfb35f11328f1cb974ca7647d9475ebb86c75ac6e3"],
     },
 }
 

