@@ -12,7 +12,8 @@ namespace accel::mustafar {
 
 constexpr int kCombineWarps = 8;
 
-// Grid: batch * q_heads. A warp adds up every eighth part.
+// Grid: batch * q_heads. A warp adds up every eighth part. What is needed first is asked for at
+// once: the kernel is as long as the memory takes to answer, and it should not be asked twice.
 template <class T>
 __global__ void __launch_bounds__(kCombineWarps* kWarpSize)
     combine_kernel(const float* partial, const float2* maxima, int splits, int head_dim, T* out) {
@@ -22,23 +23,33 @@ __global__ void __launch_bounds__(kCombineWarps* kWarpSize)
   const int64_t row = blockIdx.x;
   maxima += row * splits;
   partial += row * splits * head_dim;
-  float top = -INFINITY;
-  for (int s = lane; s < splits; s += kWarpSize) top = fmaxf(top, maxima[s].x);
+  float next[kMostPerLane];
+  const auto load = [&](int s) {
+    for (int i = 0; i < kMostPerLane; ++i) {
+      const int c = lane + i * kWarpSize;
+      const bool there = s < splits && c < head_dim;
+      next[i] = there ? partial[static_cast<int64_t>(s) * head_dim + c] : 0;
+    }
+  };
+  load(warp);
+  const float2 own = lane < splits ? maxima[lane] : float2{-INFINITY, 0};
+  float top = own.x;
+  for (int s = lane + kWarpSize; s < splits; s += kWarpSize) top = fmaxf(top, maxima[s].x);
   for (int d = 1; d < kWarpSize; d *= 2) top = fmaxf(top, __shfl_xor_sync(kFullMask, top, d));
   // A part without tokens has no weight, and no sums.
   const auto weight_of = [&](float part_top) {
     return part_top == -INFINITY ? 0 : exp2f(part_top - top);
   };
-  float weights = 0, sum[kMostPerLane] = {};
-  for (int s = lane; s < splits; s += kWarpSize) weights += weight_of(maxima[s].x) * maxima[s].y;
+  float weights = weight_of(own.x) * own.y, sum[kMostPerLane] = {};
+  for (int s = lane + kWarpSize; s < splits; s += kWarpSize) {
+    weights += weight_of(maxima[s].x) * maxima[s].y;
+  }
   for (int d = 1; d < kWarpSize; d *= 2) weights += __shfl_xor_sync(kFullMask, weights, d);
   for (int s = warp; s < splits; s += kCombineWarps) {
-    const float weight = weight_of(maxima[s].x);
-    if (weight == 0) continue;
-    for (int i = 0; i < kMostPerLane; ++i) {
-      const int c = lane + i * kWarpSize;
-      if (c < head_dim) sum[i] += weight * partial[static_cast<int64_t>(s) * head_dim + c];
-    }
+    const float of = __shfl_sync(kFullMask, own.x, s);
+    const float weight = weight_of(s < kWarpSize ? of : maxima[s].x);
+    for (int i = 0; i < kMostPerLane; ++i) sum[i] += weight == 0 ? 0 : weight * next[i];
+    load(s + kCombineWarps);
   }
   for (int i = 0; i < kMostPerLane; ++i) sums[warp][lane + i * kWarpSize] = sum[i];
   __syncthreads();
@@ -81,14 +92,18 @@ cudaError_t PlanDecode(DecodeParams* p) {
   SharedMemory memory;
   if (const cudaError_t e = SharedMemoryOfDevice(0, &memory)) return e;
   const Cache& c = p->cache;
-  const int at_once = processors * PlanOf(*p, memory).blocks;
+  const int at_most = PlanOf(*p, memory).blocks;
   const int pairs = c.batch * c.heads * CeilDiv(p->q_heads / c.heads, kHeadsPerPass);
   const int units = CeilDiv(c.max_blocks * kBlockTokens + c.window, kUnitTokens);
-  // Units that the last warp to finish has done, two for what a block costs besides.
+  // Units that the last warp to finish has done, two for what a block costs besides, times what a
+  // unit takes: 14, 23, 32, 41 with 1 to 4 blocks on a multiprocessor, as measured on an H200; and
+  // what adding up takes.
   int best = 0;
-  const int most = Max(Min(CeilDiv(units, kDecodeWarps), 4 * at_once / pairs), 1);
+  const int most = Max(Min(CeilDiv(units, kDecodeWarps), 4 * processors * at_most / pairs), 1);
   for (int splits = 1; splits <= most; ++splits) {
-    const int cost = CeilDiv(pairs * splits, at_once) * (CeilDiv(units, kDecodeWarps * splits) + 2);
+    const int blocks = pairs * splits, beside = Min(CeilDiv(blocks, processors), at_most);
+    const int unit_cost = 9 * beside + 5, own = CeilDiv(units, kDecodeWarps * splits) + 2;
+    const int cost = CeilDiv(blocks, processors * at_most) * own * unit_cost + splits * 2 / 3;
     if (best != 0 && cost >= best) continue;
     best = cost;
     p->splits = splits;

@@ -377,8 +377,9 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
   const int packed_units = CeilDiv(compressed, kUnitTokens);
   const int units = packed_units + CeilDiv(tokens - compressed, kUnitTokens);
   // This block's units, those of the window behind those of the pages.
-  const int begin = static_cast<int64_t>(units) * blockIdx.y / gridDim.y;
-  const int end = static_cast<int64_t>(units) * (blockIdx.y + 1) / gridDim.y;
+  const int split = blockIdx.y, splits = gridDim.y, more = units % splits;
+  const int begin = units / splits * split + Min(split, more);
+  const int end = begin + units / splits + (split < more);
   const uint32_t slots = SmemAddress(shared) + warp * plan.warp_bytes;
   WalkPages(c, sequence, head, compressed, plan.pages, slots, begin + warp, Min(end, packed_units),
             plan.scale_log2, a);

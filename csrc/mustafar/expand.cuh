@@ -27,7 +27,8 @@ __device__ __forceinline__ uint32_t SelectorEntry() {
     entry |= (there ? 2 * next | (2 * next + 1) << 4 : 0x77u) << 8 * c;
     next += there;
   }
-  return entry;
+  // What comes from a lane, be it this one, the compiler does not compute anew in every round.
+  return __shfl_sync(kFullMask, entry, threadIdx.x);
 }
 
 __device__ __forceinline__ uint32_t Permute(uint32_t a, uint32_t b, uint32_t selector) {
@@ -49,13 +50,18 @@ __device__ __forceinline__ uint32_t LoadWord(uint32_t address) {
 __device__ __forceinline__ void Expand(const uint32_t (&bits)[4], const int (&nibble)[4],
                                        const uint32_t (&start)[4], uint32_t table,
                                        uint32_t (&lo)[4], uint32_t (&hi)[4]) {
-  uint32_t selectors[4], at[4], word[4], w0[4], w1[4], w2[4];
+  uint32_t selectors[4], shift[4], word[4], w0[4], w1[4], w2[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     // Of the index only the low four bits count.
     selectors[i] = __shfl_sync(kFullMask, table, bits[i] >> 4 * nibble[i], 16);
-    at[i] = start[i] + 2 * __popc(bits[i] & ((1u << 4 * nibble[i]) - 1));
-    word[i] = at[i] & ~3u;
+    // The bits below by a shift to the left: the multipliers do it, which have less to do than the
+    // units that mask.
+    const uint32_t below = nibble[i] == 0 ? 0 : bits[i] << (32 - 4 * nibble[i]);
+    const uint32_t at = start[i] + 2 * __popc(below);
+    word[i] = at & ~3u;
+    shift[i] = at * 8;  // 0 or 16, modulo 32
+    w2[i] = at;         // anything
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -64,7 +70,6 @@ __device__ __forceinline__ void Expand(const uint32_t (&bits)[4], const int (&ni
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    w2[i] = w1[i];  // anything
     asm volatile(
         "{\n"
         ".reg .pred all;\n"
@@ -76,9 +81,8 @@ __device__ __forceinline__ void Expand(const uint32_t (&bits)[4], const int (&ni
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t shift = at[i] * 8;  // 0 or 16, modulo 32
-    const uint32_t x0 = __funnelshift_r(w0[i], w1[i], shift);
-    uint32_t x1 = __funnelshift_r(w1[i], w2[i], shift);
+    const uint32_t x0 = __funnelshift_r(w0[i], w1[i], shift[i]);
+    uint32_t x1 = __funnelshift_r(w1[i], w2[i], shift[i]);
     asm("{\n"
         ".reg .pred all;\n"
         "setp.eq.u32 all, %1, %2;\n"

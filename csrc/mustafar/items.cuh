@@ -41,22 +41,25 @@ __device__ __forceinline__ void CopyRun(uint32_t to, const char* from, int valid
   }
 }
 
-// Copies a whole item, `chunks` of 16 bytes: its bitmaps, kBitmaps chunks, then its values.
-template <int kBitmaps>
+// Copies a whole item, `chunks` of 16 bytes: its bitmaps, kBitmaps chunks, then its values. Most
+// items take three rounds, none more than kMost.
+template <int kBitmaps, int kMost>
 __device__ __forceinline__ void CopyItem(uint32_t to, const char* bitmaps, const char* values,
                                          int chunks) {
   static_assert(kBitmaps <= kWarpSize, "the bitmaps are in the first round");
-  int i = threadIdx.x % kWarpSize;
-  values -= kBitmaps * kChunkBytes;
-  const char* from = (i < kBitmaps ? bitmaps : values) + i * kChunkBytes;
-  values += i * kChunkBytes;
-  to += i * kChunkBytes;
-#pragma unroll 1
-  for (; i < chunks; i += kWarpSize) {
-    CpAsyncOnce(to, from, kChunkBytes);
-    to += kWarpSize * kChunkBytes;
-    values += kWarpSize * kChunkBytes;
-    from = values;
+  constexpr int kFew = 3, kRound = kWarpSize * kChunkBytes;
+  const int lane = threadIdx.x % kWarpSize;
+  to += lane * kChunkBytes;
+  values += (lane - kBitmaps) * kChunkBytes;
+  CpAsyncIf(lane < chunks, to, lane < kBitmaps ? bitmaps + lane * kChunkBytes : values);
+#pragma unroll
+  for (int i = 1; i < kFew; ++i) {
+    CpAsyncIf(lane < chunks - i * kWarpSize, to + i * kRound, values + i * kRound);
+  }
+  if (chunks <= kFew * kWarpSize) return;
+#pragma unroll
+  for (int i = kFew; i < kMost; ++i) {
+    CpAsyncIf(lane < chunks - i * kWarpSize, to + i * kRound, values + i * kRound);
   }
 }
 
@@ -76,16 +79,19 @@ __device__ __forceinline__ void CopyDense(uint32_t slot, const uint16_t* from, i
 
 // Rows row .. row + 15 of the pages.
 template <int D, bool kValues>
-__device__ __forceinline__ void CopyPacked(uint32_t slot, const Rows& of, int row, int rows) {
-  const uint16_t* const values = of.values + static_cast<int64_t>(row) * of.kept;
+__device__ __forceinline__ void CopyPacked(uint32_t slot, const Rows& of, uint32_t row, int rows) {
+  const uint16_t* const values =
+      of.values + static_cast<uint64_t>(row) * static_cast<uint32_t>(of.kept);
   if (of.kept == D) return CopyDense<D, kValues>(slot, values, 0, kUnitTokens, rows);
+  static_assert(kUnitTokens == kChunkBytes, "2 n chunks are the values of a unit");
   constexpr int kBitmapBytes = kUnitTokens * D / 8;
   const auto* const bitmaps =
-      reinterpret_cast<const char*>(of.bitmaps + static_cast<int64_t>(row) * (D / 32));
+      reinterpret_cast<const char*>(of.bitmaps + static_cast<uint64_t>(row) * (D / 32));
   const auto* const packed = reinterpret_cast<const char*>(values);
   if (rows == kUnitTokens) {
     constexpr int kChunks = kBitmapBytes / kChunkBytes;
-    CopyItem<kChunks>(slot, bitmaps, packed, kChunks + kUnitTokens * 2 / kChunkBytes * of.kept);
+    constexpr int kMost = CeilDiv(kChunks + 2 * (D - 1), kWarpSize);
+    CopyItem<kChunks, kMost>(slot, bitmaps, packed, kChunks + 2 * of.kept);
   } else {
     CopyRun(slot, bitmaps, rows * (D / 8), kBitmapBytes);
     CopyRun(slot + kBitmapBytes, packed, rows * 2 * of.kept, kUnitTokens * 2 * of.kept);
