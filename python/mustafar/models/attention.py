@@ -153,7 +153,7 @@ def mustafar_attention(
     """
     cache, layer = getattr(key, "_mustafar", (None, 0))
     if isinstance(cache, MaskedModelCache):
-        attended = sdpa_attention_forward(
+        attended: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling

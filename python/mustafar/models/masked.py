@@ -107,7 +107,7 @@ class MaskedLayer:
                 _drop(whole, prune.Vc_Mag(whole, self.v_sparsity, group))
         elif self.v_pruner == "Vc_Opa":
             new = self._attention(q, mask, scale)[:, :, 0]
-            new = new.unflatten(1, (self.k.shape[1], -1)).sum(2)
+            new = new.reshape(len(new), self.k.shape[1], -1, tokens).sum(2)
             self.weights = torch.nn.functional.pad(self.weights, (0, 1)) + new
             if self.steps % group == 0 and self.steps > group:
                 part = slice(tokens - 2 * group, tokens - group)
@@ -117,7 +117,7 @@ class MaskedLayer:
     def _remember(self, q: Tensor) -> None:
         if self.k_pruner != "Kt_Opa":
             return
-        sums = q.float().abs().unflatten(1, (self.k.shape[1], -1)).sum(2)
+        sums = q.float().abs().reshape(len(q), self.k.shape[1], -1, *q.shape[2:]).sum(2)
         both = torch.cat([self.queries, sums], 2) if self.queries.numel() else sums
         self.queries = both[:, :, -self.group :]
 
