@@ -104,6 +104,24 @@ TORCH_CUDA_WHEELS = {
 # Further environments for tests, each over the one above: name -> wheels. An environment is fetched
 # by those alone who run a test with it: pytest_suite(env = "oldest_numpy").
 PYTHON_ENVS = {
+    # For training: gin files, plots; and what its metrics are compared with.
+    "training": {
+        "contourpy==1.3.3": ["51e79c1f7470158e838808d4a996fa9bac72c498e93d8ebe5119bc1e6becb0db"],
+        "cycler==0.12.1": ["85cef7cff222d8644161529808465972e51340599459b8ac3ccbac5a854e0d30"],
+        "fonttools==4.68.0": ["4b9c89b5876f1a74b1341632dfaf4c4c2be565d76c060445df401ebe7a4ceefa"],
+        "gin-config==0.5.0": ["bddb7ca221ea2b46cdb59321e79fecf02d6e3b728906047fcd4076c297609fd6"],
+        "joblib==1.6.0": ["3dbbf9f6e4b592a2357b854608e980fe6390d131d7a82f011a377ef2ebef7aba"],
+        "kiwisolver==1.5.1": ["95a02752aa032eef4aed01cda6d9b687c669bd0396bf4519eef8bba22a286720"],
+        "matplotlib==3.11.2": ["07d9b9fa60cd4c393692f50d0bb03123242ddf61c99bb0e95e75feb354e7c1a8"],
+        "narwhals==2.29.0": ["1c69b3dc30240f6e848c5a673cafc86affa44184ecce721e25b7194663ad10dc"],
+        "pillow==13.0.0": ["a625df9a2a5597fa5e5266e01aefc82604bb85d291e3547981e863560d75da6c"],
+        "pyparsing==3.3.3": ["ece8c00a69cf01b45d0b1dedabb469c90d8caf996d4fda40f147627a122849a4"],
+        "python-dateutil==4.0.0": ["a5e246f79eb80475e691bf93862cead98decd8a498cf53ba0516fcdc0f50dc1c"],
+        "scikit-learn==1.9.1": ["52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df"],
+        "scipy==1.17.1": ["43af8d1f3bea642559019edfe64e9b11192a8978efbd1539d7bc2aaa23d92de4"],
+        "six==1.17.0": ["4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"],
+        "threadpoolctl==3.8.0": ["f1b49c82704d50f13ffae019c727b0fa4f6791a58f48f06a09c45face1be66da"],
+    },
     # For the ops in Triton: its interpreter runs them without a GPU.
     "triton": {
         "triton==3.7.1": ["6744957e9fd610a29680ec2346057d0c86948ed3812468670719f391e94b44a5"],
@@ -177,6 +195,11 @@ PYTHON_ENVS = {
         "transformers==4.56.2": ["79c03d0e85b26cb573c109ff9eafa96f3c8d4febfd8a0774e8bba32702dd6dde"],
         "urllib3==2.8.0": ["0cf3cae568d36aa9576b28dfb35f11328f1cb974ca7647d9475ebb86c75ac6e3"],
     },
+}
+
+# MovieLens 100K is among its examples: read by a test that asks for it, and by nothing else.
+RECBOLE_WHEELS = {
+    "recbole==1.2.1": ["9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"],
 }
 
 BUILDIFIER_NPM = "@bazel/buildifier@8.2.1"

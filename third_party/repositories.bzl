@@ -2,7 +2,7 @@
 
 load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
 load("//third_party:fetch.bzl", "apt_repository", "cc_repository", "cpythons_repository", "npm_repository", "python_env_repository", "python_layer_repository", "wheels_repository")
-load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_ENVS", "PYTHON_VERSION", "PYTHON_WHEELS", "SANITIZER_DEBS", "SANITIZER_SUITE", "TORCH_CUDA_WHEELS", "ZIG_WHEELS")
+load("//third_party:pins.bzl", "BUILDIFIER_INTEGRITY", "BUILDIFIER_NPM", "CUDA_WHEELS", "CUTLASS_WHEELS", "HIERARCHICAL_KV_COMMIT", "HIERARCHICAL_KV_SHA256", "LIBSTDCXX_DEBS", "LIBSTDCXX_SUITE", "PYBIND11_WHEELS", "PYTHON_ENVS", "PYTHON_VERSION", "PYTHON_WHEELS", "RECBOLE_WHEELS", "SANITIZER_DEBS", "SANITIZER_SUITE", "TORCH_CUDA_WHEELS", "ZIG_WHEELS")
 load("//tools/lint:tree.bzl", "tree_repository")
 
 def _wheels(name, wheels):
@@ -18,6 +18,7 @@ def repositories():
     _wheels("cuda", CUDA_WHEELS)
     _wheels("cutlass", CUTLASS_WHEELS)
     _wheels("pybind11", PYBIND11_WHEELS)
+    _wheels("recbole", RECBOLE_WHEELS)
     cc_repository(
         name = "cc",
         build_file = "//tools/cc:cc.BUILD",
