@@ -1,0 +1,1 @@
+"""Data sets as memory-mapped columns, and batches of them."""

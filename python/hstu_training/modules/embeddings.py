@@ -1,0 +1,186 @@
+"""The tables of a model: dynamic ones (any int64 id) and static ones (parameters).
+
+A dynamic table's optimizer runs in the backward. Its rows' scores are the number of the step in
+which they were last trained, so that a run gives the same table however often it was resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from dynamicemb import (
+    DynamicEmbeddingCollection,
+    DynamicEmbInitializerArgs,
+    DynamicEmbInitializerMode,
+    DynamicEmbScoreStrategy,
+    DynamicEmbTableOptions,
+    EmbeddingConfig,
+    EmbOptimType,
+    KeyedJaggedTensor,
+)
+from torch import Tensor, nn
+
+from hstu_training.checks import CHECKS
+
+_SCORES = {
+    "lru": DynamicEmbScoreStrategy.CUSTOMIZED,
+    "lfu": DynamicEmbScoreStrategy.LFU,
+    "none": DynamicEmbScoreStrategy.NO_EVICTION,
+}
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """A table.
+
+    Args:
+        name: of the table.
+        features: those that it serves.
+        rows: of a static table, the ids 0 to rows - 1; the capacity of a dynamic one.
+        dim: of a row.
+        dynamic: which of the two.
+        eviction: "lru", "lfu" or "none".
+        hbm_bytes: of rows in GPU memory; 0: all.
+        caching, dist_type: see DynamicEmbeddingArgs.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    rows: int
+    dim: int
+    dynamic: bool
+    eviction: str = "lru"
+    hbm_bytes: int = 0
+    caching: bool = False
+    dist_type: str = "roundrobin"
+
+
+@dataclass(frozen=True)
+class TableOptimizer:
+    """How rows of dynamic tables learn."""
+
+    kind: str
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def fused_params(self, seed: int) -> dict[str, Any]:
+        kinds = {"adam": EmbOptimType.ADAM, "sgd": EmbOptimType.SGD}
+        return {
+            "optimizer": kinds[self.kind], "learning_rate": self.learning_rate,
+            "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "seed": seed,
+        }  # fmt: skip
+
+
+def _options(table: TableConfig) -> DynamicEmbTableOptions:
+    init = DynamicEmbInitializerArgs(
+        DynamicEmbInitializerMode.TRUNCATED_NORMAL, std_dev=0.02, lower=-0.04, upper=0.04
+    )
+    return DynamicEmbTableOptions(
+        max_capacity=table.rows, initializer_args=init, score_strategy=_SCORES[table.eviction],
+        local_hbm_for_values=table.hbm_bytes, caching=table.caching, dist_type=table.dist_type,
+    )  # fmt: skip
+
+
+def _config(table: TableConfig) -> EmbeddingConfig:
+    return EmbeddingConfig(table.name, table.dim, table.rows, list(table.features))
+
+
+def local_collection(
+    tables: Sequence[TableConfig],
+    optimizer: TableOptimizer,
+    device: torch.device,
+    seed: int,
+    **others: Any,
+) -> nn.Module:
+    """The dynamic tables; ``others``: where they are dealt out to several processes."""
+    return DynamicEmbeddingCollection(
+        [_config(table) for table in tables], device=device,
+        options={table.name: _options(table) for table in tables},
+        fused_params=optimizer.fused_params(seed), **others,
+    )  # fmt: skip
+
+
+class Embeddings(nn.Module):
+    """Looks up every feature of a batch.
+
+    Args:
+        tables: each feature belongs to one.
+        collection: of the dynamic ones, or None where there are none.
+        dtype: of static tables.
+    """
+
+    collection: Any
+
+    def __init__(
+        self, tables: Sequence[TableConfig], collection: nn.Module | None, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.table_of = {feature: table for table in tables for feature in table.features}
+        self.static = nn.ModuleDict()
+        for table in tables:
+            if not table.dynamic:
+                rows = torch.empty(table.rows, table.dim, dtype=dtype).normal_(0, 0.02)
+                self.static[table.name] = nn.Embedding(table.rows, table.dim, _weight=rows)
+        # Not a submodule: its rows are no parameters, and its one anchor needs no all-reduce.
+        self.__dict__["collection"] = collection
+        self.names = [t.name for t in tables if t.dynamic and t.eviction == "lru"]
+        self.unscale: Tensor | None = None  # of float16: 1 / the loss's scale
+
+    def train(self, mode: bool = True) -> Embeddings:
+        super().train(mode)
+        if self.collection is not None:
+            self.collection.train(mode)
+        return self
+
+    def begin_step(self, step: int) -> None:
+        """Before each forward of training: the score that its rows get."""
+        if self.collection is not None and self.names:
+            self.collection.set_score(dict.fromkeys(self.names, step + 1))
+
+    def check(self, features: dict[str, Tensor]) -> None:
+        """Raises ValueError where a static feature's id is beyond its table (CPU tensors)."""
+        for name, ids in features.items():
+            table = self.table_of[name]
+            if not table.dynamic and ids.numel() and int(ids.max()) >= table.rows:
+                CHECKS.fail(f"feature {name!r} has id {int(ids.max())}, table {table.name!r} has "
+                            f"{table.rows} rows")  # fmt: skip
+
+    def _unscaled(self, rows: Tensor) -> Tensor:
+        if self.unscale is None or not rows.requires_grad:
+            return rows
+        out: Tensor = _Unscale.apply(rows, self.unscale)  # type: ignore[no-untyped-call]
+        return out
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(ids, dim) rows of each feature's ids."""
+        found = {}
+        dynamic = [name for name in features if self.table_of[name].dynamic]
+        for name, ids in features.items():
+            table = self.table_of[name]
+            if not table.dynamic:
+                found[name] = self.static[table.name](ids)
+        if dynamic:
+            values = torch.cat([features[name] for name in dynamic])
+            lengths = torch.tensor([features[name].numel() for name in dynamic])
+            rows = self.collection(KeyedJaggedTensor(dynamic, values, lengths.to(values.device)))
+            found |= {name: self._unscaled(rows[name].values()) for name in dynamic}
+        return {name: found[name] for name in features}  # tokens are counted in this order
+
+
+class _Unscale(torch.autograd.Function):
+    """Rows learn in the backward, before anybody can unscale their gradients: this does. One that
+    overflowed is left out."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, factor: Tensor) -> Tensor:
+        ctx.factor = factor
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.nan_to_num(grad * ctx.factor, 0.0, 0.0, 0.0), None

@@ -1,0 +1,1 @@
+"""Metrics that are the same numbers however a data set was divided."""

@@ -1,0 +1,225 @@
+"""One HSTU layer as one autograd function.
+
+    n = LN(x)      [u q k v] = SiLU(n W + b)      a = attention(q, k, v)
+    y = dropout(LN(a) * u)                        out = x + y Wo (+ bo)
+
+With ``rows`` (of the last layer, where candidates alone are read) u, q, a, y and out are of those.
+In units of tokens * hidden * 2 bytes it keeps x, n, h = n W + b (4), SiLU(h) (4), a and y: 12;
+without n and SiLU(h), which the two recompute flags drop, 7.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import hstu_attn  # noqa: F401 - it defines torch.ops.hstu_attn
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hstu_training.ops.elementwise import (
+    Drop,
+    layer_norm,
+    layer_norm_backward,
+    norm_mul_dropout,
+    norm_mul_dropout_backward,
+    silu_backward_into,
+)
+
+
+class Attend(NamedTuple):
+    """The arguments of ``torch.ops.hstu_attn`` that are no q, k, v or bias."""
+
+    cu_q: Tensor
+    cu_k: Tensor
+    max_q: int
+    max_k: int
+    divisor: int
+    contexts: Tensor | None
+    targets: Tensor | None
+    group: int
+    causal: bool
+    alpha: float
+    deterministic: bool
+
+    def arguments(self, rab: Tensor | None, has_drab: bool) -> tuple[Any, ...]:
+        right = 0 if self.causal else -1
+        return (
+            self.cu_q, self.cu_k, self.max_q, self.max_k, self.divisor, self.contexts,
+            self.targets, self.group, -1, right, self.alpha, rab, has_drab, None,
+            self.deterministic,
+        )  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """What one call of the layer is besides its tensors."""
+
+    heads: int
+    channels: int
+    padded: int
+    eps: float
+    attend: Attend
+    drop: Drop
+    rows: Tensor | None
+    recompute_norm: bool
+    recompute_silu: bool
+
+
+def _heads(t: Tensor, plan: Plan) -> Tensor:
+    """(rows, heads, padded) of (rows, heads * channels); a view where nothing is padded."""
+    t = t.reshape(t.shape[0], plan.heads, plan.channels)
+    return t if plan.padded == plan.channels else F.pad(t, (0, plan.padded - plan.channels))
+
+
+def _flat(t: Tensor, plan: Plan) -> Tensor:
+    return t[..., : plan.channels].flatten(1)
+
+
+class _Parts(NamedTuple):
+    """u and q of the computed rows, k and v of all."""
+
+    u: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+    @classmethod
+    def of(cls, tensors: tuple[Tensor, ...]) -> _Parts:
+        """From one packed tensor [u q k v], or from [u q] and [k v]."""
+        halves = tensors if len(tensors) == 2 else tensors[0].chunk(2, 1)
+        return cls(*halves[0].chunk(2, 1), *halves[1].chunk(2, 1))
+
+
+def _project(
+    n: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None
+) -> tuple[Tensor, ...]:
+    if rows is None:
+        return (n @ weight if bias is None else torch.addmm(bias, n, weight),)
+    half = weight.shape[1] // 2
+    first, second = n[rows] @ weight[:, :half], n @ weight[:, half:]
+    return (first, second) if bias is None else (first + bias[:half], second + bias[half:])
+
+
+def _attention(parts: _Parts, rab: Tensor | None, has_drab: bool, plan: Plan) -> Tensor:
+    q, k, v = (_heads(t, plan) for t in parts[1:])
+    none = (None,) * 4  # no pages
+    given = plan.attend.arguments(rab, has_drab)
+    return _flat(torch.ops.hstu_attn.varlen_fwd(q, k, v, *given, *none), plan)
+
+
+class _FusedLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        proj: Tensor,
+        proj_bias: Tensor | None,
+        norm1: tuple[Tensor | None, Tensor | None],
+        norm2: tuple[Tensor | None, Tensor | None],
+        rab: Tensor | None,
+        plan: Plan,
+        *_leaves: Tensor | None,
+    ) -> Tensor:
+        n, mean, rstd = layer_norm(x, *norm1, plan.eps)
+        h = _project(n, weight, bias, plan.rows)
+        s = tuple(F.silu(t) for t in h)
+        parts = _Parts.of(s)
+        has_drab = rab is not None and rab.requires_grad
+        a = _attention(parts, rab, has_drab, plan)
+        y, mean2, rstd2 = norm_mul_dropout(a, parts.u, *norm2, plan.eps, plan.drop)
+        residual = x if plan.rows is None else x[plan.rows]
+        out = torch.addmm(residual, y, proj)
+        if proj_bias is not None:
+            out += proj_bias
+        kept = (None if plan.recompute_norm else n, *h)
+        ctx.save_for_backward(
+            x, mean, rstd, a, mean2, rstd2, y, weight, proj, *norm1, *norm2, rab, *kept,
+            *(() if plan.recompute_silu else s),
+        )  # fmt: skip
+        ctx.plan, ctx.halves, ctx.has_drab = plan, len(h), has_drab
+        ctx.biased = (bias is not None, proj_bias is not None)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+        x, mean, rstd, a, mean2, rstd2, y, weight, proj, *rest = ctx.saved_tensors
+        norm1, norm2, rab, n = (rest[0], rest[1]), (rest[2], rest[3]), rest[4], rest[5]
+        plan, halves = ctx.plan, ctx.halves
+        h, s = tuple(rest[6 : 6 + halves]), tuple(rest[6 + halves :])
+        if not s:
+            s = tuple(F.silu(t) for t in h)
+        parts = _Parts.of(s)
+        dout = dout.contiguous()
+        dproj = y.t() @ dout
+        da, du, dw2, db2 = norm_mul_dropout_backward(
+            dout @ proj.t(), a, parts.u, *norm2, mean2, rstd2, plan.eps, plan.drop
+        )
+        q, k, v = (_heads(t, plan) for t in parts[1:])
+        dq, dk, dv, drab = torch.ops.hstu_attn.varlen_bwd(
+            _heads(da, plan), q, k, v, *plan.attend.arguments(rab, ctx.has_drab)
+        )
+        dh = tuple(torch.empty_like(t) for t in h)
+        grads = (du, *(_flat(t, plan) for t in (dq, dk, dv)))
+        for target, grad, value in zip(_Parts.of(dh), grads, _Parts.of(h), strict=True):
+            silu_backward_into(target, grad, value)
+        if n is None:
+            n = layer_norm(x, *norm1, plan.eps)[0]
+        dn, dweight = _project_backward(n, weight, dh, plan.rows)
+        dbias = torch.cat([t.sum(0) for t in dh]) if ctx.biased[0] else None
+        dx, dw1, db1 = layer_norm_backward(dn, x, *norm1, mean, rstd)
+        if plan.rows is None:
+            dx += dout
+        else:
+            dx[plan.rows] = dx[plan.rows] + dout  # rows are distinct
+        dproj_bias = dout.sum(0) if ctx.biased[1] else None
+        leaves = (dw1, db1, dw2, db2)
+        given = (*norm1, *norm2)
+        norms = [None if w is None else g for g, w in zip(leaves, given, strict=True)]
+        return (
+            dx, dweight, dbias, dproj, dproj_bias, None, None,
+            drab if ctx.has_drab else None, None, *norms,
+        )  # fmt: skip
+
+
+def _project_backward(
+    n: Tensor, weight: Tensor, dh: tuple[Tensor, ...], rows: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if rows is None:
+        return dh[0] @ weight.t(), n.t() @ dh[0]
+    half = weight.shape[1] // 2
+    dn = dh[1] @ weight[:, half:].t()
+    dn[rows] = dn[rows] + dh[0] @ weight[:, :half].t()
+    return dn, torch.cat([n[rows].t() @ dh[0], n.t() @ dh[1]], 1)
+
+
+def fused_hstu_layer(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    proj: Tensor,
+    proj_bias: Tensor | None,
+    norm1: tuple[Tensor | None, Tensor | None],
+    norm2: tuple[Tensor | None, Tensor | None],
+    rab: Tensor | None,
+    plan: Plan,
+) -> Tensor:
+    """See the module.
+
+    Args:
+        x: (tokens, hidden).
+        weight: (hidden, 4 * heads * channels), columns u, q, k, v; bias its bias.
+        proj: (heads * channels, hidden); proj_bias its bias.
+        norm1, norm2: weight and bias of the norms, or None.
+        rab: (batch, 1, length, length) or None.
+        plan: the rest.
+
+    Returns:
+        (tokens, hidden), or (rows, hidden).
+    """
+    # Norm weights are handed in twice: as values, and as leaves that get gradients.
+    out: Tensor = _FusedLayer.apply(  # type: ignore[no-untyped-call]
+        x, weight, bias, proj, proj_bias, norm1, norm2, rab, plan, *norm1, *norm2
+    )
+    return out

@@ -1,0 +1,20 @@
+"""Trains a ranking model.
+
+torchrun -m hstu_training.pretrain_gr_ranking --gin-config-file=FILE
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hstu_training.training.command import run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    return run("ranking", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
