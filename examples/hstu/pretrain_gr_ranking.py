@@ -1,0 +1,13 @@
+"""Trains a ranking model described by a gin file.
+
+torchrun --nproc_per_node=1 examples/hstu/pretrain_gr_ranking.py --gin-config-file=FILE
+"""
+
+from __future__ import annotations
+
+import sys
+
+from hstu_training.pretrain_gr_ranking import main
+
+if __name__ == "__main__":
+    sys.exit(main())
