@@ -1,0 +1,73 @@
+"""Small runs of the training programs, in processes of their own."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from hstu_training import preprocess
+
+from tests.common.processes import environment
+
+EXAMPLES = Path(__file__).parents[2] / "examples/hstu"
+SMALL = (
+    "NetworkArgs.hidden_size=16", "NetworkArgs.kv_channels=8", "NetworkArgs.num_attention_heads=2",
+    "NetworkArgs.num_layers=2", "NetworkArgs.num_position_buckets=64",
+    "NetworkArgs.scaling_seqlen=-1", "DatasetArgs.max_history_seqlen=20",
+    "TrainerArgs.log_interval=5", "TrainerArgs.eval_interval=20", "TrainerArgs.eval_batch_size=64",
+)  # fmt: skip
+
+
+def data(folder: Path, name: str = "ml-100k", users: int = 60, over: int = 8) -> Path:
+    """A made-up data set of a published one's shape."""
+    made = folder / name
+    given = ["--dataset", f"synthetic-{name}", "--output", str(made), "--users", str(users)]
+    assert preprocess.main([*given, "--over", str(over)]) == 0
+    return made
+
+
+def command(
+    task: str, gin: str, data_set: Path, output: Path, *bindings: str, world: int = 1,
+    device: str = "cpu",
+) -> list[str]:  # fmt: skip
+    """torchrun with more than one process, plain Python otherwise."""
+    start = ["-m", f"hstu_training.pretrain_gr_{task}"]
+    if world > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        start = ["-m", "torch.distributed.run", f"--nproc_per_node={world}",
+                 f"--master_port={port}", *start]  # fmt: skip
+    given = [f"--gin-config-file={EXAMPLES / gin}", f"--output={output}"]
+    given += [f"--device={device}"] if device else []
+    every = (f'DatasetArgs.dataset_path="{data_set}"', *bindings)
+    given += [f"--gin-bindings={binding}" for binding in every]
+    return [sys.executable, *start, *given]
+
+
+def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, capture_output=True, text=True, check=False, env=environment() | variables
+    )
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a checkpoint, but for the manifest."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def numbers(output: Path) -> list[dict[str, str]]:
+    """The lines of metrics.csv without what depends on the time."""
+    with open(output / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    timed = re.compile("tokens_per_second|mfu|seconds")
+    return [{k: v for k, v in row.items() if not timed.match(k)} for row in rows]
