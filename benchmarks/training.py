@@ -1,0 +1,149 @@
+"""How fast an HSTU layer and a step of training are, beside the parts that they cannot do without.
+
+    python benchmarks/training.py [--case NAME] [--markdown FILE] [--json FILE]
+
+A layer's floor is its matrix products and its attention, each alone, and 34 u of memory traffic (44
+with both recompute flags) at 0.8 of copy bandwidth; u = tokens * hidden * 2 bytes. `kept`: what
+autograd keeps. `step`: a whole step of examples/hstu/benchmark_ranking.gin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import harness
+import torch
+from hstu_attn import hstu_attn_qkvpacked_func
+from hstu_training.configs.hstu_config import HSTUConfig, HSTULayerType
+from hstu_training.modules.hstu_block import HSTUBlock
+from hstu_training.modules.jagged import Sequences
+from hstu_training.ops.counter import Randomness
+from hstu_training.training import gin_file
+from hstu_training.training.build import build
+from hstu_training.training.processes import Processes
+from hstu_training.training.settings import Settings
+from hstu_training.training.trainer import Trainer, Watch
+
+GIN = Path(__file__).parents[1] / "examples/hstu/benchmark_ranking.gin"
+
+
+class Case(NamedTuple):
+    hidden: int
+    heads: int
+    dim: int
+    lengths: tuple[int, ...]
+
+
+CASES = {
+    "1024": Case(1024, 4, 256, (4099,) * 32),
+    "512": Case(512, 4, 128, harness.jagged(8, 2000, 8400)),
+    "256": Case(256, 4, 64, (200,) * 512),
+}
+
+
+def timed(call: harness.Call) -> float:
+    return harness.best_seconds(call, torch.cuda.synchronize, repeats=10) * 1e3
+
+
+def layer(case: Case, kind: str, **flags: bool) -> Callable[[], Any]:
+    """Forward of one layer."""
+    given = (case.hidden, case.dim, case.heads, 1, max(case.lengths))
+    layer_type = HSTULayerType[kind]
+    config = HSTUConfig(*given, deterministic=False, hstu_layer_type=layer_type, **flags)
+    block = HSTUBlock(config).cuda()
+    cu = torch.tensor([0, *case.lengths]).cumsum(0).int().cuda()
+    random = Randomness(1, 0, torch.arange(int(cu[-1])).cuda())
+    sequences = Sequences(cu, max(case.lengths), random=random)
+    x = torch.randn(int(cu[-1]), case.hidden).to("cuda", torch.bfloat16).requires_grad_()
+    return lambda: block.layers[0](x, sequences, None)
+
+
+def both(forward: Callable[[], Any]) -> Callable[[], None]:
+    grad = torch.randn_like(forward())
+    return lambda: forward().backward(grad)
+
+
+def kept(forward: Callable[[], Any], unit: float) -> float:
+    held: list[torch.UntypedStorage] = []
+    pack = lambda t: held.append(t.untyped_storage()) or t  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        forward()
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in held}
+    return sum(size for size in sizes.values() if size >= unit / 4) / unit
+
+
+def parts(case: Case) -> tuple[float, float]:
+    """Milliseconds of the matrix products and of the attention, forward and backward."""
+    tokens, inner = sum(case.lengths), case.heads * case.dim
+
+    def new(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+
+    x, y, wide = new(tokens, case.hidden), new(tokens, inner), new(tokens, 4 * inner)
+    w, o = new(case.hidden, 4 * inner), new(inner, case.hidden)
+    products = (
+        lambda: x @ w, lambda: wide @ w.t(), lambda: x.t() @ wide,
+        lambda: y @ o, lambda: x @ o.t(), lambda: y.t() @ x,
+    )  # fmt: skip
+    packed = new(tokens, 3, case.heads, case.dim).requires_grad_()
+    cu = torch.tensor([0, *case.lengths]).cumsum(0).int().cuda()
+    given, alpha = (cu, cu, max(case.lengths), max(case.lengths)), case.dim**-0.5
+    attend = both(lambda: hstu_attn_qkvpacked_func(packed, *given, alpha=alpha, causal=True))
+    return sum(timed(p) for p in products), timed(attend)
+
+
+def measure(name: str, table: harness.Table) -> None:
+    case = CASES[name]
+    unit, (gemms, attention) = sum(case.lengths) * case.hidden * 2.0, parts(case)
+    flags = dict.fromkeys(("recompute_input_layernorm", "recompute_input_silu"), True)
+    for kind, chosen, traffic in (("FUSED", {}, 34), ("FUSED", flags, 44), ("NATIVE", {}, 34)):
+        elementwise = traffic * unit / (0.8 * table.ceilings.copy_tbps) / 1e9
+        forward = layer(case, kind, **chosen)
+        floor = gemms + attention + elementwise
+        total = timed(both(forward))
+        said, held = f"{kind}{' recompute' if chosen else ''}", kept(forward, unit)
+        table.row(name, said, gemms, attention, elementwise, total, total / floor, held, None)
+        torch.cuda.empty_cache()
+    total = timed(both(torch.compile(layer(case, "NATIVE"))))
+    table.row(name, "compiled NATIVE", gemms, attention, None, total, None, None, None)
+
+
+def step(table: harness.Table, *bindings: str, name: str = "step") -> None:
+    """A step of training, and its tokens a second."""
+    gin_file.parse(GIN, bindings)
+    built = build(Settings.read(ranking=True), Processes("cuda"))
+    trainer = Trainer(built, Path("."))
+    trainer.watch = Watch(trainer.device)
+    built.model.train()
+    batches = [trainer._to_device(built.train(s)) for s in range(2)]
+    turn = iter(range(10**6))
+    ms = timed(lambda: trainer.train_step(s := next(turn), batches[s % 2]))
+    share = trainer._flops(batches[0]) / ms / 1e9 / table.ceilings.matmul_tflops
+    said, rate = f"{share:.2f} matmul", batches[0].order.numel() / ms
+    table.row(name, said, None, None, None, ms, None, None, rate)
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--case", choices=[*CASES, "step"], action="append")
+    arguments = parser.parse_args()
+    harness.need_gpu(__file__)
+    columns = {"case": "<14", "layer": "<16"} | dict.fromkeys(
+        ["products ms", "attention ms", "traffic ms", "total ms", "x floor", "kept u"], ">12.2f"
+    )
+    columns["K tokens/s"] = ">10.0f"
+    ceilings = harness.Ceilings.measure()
+    table = harness.Table(ceilings, "bf16, forward and backward", columns, harness.files(arguments))
+    cases = arguments.case or [*CASES, "step"]
+    for name in cases:
+        if name in CASES:
+            measure(name, table)
+    if "step" in cases:
+        step(table, "TrainerArgs.deterministic=False")
+        step(table, name="deterministic")
+
+
+if __name__ == "__main__":
+    main()
