@@ -24,6 +24,12 @@ def collections_of(model: nn.Module) -> dict[str, list[BatchedDynamicEmbeddingTa
             if path.startswith("_groups."):
                 parent = ""
             found.setdefault(parent, []).append(module)
+        # TorchRec's sharded collections keep their lookups in a list of their own.
+        for lookup in getattr(module, "_lookups", ()):
+            for inner in lookup.modules():
+                if isinstance(inner, BatchedDynamicEmbeddingTablesV2):
+                    wrapped = path.replace("_dmp_wrapped_module.", "")
+                    found.setdefault(wrapped, []).append(inner)
     return found
 
 

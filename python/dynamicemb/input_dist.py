@@ -1,0 +1,131 @@
+"""TorchRec's input distribution with our dealing: a dist type for each feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamicemb import torchrec_compat
+from dynamicemb.dealing import dist_codes
+from dynamicemb.ops import ops
+
+torchrec_compat.require()
+
+from torchrec import KeyedJaggedTensor  # noqa: E402
+from torchrec.distributed.sharding.rw_sharding import (  # noqa: E402
+    RwSparseFeaturesDist as TorchrecRw,
+)
+from torchrec.distributed.sharding.twrw_sharding import TwRwSparseFeaturesDist  # noqa: E402
+
+
+class Bucketizer(torch.nn.Module):
+    """Deals the values of a KeyedJaggedTensor out to buckets.
+
+    Args:
+        dist_types: of each feature; None: a static table's, whose rows are numbered anew in each
+            block, as TorchRec does it. A dynamic table's keys stay what they are.
+        hash_sizes: rows of each feature's table, all ranks together.
+        buckets: ranks, or ranks of a node.
+    """
+
+    dist: Tensor
+    blocks: Tensor | None
+    static: Tensor
+
+    def __init__(
+        self,
+        dist_types: Sequence[str | None],
+        hash_sizes: Sequence[int],
+        buckets: int,
+        device: torch.device | None,
+    ) -> None:
+        super().__init__()
+        names = [one or "continuous" for one in dist_types]
+        codes, blocks = dist_codes(names, hash_sizes, buckets)
+        self.buckets = buckets
+
+        def buffer(values: Any, dtype: torch.dtype) -> Tensor | None:
+            return None if values is None else torch.tensor(values, dtype=dtype, device=device)
+
+        static = [one is None for one in dist_types]
+        self.register_buffer("dist", buffer(codes, torch.int32), persistent=False)
+        self.register_buffer("blocks", buffer(blocks, torch.int64), persistent=False)
+        self.register_buffer("static", buffer(static, torch.bool), persistent=False)
+        self.mixed = any(static)
+        self.moves = blocks is not None and not all(static)
+
+    def forward(self, kjt: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor]:
+        """(features of bucket 0, of bucket 1 ..., where each value went)."""
+        lengths, values, weights = kjt.lengths().view(-1), kjt.values(), kjt.weights_or_none()
+        keys, dist, blocks = values.to(torch.int64), self.dist, self.blocks
+        varies = kjt.variable_stride_per_key()
+        offsets = kjt.offsets().to(torch.int64)
+        if varies:  # a batch of bags of its own each: as features of one sample
+            sizes = torch.tensor(kjt.stride_per_key(), device=lengths.device)
+            of = torch.repeat_interleave(
+                torch.arange(len(sizes), device=lengths.device), sizes, output_size=lengths.numel()
+            )
+            dist, blocks = dist[of], None if blocks is None else blocks[of]
+        if lengths.numel() == 0:
+            new_lengths, new, place = lengths, keys, keys.clone()
+            moved = weights
+        else:
+            given = None if weights is None else weights.view(torch.float32)
+            new_lengths, new, moved, place = ops.block_bucketize(
+                keys.contiguous(), offsets, dist.contiguous(), blocks, given, self.buckets
+            )
+            moved = None if weights is None else moved
+            if self.moves:
+                new = self._kept(kjt, offsets, keys, new, place)
+        strides = kjt.stride_per_key_per_rank() if varies else None
+        made = KeyedJaggedTensor(
+            keys=list(kjt.keys()) * self.buckets,
+            values=new.to(values.dtype),
+            weights=moved,
+            lengths=new_lengths.to(lengths.dtype),
+            stride=None if varies else kjt.stride(),
+            stride_per_key_per_rank=None if strides is None else list(strides) * self.buckets,
+        )
+        return made, place
+
+    def _kept(
+        self, kjt: KeyedJaggedTensor, offsets: Tensor, keys: Tensor, new: Tensor, place: Tensor
+    ) -> Tensor:
+        if not self.mixed:
+            return torch.empty_like(keys).scatter_(0, place, keys)
+        ends = torch.tensor([0, *kjt.stride_per_key()]).cumsum(0).to(offsets.device)
+        feature = ops.expand_ids(offsets[ends].contiguous(), keys.numel()).long()
+        chosen = torch.where(self.static[feature], new[place], keys)
+        return torch.empty_like(keys).scatter_(0, place, chosen)
+
+
+class RwSparseFeaturesDist(TorchrecRw):  # type: ignore[misc]
+    """Row-wise over all ranks."""
+
+    def __init__(self, bucketizer: Bucketizer, **arguments: Any) -> None:
+        # Its own block sizes are not used; sizes beyond its arithmetic would trouble it.
+        sizes = [1] * len(arguments["feature_hash_sizes"])
+        super().__init__(**{**arguments, "feature_hash_sizes": sizes})
+        self.bucketizer = bucketizer
+
+    def forward(self, sparse_features: KeyedJaggedTensor) -> Any:
+        features, place = self.bucketizer(sparse_features)
+        self.unbucketize_permute_tensor = place if self._is_sequence else None
+        return self._dist(features)
+
+
+class TwRwFeaturesDist(TwRwSparseFeaturesDist):  # type: ignore[misc]
+    """Row-wise over the ranks of a node."""
+
+    def __init__(self, bucketizer: Bucketizer, **arguments: Any) -> None:
+        sizes = [1] * len(arguments["feature_hash_sizes"])
+        super().__init__(**{**arguments, "feature_hash_sizes": sizes})
+        self.bucketizer = bucketizer
+
+    def forward(self, sparse_features: KeyedJaggedTensor) -> Any:
+        features, _ = self.bucketizer(sparse_features)
+        order = features.permute(self._sf_staggered_shuffle, self._sf_staggered_shuffle_tensor)
+        return self._dist(order)

@@ -1,0 +1,161 @@
+"""EmbeddingCollection with dynamic tables, for DistributedModelParallel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamicemb import torchrec_compat
+from dynamicemb.ops import ops
+
+torchrec_compat.require()
+
+from torchrec import KeyedJaggedTensor  # noqa: E402
+from torchrec.distributed.embedding import (  # noqa: E402
+    EmbeddingCollectionSharder,
+    ShardedEmbeddingCollection,
+)
+
+from dynamicemb.planner.rw_sharding import SEQUENCE, chosen, is_dynamic  # noqa: E402
+from dynamicemb.shard.conversion import checked_params, kernels, sharding_types  # noqa: E402
+
+
+class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ignore[misc]
+    """TorchRec's, with our lookups, our dealing, and distinct keys on the link."""
+
+    @classmethod
+    def create_embedding_sharding(
+        cls,
+        sharding_type: str,
+        sharding_infos: list[Any],
+        env: Any,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        if not any(is_dynamic(info) for info in sharding_infos):
+            return super().create_embedding_sharding(
+                sharding_type, sharding_infos, env, device, **kwargs
+            )
+        kind = chosen(SEQUENCE, sharding_type)
+        registry = kwargs.get("qcomm_codecs_registry")
+        return kind(
+            sharding_infos=sharding_infos, env=env, device=device, qcomm_codecs_registry=registry
+        )
+
+    def _dedup_indices(self, ctx: Any, input_feature_splits: list[Any]) -> list[Any]:
+        """Each table's distinct keys stand in the first bag of its first feature."""
+        found = []
+        shardings = list(self._sharding_type_to_sharding.values())
+        for features, sharding in zip(input_feature_splits, shardings, strict=True):
+            dedup, inverse = deduplicated(features, _tables_of(sharding), _counts(sharding))
+            ctx.input_features.append(features)
+            ctx.reverse_indices.append(inverse)
+            found.append(dedup)
+        return found
+
+
+def _tables_of(sharding: Any) -> list[int]:
+    """The table of each feature that a sharding handles, in their order."""
+    tables: list[int] = []
+    number = 0
+    groups = sharding._grouped_embedding_configs
+    if isinstance(sharding, SEQUENCE["table_wise"]):  # a rank has some tables, and all are asked
+        groups = [c for rank in sharding._grouped_embedding_configs_per_rank for c in rank]
+    for config in groups:
+        for table in config.embedding_tables:
+            tables += [number] * table.num_features()
+            number += 1
+    return tables
+
+
+def _counts(sharding: Any) -> bool:
+    """Whether a table wants to know how often a key occurred."""
+    for config in sharding._grouped_embedding_configs:
+        for table in config.embedding_tables:
+            options = (table.fused_params or {}).get("dynamicemb_options")
+            if options is not None and (options.scores.name == "LFU" or options.admit_strategy):
+                return True
+    return False
+
+
+def deduplicated(features: Any, tables: list[int], counted: bool) -> tuple[Any, Tensor]:
+    """The distinct keys of each table, and where each value's is among them.
+
+    Counts travel as the bits of the weights: whole numbers, not rounded.
+    """
+    values = features.values().to(torch.int64).contiguous()
+    strides = features.stride_per_key()
+    bags = torch.tensor([0, *strides]).cumsum(0).tolist()
+    firsts = [f for f in range(len(tables)) if f == 0 or tables[f] != tables[f - 1]]
+    offsets = features.offsets().to(torch.int64)
+    device = values.device
+    begins = [bags[f] for f in firsts]
+    at = torch.tensor([*begins, bags[-1]]).to(device)
+    keys, inverse, ends, counts = ops.segmented_unique(values, offsets[at], None, counted)
+    n = int(ends[-1])  # the one wait for the device
+    lengths = torch.zeros(bags[-1], dtype=features.lengths().dtype, device=device)
+    if bags[-1] and n:
+        full = [i for i, f in enumerate(firsts) if _has_bag(strides, tables, f)]
+        places = torch.tensor([_first_bag(strides, tables, bags, firsts[i]) for i in full])
+        which = torch.tensor(full).to(device)
+        lengths[places.to(device)] = torch.diff(ends)[which].to(lengths.dtype)
+    weights = counts[:n].to(torch.int32).view(torch.float32) if counted else None
+    varies = features.variable_stride_per_key()
+    made = KeyedJaggedTensor(
+        keys=features.keys(),
+        values=keys[:n].to(features.values().dtype),
+        weights=weights,
+        lengths=lengths,
+        stride=None if varies else features.stride(),
+        stride_per_key_per_rank=features.stride_per_key_per_rank() if varies else None,
+    )
+    return made, inverse.to(torch.int64)
+
+
+def _has_bag(strides: list[int], tables: list[int], first: int) -> bool:
+    return any(strides[f] for f in range(first, len(tables)) if tables[f] == tables[first])
+
+
+def _first_bag(strides: list[int], tables: list[int], bags: list[int], first: int) -> int:
+    of_table = [f for f in range(first, len(tables)) if tables[f] == tables[first]]
+    return bags[next(f for f in of_table if strides[f])]
+
+
+class DynamicEmbeddingCollectionSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
+    """Shards EmbeddingCollections by a plan in which tables may be dynamic.
+
+    Args:
+        fused_params: keywords of ``BatchedDynamicEmbeddingTablesV2`` and of FBGEMM's tables.
+        qcomm_codecs_registry: TorchRec's, for fp16 or bf16 on the link.
+        use_index_dedup: a key crosses the link once, not once for each occurrence.
+    """
+
+    def __init__(
+        self,
+        fused_params: Any = None,
+        qcomm_codecs_registry: Any = None,
+        use_index_dedup: bool = False,
+    ) -> None:
+        super().__init__(checked_params(fused_params), qcomm_codecs_registry, use_index_dedup)
+
+    def shard(
+        self, module: Any, params: Any, env: Any, device: Any = None, module_fqn: Any = None
+    ) -> ShardedDynamicEmbeddingCollection:
+        return ShardedDynamicEmbeddingCollection(
+            module,
+            params,
+            env,
+            self.fused_params,
+            device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            use_index_dedup=self._use_index_dedup,
+            module_fqn=module_fqn,
+        )
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return sharding_types(super().sharding_types(compute_device_type), SEQUENCE)
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        return kernels(super().compute_kernels(sharding_type, compute_device_type))

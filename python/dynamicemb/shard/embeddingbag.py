@@ -1,0 +1,68 @@
+"""EmbeddingBagCollection with dynamic tables, for DistributedModelParallel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamicemb import torchrec_compat
+
+torchrec_compat.require()
+
+from torchrec.distributed.embeddingbag import (  # noqa: E402
+    EmbeddingBagCollectionSharder,
+    ShardedEmbeddingBagCollection,
+)
+
+from dynamicemb.planner.rw_sharding import POOLED, chosen, is_dynamic  # noqa: E402
+from dynamicemb.shard.conversion import checked_params, kernels, sharding_types  # noqa: E402
+
+
+class ShardedDynamicEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # type: ignore[misc]
+    """TorchRec's, with our lookups and our dealing where a table is dynamic."""
+
+    @classmethod
+    def create_embedding_bag_sharding(
+        cls, sharding_infos: list[Any], env: Any, device: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not any(is_dynamic(info) for info in sharding_infos):
+            return super().create_embedding_bag_sharding(
+                sharding_infos, env, device, *args, **kwargs
+            )
+        kind = chosen(POOLED, sharding_infos[0].param_sharding.sharding_type)
+        registry = kwargs.get("qcomm_codecs_registry")
+        return kind(
+            sharding_infos=sharding_infos, env=env, device=device, qcomm_codecs_registry=registry
+        )
+
+
+class DynamicEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
+    """Shards EmbeddingBagCollections by a plan in which tables may be dynamic.
+
+    Args:
+        fused_params: keywords of ``BatchedDynamicEmbeddingTablesV2`` and of FBGEMM's tables.
+        qcomm_codecs_registry: TorchRec's, for fp16 or bf16 on the link.
+    """
+
+    def __init__(self, fused_params: Any = None, qcomm_codecs_registry: Any = None) -> None:
+        super().__init__(
+            fused_params=checked_params(fused_params), qcomm_codecs_registry=qcomm_codecs_registry
+        )
+
+    def shard(
+        self, module: Any, params: Any, env: Any, device: Any = None, module_fqn: Any = None
+    ) -> ShardedDynamicEmbeddingBagCollection:
+        return ShardedDynamicEmbeddingBagCollection(
+            module=module,
+            table_name_to_parameter_sharding=params,
+            env=env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
+        )
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return sharding_types(super().sharding_types(compute_device_type), POOLED)
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        return kernels(super().compute_kernels(sharding_type, compute_device_type))

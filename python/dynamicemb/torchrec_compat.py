@@ -1,0 +1,276 @@
+"""Whether TorchRec and FBGEMM are there and fit, what differs between their versions, and the
+FBGEMM ops that a build without CUDA lacks.
+
+TorchRec's row-wise path calls nine small ops of FBGEMM once the tables are ours. The wheel
+``fbgemm-gpu-cpu`` has them for CPU tensors; ``register_cuda_ops`` gives them CUDA kernels, so that
+many GPUs need no FBGEMM built for CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Pair(NamedTuple):
+    """Versions that were run together."""
+
+    torch: str
+    torchrec: str
+    fbgemm: str
+
+
+PAIRS = (
+    Pair("2.13", "1.9.2", "1.8.0"),
+    Pair("2.13", "1.8.0", "1.8.0"),
+    Pair("2.11", "1.6.1", "1.6.0"),
+)
+TORCHREC = ((1, 6), (1, 10))  # from, and below
+SMALL = "tensordict torchmetrics lightning-utilities pyre-extensions typing-inspect iopath"
+SMALLER = "portalocker pyvers importlib-metadata zipp cloudpickle mypy-extensions orjson tqdm"
+
+
+def fitting_pair() -> Pair:
+    """The newest pair for the installed torch; for an unknown torch the newest of all."""
+    for pair in PAIRS:
+        if torch.__version__.startswith(pair.torch + "."):
+            return pair
+    return PAIRS[0]
+
+
+def install_lines() -> list[str]:
+    """Two commands that install what fits the installed torch, without another torch."""
+    pair = fitting_pair()
+    return [
+        f"pip install --no-deps torchrec=={pair.torchrec} fbgemm-gpu-cpu=={pair.fbgemm}",
+        f"pip install --no-deps {SMALL} {SMALLER}",
+    ]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("+")[0].split(".")[:2] if part.isdigit())
+
+
+def require() -> None:
+    """Raises ImportError, with the pair that fits, where TorchRec or FBGEMM cannot be used."""
+    pair = fitting_pair()
+    fits = (
+        f"torch {torch.__version__} goes with torchrec {pair.torchrec} and fbgemm-gpu-cpu "
+        f"{pair.fbgemm}: `python -m dynamicemb torchrec` prints how to install them"
+    )
+    for module in ("fbgemm_gpu", "torchrec"):
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            raise ImportError(
+                f"dynamicemb: {module} cannot be imported ({error}); {fits}"
+            ) from error
+    try:
+        there = metadata.version("torchrec")
+    except metadata.PackageNotFoundError:
+        return  # a source tree: what it lacks shows itself
+    least, below = TORCHREC
+    if not least <= _version(there) < below:
+        raise ImportError(
+            f"dynamicemb: torchrec {there} is not of the versions 1.6 to 1.9 that are supported; "
+            f"{fits}"
+        )
+
+
+def made(kind: Callable[..., Any], **arguments: Any) -> Any:
+    """``kind(**arguments)`` without the arguments that this version of it does not have."""
+    known = inspect.signature(kind).parameters
+    return kind(**{name: value for name, value in arguments.items() if name in known})
+
+
+# ---- The ops, in plain PyTorch for any device
+
+
+def _ends(lengths: Tensor) -> Tensor:
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=lengths.dtype)])
+
+
+def asynchronous_complete_cumsum(t_in: Tensor) -> Tensor:
+    if t_in.dim() == 1:
+        return _ends(t_in)
+    zeros = t_in.new_zeros(t_in.shape[0], 1)
+    return torch.cat([zeros, t_in.cumsum(1, dtype=t_in.dtype)], 1)
+
+
+def asynchronous_inclusive_cumsum(t_in: Tensor) -> Tensor:
+    return t_in.cumsum(0, dtype=t_in.dtype)
+
+
+def asynchronous_exclusive_cumsum(t_in: Tensor) -> Tensor:
+    return t_in.cumsum(0, dtype=t_in.dtype) - t_in
+
+
+def invert_permute(permute: Tensor) -> Tensor:
+    at = torch.arange(permute.numel(), dtype=permute.dtype, device=permute.device)
+    return torch.empty_like(permute).scatter_(0, permute.long(), at)
+
+
+def permute_1D_sparse_data(
+    permute: Tensor,
+    lengths: Tensor,
+    values: Tensor,
+    weights: Tensor | None = None,
+    permuted_lengths_sum: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    order = permute.long()
+    new = lengths[order]
+    wide = new.long()
+    n = int(wide.sum()) if permuted_lengths_sum is None else int(permuted_lengths_sum)
+    starts = _ends(lengths.long())[:-1][order]
+    shift = torch.repeat_interleave(starts - _ends(wide)[:-1], wide, output_size=n)
+    source = shift + torch.arange(n, device=values.device)
+    return new, values[source], None if weights is None else weights[source]
+
+
+def permute_2D_sparse_data(
+    permute: Tensor,
+    lengths: Tensor,
+    values: Tensor,
+    weights: Tensor | None = None,
+    permuted_lengths_sum: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    batch = lengths.shape[1]
+    columns = torch.arange(batch, device=lengths.device)
+    order = (permute.long()[:, None] * batch + columns).reshape(-1)
+    new, values, weights = permute_1D_sparse_data(
+        order, lengths.reshape(-1), values, weights, permuted_lengths_sum
+    )
+    return new.view(permute.numel(), batch), values, weights
+
+
+def segment_sum_csr(batch_size: int, csr_seg: Tensor, values: Tensor) -> Tensor:
+    sums = _ends(values.double() if values.is_floating_point() else values)
+    at = csr_seg.long() * batch_size
+    return (sums[at[1:]] - sums[at[:-1]]).to(values.dtype)
+
+
+def block_bucketize_sparse_features(
+    lengths: Tensor,
+    indices: Tensor,
+    bucketize_pos: bool,
+    sequence: bool,
+    block_sizes: Tensor,
+    my_size: int,
+    weights: Tensor | None = None,
+    batch_size_per_feature: Tensor | None = None,
+    max_B: int = -1,
+    block_bucketize_pos: list[Tensor] | None = None,
+    keep_orig_idx: bool = False,
+    total_num_blocks: Tensor | None = None,
+    keep_orig_idx_per_feature: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    uneven = (block_bucketize_pos, total_num_blocks, keep_orig_idx_per_feature)
+    if keep_orig_idx or any(given is not None for given in uneven):
+        raise NotImplementedError(
+            "dynamicemb: block_bucketize_sparse_features on CUDA has even blocks alone; uneven "
+            "ones need an FBGEMM that is built for CUDA"
+        )
+    bags, n, device = lengths.numel(), indices.numel(), lengths.device
+    features = block_sizes.numel()
+    if batch_size_per_feature is None:
+        sizes = torch.full((features,), bags // max(features, 1), device=device)
+    else:
+        sizes = batch_size_per_feature.long()
+    feature_of = torch.repeat_interleave(
+        torch.arange(features, device=device), sizes, output_size=bags
+    )
+    bag_of = torch.repeat_interleave(
+        torch.arange(bags, device=device), lengths.long(), output_size=n
+    )
+    block = block_sizes[feature_of[bag_of]].to(indices.dtype)
+    inside = (indices >= 0) & (indices < block * my_size)
+    rank = torch.where(inside, indices // block, indices % my_size)
+    local = torch.where(inside, indices % block, indices // my_size)
+    part = rank.long() * bags + bag_of
+    order = torch.sort(part, stable=True).indices
+    new = torch.zeros(my_size * bags, dtype=lengths.dtype, device=device)
+    new.scatter_add_(0, part, torch.ones_like(part, dtype=lengths.dtype))
+    position = place = None
+    if bucketize_pos:
+        starts = _ends(lengths.long())[:-1]
+        position = (torch.arange(n, device=device) - starts[bag_of])[order].to(indices.dtype)
+    if sequence:
+        place = torch.empty_like(indices)
+        place[order] = torch.arange(n, dtype=indices.dtype, device=device)
+    moved = None if weights is None else weights[order]
+    return new, local[order], moved, position, place
+
+
+def permute_pooled_embs(
+    pooled_embs: Tensor,
+    offset_dim_list: Tensor,
+    permute_list: Tensor,
+    inv_offset_dim_list: Tensor,
+    inv_permute_list: Tensor,
+) -> Tensor:
+    ends = offset_dim_list.tolist()
+    return torch.cat([pooled_embs[:, ends[i] : ends[i + 1]] for i in permute_list.tolist()], 1)
+
+
+def batch_index_select_dim0(
+    inputs: Tensor,
+    indices: Tensor,
+    input_num_indices: list[int],
+    input_rows: list[int],
+    input_columns: list[int],
+    permute_output_dim_0_1: bool = False,
+    total_num_indices: int | None = None,
+) -> Tensor:
+    """Rows of matrices that lie behind one another, selected in each."""
+    out, at, first = [], 0, 0
+    for n, rows, columns in zip(input_num_indices, input_rows, input_columns, strict=True):
+        matrix = inputs[at : at + rows * columns].view(rows, columns)
+        out.append(matrix[indices[first : first + n].long()])
+        at, first = at + rows * columns, first + n
+    if permute_output_dim_0_1:
+        return torch.cat(out, 1).reshape(-1)
+    return torch.cat([part.reshape(-1) for part in out])
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        asynchronous_complete_cumsum,
+        asynchronous_inclusive_cumsum,
+        asynchronous_exclusive_cumsum,
+        invert_permute,
+        permute_1D_sparse_data,
+        permute_2D_sparse_data,
+        segment_sum_csr,
+        block_bucketize_sparse_features,
+        permute_pooled_embs,
+        batch_index_select_dim0,
+    )
+}
+_libraries: list[Any] = []
+
+
+def register_cuda_ops() -> list[str]:
+    """Gives FBGEMM's ops without a CUDA kernel one; the names of those. Calling it again, or beside
+    an FBGEMM that is built for CUDA, does nothing."""
+    has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+    lacking = [
+        name
+        for name in OPS
+        if hasattr(torch.ops.fbgemm, name)
+        and not has(f"fbgemm::{name}", "CUDA")
+        and not has(f"fbgemm::{name}", "CompositeImplicitAutograd")
+    ]
+    if lacking:
+        kind: Any = torch.library.Library
+        library = kind("fbgemm", "IMPL")
+        for name in lacking:
+            library.impl(name, OPS[name], "CUDA")
+        _libraries.append(library)  # kernels live as long as it does
+    return lacking
