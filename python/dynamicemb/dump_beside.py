@@ -129,9 +129,7 @@ def start(
     return Dump(work)
 
 
-def _write(
-    target: Path, made: Path, writers: Mapping[int, Writer], pieces: Iterable[Rows]
-) -> None:
+def _write(target: Path, made: Path, writers: Mapping[int, Writer], pieces: Iterable[Rows]) -> None:
     made.mkdir()
     try:
         for writer in writers.values():

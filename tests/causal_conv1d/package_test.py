@@ -41,7 +41,7 @@ def test_the_kernels_for_amd_gpus_are_listed() -> None:
     done = python("-m", "causal_conv1d", "--objects")
     assert done.returncode == 0, done.stderr
     for gpu in ("gfx90a", "gfx942", "gfx1100", "gfx1201"):
-        assert f"amdgcn-amd-amdhsa--{gpu}: 12 code objects, 91 kernels" in done.stdout
+        assert f"amdgcn-amd-amdhsa--{gpu}: 12 code objects, 61 kernels" in done.stdout
     assert done.stdout.count("conv1d_forward_last_seq_bf16_w4\n") == 4
 
 

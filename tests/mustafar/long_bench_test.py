@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.common.processes import python
 
 EXAMPLES = Path("examples/mustafar").resolve()
 RULES = json.loads((EXAMPLES / "long_bench.json").read_text())
@@ -82,9 +82,7 @@ def test_every_task_has_a_prompt_a_length_and_a_metric() -> None:
 
 
 def run(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / script, *arguments], text=True, capture_output=True, check=False
-    )
+    done = python(EXAMPLES / script, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
