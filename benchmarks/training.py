@@ -20,11 +20,6 @@ from hstu_training.configs.hstu_config import HSTUConfig, HSTULayerType
 from hstu_training.modules.hstu_block import HSTUBlock
 from hstu_training.modules.jagged import Sequences
 from hstu_training.ops.counter import Randomness
-from hstu_training.training import gin_file
-from hstu_training.training.build import build
-from hstu_training.training.processes import Processes
-from hstu_training.training.settings import Settings
-from hstu_training.training.trainer import Trainer, Watch
 
 GIN = Path(__file__).parents[1] / "examples/hstu/benchmark_ranking.gin"
 
@@ -111,7 +106,13 @@ def measure(name: str, table: harness.Table) -> None:
 
 
 def step(table: harness.Table, *bindings: str, name: str = "step") -> None:
-    """A step of training, and its tokens a second."""
+    """A step of training, and its tokens a second; this case alone needs gin."""
+    from hstu_training.training import gin_file
+    from hstu_training.training.build import build
+    from hstu_training.training.processes import Processes
+    from hstu_training.training.settings import Settings
+    from hstu_training.training.trainer import Trainer, Watch
+
     gin_file.parse(GIN, bindings)
     built = build(Settings.read(ranking=True), Processes("cuda"))
     trainer = Trainer(built, Path("."))

@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--kernel", choices=[k.name for k in HammerKernel], default=usual.name)
     kernel = HammerKernel[parser.parse_args().kernel]
     device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
+    print("device:", device)
     for function in (attention, fused):
         out = function(kernel, device, dtype)
         print(f"{function.__name__} by {kernel.name} on {device}: {tuple(out.shape)}")

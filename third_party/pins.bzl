@@ -106,6 +106,7 @@ TORCH_CUDA_WHEELS = {
 PYTHON_ENVS = {
     # For training: gin files, plots; and what its metrics are compared with.
     "training": {
+        "cloudpickle==3.1.3": ["1654f4f18e416447210a63c5c25a135d65a292156aa5fa519dfa4baf7726dddb"],
         "contourpy==1.3.3": ["51e79c1f7470158e838808d4a996fa9bac72c498e93d8ebe5119bc1e6becb0db"],
         "cycler==0.12.1": ["85cef7cff222d8644161529808465972e51340599459b8ac3ccbac5a854e0d30"],
         "fonttools==4.68.0": ["4b9c89b5876f1a74b1341632dfaf4c4c2be565d76c060445df401ebe7a4ceefa"],

@@ -18,8 +18,9 @@ from hstu_training.data.columns import Columns
 from tests.hstu_training import runs
 
 SHA256 = "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
-if "ML_100K" not in os.environ:
-    pytest.skip("needs --config=movielens, which fetches the data", allow_module_level=True)
+pytestmark = pytest.mark.skipif(
+    "ML_100K" not in os.environ, reason="needs --config=movielens, which fetches the data"
+)
 
 
 @pytest.fixture(scope="module")

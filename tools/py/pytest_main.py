@@ -13,6 +13,9 @@ def add_layer(folder: str) -> None:
     before = list(sys.path)
     site.addsitedir(folder)
     sys.path[:] = [path for path in sys.path if path not in before] + before
+    # What a test starts finds them, too.
+    path = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
 
 
 def main() -> int:
