@@ -19,8 +19,8 @@ from tests.dynamicemb_dist.pool import Pool
 
 @pytest.fixture
 def short() -> Iterator[Pool]:
-    """A pool that a test may break; its collectives fail after three seconds."""
-    made = Pool(3, ["torch", "dynamicemb"], timeout=3)
+    """A pool that a test may break; its collectives fail after ten seconds."""
+    made = Pool(3, ["torch", "dynamicemb"], timeout=10)
     yield made
     for process in made.processes:
         process.kill()
