@@ -82,7 +82,7 @@ def test_every_task_has_a_prompt_a_length_and_a_metric() -> None:
 
 
 def run(script: str, *arguments: str) -> str:
-    done = python(EXAMPLES / script, *arguments)
+    done = python(EXAMPLES / script, *arguments, first=EXAMPLES)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -60,9 +60,10 @@ def _tables_of(sharding: Any) -> list[int]:
     """The table of each feature that a sharding handles, in their order."""
     tables: list[int] = []
     number = 0
-    groups = sharding._grouped_embedding_configs
+    private: Any = sharding
+    groups = private._grouped_embedding_configs
     if isinstance(sharding, SEQUENCE["table_wise"]):  # a rank has some tables, and all are asked
-        groups = [c for rank in sharding._grouped_embedding_configs_per_rank for c in rank]
+        groups = [c for rank in private._grouped_embedding_configs_per_rank for c in rank]
     for config in groups:
         for table in config.embedding_tables:
             tables += [number] * table.num_features()

@@ -99,7 +99,7 @@ def _hstu_attn_fwd_compute(
             if LOOP == 0:
                 masked: tl.constexpr = phase != PHASES - 2
             elif LOOP == 1:
-                masked: tl.constexpr = True  # type: ignore[no-redef]
+                masked: tl.constexpr = True
             else:
                 masked = (column < whole_low) | (column + BLOCK_N > whole_high)
             acc = _hstu_attn_fwd_one_block(
@@ -272,7 +272,7 @@ def _hstu_attn_bwd_one_col_block(
             if LOOP == 1:
                 masked: tl.constexpr = True
             elif PHASES == 2:
-                masked: tl.constexpr = phase == 0  # type: ignore[no-redef]
+                masked: tl.constexpr = phase == 0
             else:
                 masked = (row < whole_low) | (row >= whole_high)
             p, ds = _hstu_attn_bwd_one_block(
@@ -330,7 +330,7 @@ def _hstu_attn_bwd_one_row_block(
             if LOOP == 1:
                 masked: tl.constexpr = True
             elif PHASES == 2:
-                masked: tl.constexpr = phase == 1  # type: ignore[no-redef]
+                masked: tl.constexpr = phase == 1
             else:
                 masked = (column < whole_low) | (column + BLOCK_N > whole_high)
             _, ds = _hstu_attn_bwd_one_block(
