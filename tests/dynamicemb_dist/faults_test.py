@@ -89,7 +89,7 @@ def raising(group: Any, where: str) -> None:
     rank = dist.get_rank(group)
     given = cases.batch(case, rank, 0)
     if rank == 1 and where == "forward":
-        given = given._replace(values=given.values.double())
+        given = given._replace(values=given.values.int())
     if rank == 1 and where == "elsewhere":
         raise KeyError("in the model")
     out = cases.look_up(case, made, given)
