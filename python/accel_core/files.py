@@ -5,6 +5,7 @@ The last rename wins, whoever writes beside; what was at the path stays until th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -21,6 +22,15 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Of a file's bytes, as 64 hexadecimal digits."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def _target(path: str | os.PathLike[str]) -> tuple[Path, int | None]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dynamicemb import dump_ranks
-from dynamicemb._core.files import sync
+from dynamicemb._core.files import sha256, sync
 
 if TYPE_CHECKING:
     from dynamicemb.table_api import TableApi as Module
@@ -256,14 +256,6 @@ def _fail(path: Path, message: str) -> None:
     raise ValueError(f"dynamicemb: {path}: {message}")
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        made = hashlib.sha256()
-        while part := file.read(1 << 20):
-            made.update(part)
-    return made.hexdigest()
-
-
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
@@ -301,7 +293,7 @@ def _check_table(module: Module, folder: Path, manifest: dict[str, Any], table: 
             _fail(there, "the file is missing")
         if there.stat().st_size != said["bytes"]:
             _fail(there, f"{there.stat().st_size} bytes, expected {said['bytes']}")
-        if _sha256(there) != said["sha256"]:
+        if sha256(there) != said["sha256"]:
             _fail(there, f"its SHA-256 is not {said['sha256']}: the file was altered")
     args = json.loads((folder / f"{name}_opt_args.json").read_text())
     wanted_of = [("evict_strategy", module._scores.strategy.name)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicemb import dump_beside, dump_load, dump_ranks
+from dynamicemb.arguments import checks
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.key_value_table import UNLOCK, Tiers
 from dynamicemb.optimizer import RowLayout, RowOptimizer
@@ -189,8 +190,7 @@ class TableApi(nn.Module):
             RuntimeError: the last dump is not at its end.
             OSError: it cannot be written; the dump that was there is whole.
         """
-        if not isinstance(blocking, bool):
-            raise ValueError(f"dynamicemb: blocking must be True or False, got {blocking!r}")
+        checks.boolean(blocking, "blocking")
         dump_load.check_none_runs(self)
         if blocking:
             dump_load.dump(self, save_dir, optim, counter, table_names)

@@ -218,7 +218,7 @@ def test_damaged_columns_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
-    from hstu_training.data.columns import sha256
+    from hstu_training._core.files import sha256
 
     for name, change, said in (
         ("times", [5, 1], "older than the one before"),

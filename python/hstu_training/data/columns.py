@@ -8,7 +8,6 @@ A folder holds ``manifest.json`` and raw little-endian arrays: ``user_ids`` (use
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -21,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from hstu_training._core.files import sync
+from hstu_training._core.files import sha256, sync
 
 FORMAT = "hstu_training columns 1"
 MANIFEST = "manifest.json"
@@ -150,14 +149,6 @@ def _write(folder: Path, said: dict[str, Any], columns: Mapping[str, Array]) -> 
         shutil.rmtree(made, ignore_errors=True)
         raise
     return manifest
-
-
-def sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()
 
 
 class Columns:

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hstu_training._core.files import sync
-from hstu_training.data.columns import sha256
+from hstu_training._core.files import sha256, sync
 from hstu_training.training.processes import Processes
 
 FORMAT = "hstu_training checkpoint 1"
