@@ -24,11 +24,14 @@ _KINDS = {
     "update": ("update", "UpdateArgs", "Update", "", 8),
 }
 
+# Where a type needs other room: floats would spill.
+_BLOCKS = {("update", "fp32"): 6}
+
 def _kernel(kind, dtype, taps):
     header, args, function, more, blocks = _KINDS[kind]
     return struct(
         args = args,
-        bounds = "kThreads, %d" % (blocks if taps == "4" else 3),
+        bounds = "kThreads, %d" % (_BLOCKS.get((kind, dtype), blocks) if taps == "4" else 3),
         call = "%s<%s, %s%s>" % (function, TYPES[dtype], taps, more),
         header = header,
         name = "conv1d_%s_%s_w%s" % (kind, dtype, taps),

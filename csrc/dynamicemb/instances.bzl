@@ -1,12 +1,13 @@
 """The kernel instances of dynamic embeddings, as data."""
 
-REDUCE_INSTANCES = [
-    {
-        "TYPE": type,
-        "name": "reduce_" + type.lower(),
-    }
-    for type in ["Float", "Half", "BFloat16", "Double"]
-]
+def _each_type(kernel):
+    return [
+        {"TYPE": type, "name": kernel + "_" + type.lower()}
+        for type in ["Float", "Half", "BFloat16", "Double"]
+    ]
+
+LOOKUP_INSTANCES = _each_type("lookup")
+REDUCE_INSTANCES = _each_type("reduce")
 
 # The tables of csrc/hkv that rows live in: float words, and a strategy for each kind of scores.
 TABLES = [
