@@ -218,7 +218,7 @@ def test_random_calls_agree_with_a_dict(engine: Any, strategy: str) -> None:
     machine = type("M", (Machine,), variant)
     on_host = engine.device == "cpu"
     config = settings(
-        max_examples=60 if on_host else 12,
+        max_examples=35 if on_host else 12,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
