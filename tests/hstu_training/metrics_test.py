@@ -9,7 +9,7 @@ import pytest
 import torch
 from hstu_training.modules.metrics.ranking import ScoreCounts
 from hstu_training.modules.metrics.retrieval import RankMetrics, parse_metric, ranks_by_counting
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sklearn = pytest.importorskip("sklearn.metrics")
@@ -25,6 +25,7 @@ def drawn(seed: int, n: int, ties: bool) -> tuple[np.ndarray, np.ndarray, np.nda
     return scores, labels, draw.integers(0, 5, n)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 400), st.booleans(), st.integers(1, 7))
 def test_auc_and_ne_are_scikit_learn_s(seed: int, n: int, ties: bool, parts: int) -> None:
     scores, labels, _ = drawn(seed, n, ties)
@@ -40,6 +41,7 @@ def test_auc_and_ne_are_scikit_learn_s(seed: int, n: int, ties: bool, parts: int
     assert len(counts.scores) == len(np.unique(scores))
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(10, 300))
 def test_gauc_is_the_weighted_mean_of_groups(seed: int, n: int) -> None:
     scores, labels, groups = drawn(seed, n, True)
@@ -71,6 +73,7 @@ def test_wrong_scores_are_refused(scores: list[float], labels: list[int], named:
         ScoreCounts().add(np.array(scores), np.array(labels))
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 70), st.integers(0, 40))
 def test_ranks_are_those_of_a_sort_with_ties_against_the_model(
     seed: int, items: int, chunk: int, seen_count: int

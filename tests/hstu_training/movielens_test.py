@@ -49,7 +49,7 @@ def popularity(data: Path) -> float:
 
 def test_twenty_epochs_foretell_the_next_item(data: Path, tmp_path: Path) -> None:
     before = sum(os.times()[:4])
-    arguments = runs.command(
+    arguments = runs.program(
         "retrieval", "ml_100k_retrieval.gin", data, tmp_path, "TrainerArgs.max_train_iters=600",
         "TrainerArgs.eval_interval=600",
     )  # fmt: skip
@@ -65,7 +65,7 @@ def test_twenty_epochs_foretell_the_next_item(data: Path, tmp_path: Path) -> Non
 
 
 def test_ratings_of_ten_candidates_are_told_apart(data: Path, tmp_path: Path) -> None:
-    arguments = runs.command("ranking", "ml_100k_ranking.gin", data, tmp_path)
+    arguments = runs.program("ranking", "ml_100k_ranking.gin", data, tmp_path)
     done = runs.run(arguments, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert max(float(row["test_AUC"]) for row in runs.numbers(tmp_path)) >= 0.748

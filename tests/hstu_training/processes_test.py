@@ -15,7 +15,7 @@ import torch
 from dynamicemb import DynamicEmbeddingCollection
 
 from tests.common.processes import environment
-from tests.hstu_training import runs
+from tests.hstu_training import forks, runs
 
 if "process_group" not in inspect.signature(DynamicEmbeddingCollection).parameters:
     pytest.skip("needs a dynamicemb that deals tables out", allow_module_level=True)
@@ -32,16 +32,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs.data(tmp_path_factory.mktemp("data"), users=70)
 
 
-def command(data: Path, folder: Path, world: int, *bindings: str) -> list[str]:
+def program(data: Path, folder: Path, world: int, *bindings: str) -> runs.Program:
     saved = f'TrainerArgs.ckpt_save_dir="{folder / "saved"}"'
-    return runs.command(
+    return runs.program(
         "retrieval", "ml_100k_retrieval.gin", data, folder / "out", *runs.SMALL, *SAVED, saved,
         f"TrainerArgs.train_batch_size={32 // world}", *bindings, world=world,
     )  # fmt: skip
 
 
 def trained(data: Path, folder: Path, world: int, *bindings: str) -> Path:
-    done = runs.run(command(data, folder, world, *bindings))
+    done = forks.run(program(data, folder, world, *bindings))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -49,6 +49,11 @@ def trained(data: Path, folder: Path, world: int, *bindings: str) -> Path:
 @pytest.fixture(scope="module")
 def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(data, tmp_path_factory.mktemp("two"), 2)
+
+
+@pytest.fixture(scope="module")
+def one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(data, tmp_path_factory.mktemp("one"), 1)
 
 
 def state(folder: Path) -> dict[str, np.ndarray]:
@@ -67,34 +72,30 @@ def state(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_two_processes_of_16_are_one_of_32(
-    data: Path, two: Path, tmp_path: Path, balance: bool
+    data: Path, one: Path, two: Path, tmp_path: Path, balance: bool
 ) -> None:
-    one = state(trained(data, tmp_path / "one", 1))
     other = two
     if balance:
         other = trained(data, tmp_path / "b", 2, "TrainerArgs.enable_balanced_shuffler=True")
-    found = state(other)
-    assert found.keys() == one.keys()
-    for name, value in one.items():
+    wanted, found = state(one), state(other)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=0, err_msg=name)
-    for a, b in zip(runs.numbers(tmp_path / "one/out"), runs.numbers(other / "out"), strict=True):
+    for a, b in zip(runs.numbers(one / "out"), runs.numbers(other / "out"), strict=True):
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), abs=1e-5)
 
 
 def test_two_processes_that_are_killed_go_on_with_the_same_bits(
     data: Path, two: Path, tmp_path: Path
 ) -> None:
-    arguments = command(data, tmp_path, 2)
+    killed = program(data, tmp_path, 2)
     for _ in range(int(os.environ.get("HSTU_TRAINING_KILLS", "2"))):
-        with subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, text=True, env=environment(), start_new_session=True
-        ) as child:
-            assert child.stdout is not None
-            while (line := child.stdout.readline()) and not line.startswith("["):
-                pass
-            time.sleep(0.2)
-            os.killpg(child.pid, signal.SIGKILL)
-    done = runs.run(arguments)
+        run = forks.Forked(killed)
+        assert run.begun()
+        time.sleep(0.2)
+        run.send(signal.SIGKILL)
+        run.wait()
+    done = forks.run(killed)
     assert done.returncode == 0, done.stderr
     assert runs.checksums(tmp_path / f"saved/iter{STEPS}") == runs.checksums(
         two / f"saved/iter{STEPS}"
@@ -104,19 +105,19 @@ def test_two_processes_that_are_killed_go_on_with_the_same_bits(
 
 def test_another_number_of_processes_loads(data: Path, two: Path, tmp_path: Path) -> None:
     load = f'TrainerArgs.ckpt_load_dir="{two / f"saved/iter{STEPS}"}"'
-    done = runs.run(command(data, tmp_path, 1, load))
+    done = forks.run(program(data, tmp_path, 1, load))
     assert done.returncode == 0 and f"at step {STEPS}" in done.stdout, done.stderr
     for name, value in state(tmp_path).items():
         assert np.array_equal(value, state(two)[name]), name
 
 
 def test_a_dead_process_ends_all_within_a_minute(data: Path, tmp_path: Path) -> None:
-    arguments = command(data, tmp_path, 2, "TrainerArgs.max_train_iters=100000")
+    line = program(data, tmp_path, 2, "TrainerArgs.max_train_iters=100000").line()
     with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
+        line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
     ) as child:
         assert child.stdout is not None
-        while (line := child.stdout.readline()) and not line.startswith("["):
+        while (said := child.stdout.readline()) and not said.startswith("["):
             pass
         children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from hstu_training import preprocess
 
@@ -31,28 +32,42 @@ def data(folder: Path, name: str = "ml-100k", users: int = 60, over: int = 8) ->
     return made
 
 
-def command(
-    task: str, gin: str, data_set: Path, output: Path, *bindings: str, world: int = 1,
-    device: str = "cpu",
-) -> list[str]:  # fmt: skip
-    """torchrun with more than one process, plain Python otherwise."""
-    start = ["-m", f"hstu_training.pretrain_gr_{task}"]
-    if world > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        start = ["-m", "torch.distributed.run", f"--nproc_per_node={world}",
-                 f"--master_port={port}", *start]  # fmt: skip
-    given = [f"--gin-config-file={EXAMPLES / gin}", f"--output={output}"]
-    given += [f"--device={device}"] if device else []
+class Program(NamedTuple):
+    """A training program and its arguments."""
+
+    task: str
+    arguments: list[str]
+    world: int
+
+    def line(self) -> list[str]:
+        """As a person starts it: torchrun with more than one process, plain Python otherwise."""
+        start = ["-m", f"hstu_training.pretrain_gr_{self.task}"]
+        if self.world > 1:
+            start = ["-m", "torch.distributed.run", f"--nproc_per_node={self.world}",
+                     f"--master_port={free_port()}",
+                     str(EXAMPLES / f"pretrain_gr_{self.task}.py")]  # fmt: skip
+        return [sys.executable, *start, *self.arguments]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def program(
+    task: str, gin: str, data_set: Path, output: Path, *bindings: str, world: int = 1
+) -> Program:
+    """Of a file of examples/hstu, on the CPU."""
+    given = [f"--gin-config-file={EXAMPLES / gin}", f"--output={output}", "--device=cpu"]
     every = (f'DatasetArgs.dataset_path="{data_set}"', *bindings)
-    given += [f"--gin-bindings={binding}" for binding in every]
-    return [sys.executable, *start, *given]
+    return Program(task, [*given, *(f"--gin-bindings={binding}" for binding in every)], world)
 
 
-def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+def run(started: Program, **variables: str) -> subprocess.CompletedProcess[str]:
+    """From the command line; see ``forks`` for what costs less."""
     return subprocess.run(
-        arguments, capture_output=True, text=True, check=False, env=environment() | variables
+        started.line(), capture_output=True, text=True, check=False, env=environment() | variables
     )
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import random
 import re
+import resource
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.common.processes import environment
-from tests.hstu_training import runs
+from tests.hstu_training import forks, runs
 
 KILLS = int(os.environ.get("HSTU_TRAINING_KILLS", "8"))
 STEPS = 40
@@ -30,17 +29,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs.data(tmp_path_factory.mktemp("data"))
 
 
-def retrieval(data: Path, folder: Path, *bindings: str, world: int = 1) -> list[str]:
+def retrieval(data: Path, folder: Path, *bindings: str) -> runs.Program:
     saved = f'TrainerArgs.ckpt_save_dir="{folder / "saved"}"'
-    return runs.command("retrieval", "ml_100k_retrieval.gin", data, folder / "out", *runs.SMALL,
-                        *SAVED, saved, *bindings, world=world)  # fmt: skip
+    return runs.program("retrieval", "ml_100k_retrieval.gin", data, folder / "out", *runs.SMALL,
+                        *SAVED, saved, *bindings)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing has stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    done = runs.run(retrieval(data, folder))
+    done = forks.run(retrieval(data, folder))
     assert done.returncode == 0, done.stderr
     (folder / "said").write_text(done.stdout)
     return folder
@@ -64,7 +63,7 @@ def same(one: Path, other: Path) -> None:
 
 
 def test_two_runs_are_the_same_bits(data: Path, whole: Path, tmp_path: Path) -> None:
-    done = runs.run(retrieval(data, tmp_path, "TrainerArgs.num_workers=3"))
+    done = forks.run(retrieval(data, tmp_path, "TrainerArgs.num_workers=3"))
     assert done.returncode == 0, done.stderr
     same(tmp_path, whole)
 
@@ -72,41 +71,34 @@ def test_two_runs_are_the_same_bits(data: Path, whole: Path, tmp_path: Path) -> 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    draw, kills = random.Random(4), 0
-    command = retrieval(data, tmp_path)
+    draw, kills, folder = random.Random(4), 0, tmp_path
     while kills < KILLS:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
-        ) as child:
-            assert child.stdout is not None
-            for line in child.stdout:  # it has begun: what comes before is Python's own
-                if line.startswith("[") or "resumed" in line:
-                    break
-            time.sleep(draw.uniform(0, 0.6))
-            if child.poll() is not None:
-                break  # it ended before it was killed: what is left is compared
-            child.kill()
+        run = forks.Forked(retrieval(data, folder))
+        run.begun()
+        time.sleep(draw.uniform(0, 0.6))
+        run.send(signal.SIGKILL)  # of one that has ended nobody takes note
+        if run.wait().returncode == -signal.SIGKILL:
             kills += 1
-    done = runs.run(command)
+        else:  # it ended before it was killed: another begins
+            same(folder, whole)
+            folder = tmp_path / str(kills)
+    done = forks.run(retrieval(data, folder))
     assert done.returncode == 0, done.stderr
-    assert kills, "the run was never killed"
-    same(tmp_path, whole)
+    same(folder, whole)
 
 
 def test_sigterm_finishes_the_step_saves_and_exits_with_0(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    command = retrieval(data, tmp_path, "TrainerArgs.ckpt_save_interval=1000")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
-        assert child.stdout is not None
-        while not child.stdout.readline().startswith("["):
-            pass
-        child.send_signal(signal.SIGTERM)
-        said = child.stdout.read()
-    assert child.returncode == 0
-    step = int(re.search(r"stopped by SIGTERM after step (\d+)", said)[1])  # type: ignore[index]
+    program = retrieval(data, tmp_path, "TrainerArgs.ckpt_save_interval=1000")
+    run = forks.Forked(program)
+    assert run.begun()
+    run.send(signal.SIGTERM)
+    done = run.wait()
+    assert done.returncode == 0, done.stderr
+    step = int(re.search(r"stopped by SIGTERM after step (\d+)", done.stdout)[1])  # type: ignore[index]
     assert 5 <= step < STEPS and (tmp_path / f"saved/iter{step}/manifest.json").is_file()
-    done = runs.run(command)
+    done = forks.run(program)
     assert done.returncode == 0 and f"at step {step}" in done.stdout, done.stdout + done.stderr
     same(tmp_path, whole)
 
@@ -118,7 +110,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(
         shutil.copytree(whole / folder, tmp_path / folder)
     model = tmp_path / "saved/iter40/torch_module/model.pt"
     model.write_bytes(model.read_bytes()[:-1])
-    done = runs.run(retrieval(data, tmp_path))
+    done = forks.run(retrieval(data, tmp_path))
     assert done.returncode == 0, done.stderr
     assert re.search(r"passed over: .*iter40/torch_module/model.pt: \d+ bytes", done.stdout)
     assert "resumed from" in done.stdout and "at step 36" in done.stdout
@@ -127,7 +119,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(
 
 def test_a_checkpoint_of_another_model_is_refused(data: Path, whole: Path, tmp_path: Path) -> None:
     wanted = f'TrainerArgs.ckpt_load_dir="{whole / "saved/iter40"}"'
-    done = runs.run(retrieval(data, tmp_path, wanted, "NetworkArgs.num_layers=1"))
+    done = forks.run(retrieval(data, tmp_path, wanted, "NetworkArgs.num_layers=1"))
     assert done.returncode == 1
     assert "another model: num_layers is 2 there and 1 here" in done.stderr
 
@@ -161,7 +153,7 @@ def test_a_late_step_s_batch_comes_first(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path) -> None:
-    done = runs.run(retrieval(data, tmp_path, "RetrievalArgs.temperature=1e-300"))
+    done = forks.run(retrieval(data, tmp_path, "RetrievalArgs.temperature=1e-300"))
     assert done.returncode == 1
     found = re.search(r"the loss of step (\d+) is not finite on rank 0; its batch is in (\S+)",
                       done.stderr)  # fmt: skip
@@ -174,12 +166,12 @@ def test_a_full_disk_does_not_end_training_but_its_exit_status(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "saved").mkdir()
-    full = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-    full += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-    full += "sys.argv = sys.argv[1:]; runpy.run_module('hstu_training.pretrain_gr_retrieval', "
-    full += "run_name='__main__')"
-    python, _, module, *rest = retrieval(data, tmp_path, "TrainerArgs.eval_interval=100")
-    done = runs.run([python, "-c", full, module, *rest])
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    done = forks.run(retrieval(data, tmp_path, "TrainerArgs.eval_interval=100"), fill)
     assert done.returncode == 1
     assert "checkpoint of step 4 was not saved" in done.stdout, done.stdout + done.stderr
     assert f"{STEPS}/{STEPS}" in done.stdout
@@ -188,14 +180,14 @@ def test_a_full_disk_does_not_end_training_but_its_exit_status(
 
 def test_ranking_learns_what_can_be_learned(tmp_path: Path) -> None:
     made = runs.data(tmp_path, "kuairand-pure", users=300, over=4)
-    arguments = runs.command(
+    arguments = runs.program(
         "ranking", "kuairand_pure_ranking.gin", made, tmp_path / "out", *runs.SMALL,
         "TrainerArgs.max_train_iters=120", "TrainerArgs.eval_interval=120",
         "TrainerArgs.profile=False", "DatasetArgs.max_num_candidates=5",
         "OptimizerArgs.learning_rate=0.01",
         "DatasetArgs.shuffle=True", "NetworkArgs.hidden_dropout=0.0",
     )  # fmt: skip
-    done = runs.run(arguments)
+    done = forks.run(arguments)
     assert done.returncode == 0, done.stderr
     last = runs.numbers(tmp_path / "out")[-1]
     assert float(last["test_AUC"]) > 0.55, last  # of users that it was not trained on; .575
@@ -221,12 +213,13 @@ def test_every_gin_file_trains_three_steps(tmp_path: Path) -> None:
             "TrainerArgs.profile=False",
             f"DatasetArgs.max_history_seqlen={dataset.max_history_seqlen // 16}",
             f"DatasetArgs.max_num_candidates={-(-dataset.max_num_candidates // 16)}",
-            f"NetworkArgs.hidden_size={network.hidden_size // 2}",
+            f"NetworkArgs.hidden_size={network.hidden_size // 4}",
         ]  # fmt: skip
         if dataset.dataset_name == "benchmark":
             longest = dataset.max_history_seqlen // 16
             bindings += [
                 f"item_and_action/FeatureArgs.max_sequence_length={longest}",
+                f"NetworkArgs.kv_channels={network.kv_channels // 4}",
                 "item/DynamicEmbeddingArgs.item_vocab_size_or_capacity=10000",
                 "BenchmarkDatasetArgs.num_generated_batches=4",
             ]

@@ -113,7 +113,8 @@ def plot(path: Path, metrics: MetricsFile, names: Sequence[str], title: str) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure((11, 3.4), layout="constrained")
+    figure = Figure((11, 3.4))
+    figure.subplots_adjust(0.06, 0.14, 0.99, 0.84, 0.2)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     rate = ("tokens_per_second",)
