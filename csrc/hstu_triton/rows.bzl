@@ -42,7 +42,19 @@ _ATTENTION = {
         "attention_fwd.{}.long": {64: (128, 64, 4, 3, 2), 128: (128, 64, 8, 2, 2), 256: (64, 32, 4, 2, 0)},
         "attention_fwd.{}.delta": {64: (32, 64, 4, 3, 2), 128: (32, 64, 4, 2, 2), 256: (32, 32, 4, 2, 2)},
         "attention_bwd_columns.{}.long": {64: (64, 64, 4, 2, 0), 128: (32, 64, 4, 2, 0), 256: (32, 32, 4, 1, 2)},
-        "attention_bwd_rows.{}.long": {64: (64, 64, 4, 2, 2), 128: (64, 32, 4, 2, 2), 256: (32, 32, 4, 1, 2)},
+        "attention_bwd_rows.{}.long": {64: (64, 64, 4, 2, 2), 128: (64, 32, 4, 2, 2), 256: (32, 16, 8, 1, 2)},
+    },
+}
+
+# What the general mask takes instead where with the above its kernels would spill hundreds of bytes.
+_GENERAL = {
+    "sm_90": {
+        "attention_fwd.{}.long": {128: (128, 64, 8, 2, 2), 256: (64, 32, 8, 3, 2)},
+        "attention_bwd_columns.{}.long": {128: (64, 64, 8, 2, 2), 256: (32, 64, 8, 1, 2)},
+        "attention_bwd_rows.{}.long": {256: (64, 32, 8, 2, 2)},
+    },
+    "sm_80": {
+        "attention_fwd.{}.long": {256: (64, 32, 8, 2, 2)},
     },
 }
 _HEAD_DIMS = {32: 64, 64: 64, 128: 128, 256: 256}
@@ -57,8 +69,9 @@ def _attention_rows(arch, dtype):
         for dim, column in _HEAD_DIMS.items():
             if column not in by_dim:
                 continue
-            block_m, block_n, warps, stages, loop = by_dim[column]
             for mask in ["general"] if kind == "delta" else ["causal", "general"]:
+                special = _GENERAL[arch].get(template, {}) if mask == "general" else {}
+                block_m, block_n, warps, stages, loop = special.get(column, by_dim[column])
                 constants = {
                     "BLOCK_D": dim,
                     "BLOCK_DV": dim,

@@ -3,9 +3,15 @@
 load("//csrc/hstu_triton:rows.bzl", "KERNELS", "rows_of")
 load("//tools:defs.bzl", "pytest_test", "triton_library")
 
-_SIX = ["add_up.bf16", "attention_fwd.bf16.64.long.causal", "norm_mul_dropout_fwd.fp16.50"]
+# These are compiled twice; of attention, each kernel is looked at for two head dims.
+_TWICE = ["add_up.bf16", "attention_fwd.bf16.64.long.causal", "norm_mul_dropout_fwd.fp16.50"]
+_ONCE = [
+    "attention_%s.bf16.%d.long.general" % (kernel, dim)
+    for kernel in ["fwd", "bwd_rows", "bwd_columns"]
+    for dim in [64, 128]
+]
 
-def _bytes_test(name, objects, tags = []):
+def _objects_test(name, objects, twice = [], tags = []):
     pytest_test(
         name = name,
         srcs = ["objects_test.py"],
@@ -21,15 +27,16 @@ def _bytes_test(name, objects, tags = []):
         variables = {
             "COMPILE": "$(rootpath //tools/triton:compile.py)",
             "OBJECTS": "$(rootpaths %s)" % objects,
+            "TWICE": " ".join(twice),
         },
         deps = ["//python/generative_recommenders:site"],
     )
 
 def objects_tests(name):
-    """Six rows compiled twice; by name, all of them, and the tests of the whole wheel, which take ten minutes.
+    """Some rows, six of them compiled twice; by name, all of them twice, and the tests of the whole wheel.
 
     Args:
-      name: of the six rows.
+      name: of some rows.
     """
     triton_library(
         name = name,
@@ -37,11 +44,11 @@ def objects_tests(name):
         srcs = ["//python/generative_recommenders:kernels"],
         needs = KERNELS,
         root = "python",
-        rows = {arch: [row for row in rows_of(arch) if row.name in _SIX] for arch in ["sm_80", "sm_90"]},
-        table = "six_rows",
+        rows = {arch: [row for row in rows_of(arch) if row.name in _TWICE + _ONCE] for arch in ["sm_80", "sm_90"]},
+        table = name,
     )
-    _bytes_test("objects_test", ":" + name)
-    _bytes_test("all_objects_test", "//csrc/hstu_triton:objects", ["manual"])
+    _objects_test("objects_test", ":" + name, _TWICE)
+    _objects_test("all_objects_test", "//csrc/hstu_triton:objects", tags = ["manual"])
     pytest_test(
         name = "compiled_kernels_test",
         srcs = ["compiled_kernels_test.py"],
