@@ -15,11 +15,10 @@ from torch import Tensor
 from dynamicemb.batched_dynamicemb_function import Features, Lookup, gather
 from dynamicemb.checks import check_weights
 from dynamicemb.dealing import deal, transposed
-from dynamicemb.key_value_table import STATE_WORDS
 from dynamicemb.ops import POOLING_NONE, ops
-from dynamicemb.optimizer import WEIGHT_DTYPES, info_words, row_layout
 from dynamicemb.owner import Served
-from dynamicemb.types import DynamicEmbInitializerArgs, DynamicEmbPoolingMode
+from dynamicemb.plain_rows import rows_of_tensor
+from dynamicemb.types import DynamicEmbPoolingMode
 
 if TYPE_CHECKING:
     from dynamicemb.exchange import Exchange
@@ -235,29 +234,11 @@ class Rows(Step):
         return self.link.all_to_all(grads, self.received, self.sent)
 
     def _lookup(self, rows: Tensor) -> tuple[Lookup, Features]:
-        """The rows that came as those of a table."""
-        dim, dtype = self.owner.dim, self.owner.dtype
-        device, pooling = rows.device, self.module.pooling
-        pooled = pooling != DynamicEmbPoolingMode.NONE
-        at = torch.arange(len(rows), device=device) if self.pitch is None else self.slot_of_tight
-        places = at * (rows.shape[1] * rows.element_size()) + rows.data_ptr()
-        layout = row_layout(dim, dtype, None)
-        words = info_words(layout, "", 0, DynamicEmbInitializerArgs(), (0.0, 0.0), 0.0)
-        f = self.features
-        features = Features(
-            torch.tensor([words], dtype=torch.int64).to(device),
-            WEIGHT_DTYPES[dtype],
-            int(pooling),
-            torch.zeros(f, dtype=torch.int32, device=device) if pooled else None,
-            torch.arange(f + 1, device=device) * dim if pooled else None,
-            dim % 4 == 0,
-            f * dim if pooled else dim,
-            self.module._features.out_dtype,
-            dim,
-        )
-        ends = torch.arange(2, device=device) * len(at)
-        state = torch.zeros(STATE_WORDS, dtype=torch.int64, device=device)
-        return Lookup(state, places, places, self.inverse, ends, self.offsets), features
+        slots = None if self.pitch is None else self.slot_of_tight
+        return rows_of_tensor(
+            rows, self.owner.dim, self.inverse, self.offsets, self.features,
+            int(self.module.pooling), self.module.output_dtype, slots,
+        )  # fmt: skip
 
     def gathered(self, rows: Tensor, weights: Tensor | None) -> Tensor:
         lookup, features = self._lookup(rows)

@@ -68,8 +68,8 @@ def deal_long(
     at = torch.arange(n, device=keys.device)
     segment = ops.expand_ids(offsets, n).long()
     kind = dist[segment // batch]
-    hashed = _unsigned_mod(_mixed(keys), world)
-    rank = torch.where(kind == HASHED, hashed, _unsigned_mod(keys, world))
+    hashed = unsigned_mod(mixed(keys), world)
+    rank = torch.where(kind == HASHED, hashed, unsigned_mod(keys, world))
     if block_sizes is not None:
         block = block_sizes[segment // batch].clamp(min=1)
         inside = (kind == CONTINUOUS) & (keys >= 0) & (keys // block < world)
@@ -93,8 +93,8 @@ def owners(keys: Tensor, dist_type: str, world: int, num_embeddings: int = 0) ->
     block = ceil(num_embeddings / world), else x mod world.
     """
     if dist_type == "hash_roundrobin":
-        keys = _mixed(keys)
-    rest = _unsigned_mod(keys, world)
+        keys = mixed(keys)
+    rest = unsigned_mod(keys, world)
     if dist_type != "continuous":
         return rest
     block = -(-num_embeddings // world)
@@ -106,7 +106,8 @@ def _signed(x: int) -> int:
     return x - 2**64 if x >= 2**63 else x
 
 
-def _mixed(keys: Tensor) -> Tensor:
+def mixed(keys: Tensor) -> Tensor:
+    """MurmurHash3's 64-bit finaliser of each key."""
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         keys = (keys ^ _shifted(keys)) * _signed(factor)
     return keys ^ _shifted(keys)
@@ -116,7 +117,8 @@ def _shifted(keys: Tensor) -> Tensor:
     return (keys >> 33) & (2**31 - 1)
 
 
-def _unsigned_mod(keys: Tensor, world: int) -> Tensor:
+def unsigned_mod(keys: Tensor, world: int) -> Tensor:
+    """Keys as 64 unsigned bits, mod world."""
     rest = keys.remainder(world)
     return torch.where(keys < 0, (rest + 2**64 % world) % world, rest)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,18 +16,26 @@ from dynamicemb.types import enum_of
 
 
 class DynamicEmbDataType(enum.IntEnum):
-    """Types of values that a table can hold here."""
+    """Types of values; a ``DynamicEmbTable`` holds one of the first three."""
 
     Float32 = 0
     BFloat16 = 1
     Float16 = 2
+    Int64 = 3
+    UInt64 = 4
+    Int32 = 5
+    UInt32 = 6
+    Size_t = 7
 
 
 class EvictStrategy(enum.IntEnum):
-    """What a score is: the time of the last use, how often, or what the caller says."""
+    """What a score is: the time of the last use, how often, or what the caller says. Tables here
+    have no epochs."""
 
     KLru = 0
     KLfu = 1
+    KEpochLru = 2
+    KEpochLfu = 3
     KCustomized = 4
 
 
@@ -55,7 +65,13 @@ _TYPES = {
     DynamicEmbDataType.Float32: torch.float32,
     DynamicEmbDataType.BFloat16: torch.bfloat16,
     DynamicEmbDataType.Float16: torch.float16,
+    DynamicEmbDataType.Int64: torch.int64,
+    DynamicEmbDataType.UInt64: torch.uint64,
+    DynamicEmbDataType.Int32: torch.int32,
+    DynamicEmbDataType.UInt32: torch.uint32,
+    DynamicEmbDataType.Size_t: torch.uint64,
 }
+_VALUES = dict(list(_TYPES.items())[:3])
 _STRATEGIES = {
     EvictStrategy.KLru: LRU,
     EvictStrategy.KLfu: LFU,
@@ -63,13 +79,25 @@ _STRATEGIES = {
 }
 
 
+def torch_type(dtype: DynamicEmbDataType | torch.dtype) -> torch.dtype:
+    return dtype if isinstance(dtype, torch.dtype) else _TYPES[DynamicEmbDataType(dtype)]
+
+
+def _one_of(value: object, allowed: Mapping[Any, Any], kind: Any, name: str) -> Any:
+    one = enum_of(kind, value, name)
+    if one not in allowed:
+        names = ", ".join(some.name for some in allowed)
+        raise ValueError(f"dynamicemb: {name} must be one of {names}, got {one.name}")
+    return one
+
+
 class DynamicEmbTable:
     """A hash table of rows of one type.
 
     Args:
         key_type: not looked at: int64.
-        value_type: one of ``DynamicEmbDataType``.
-        evict_type: one of ``EvictStrategy``.
+        value_type: Float32, BFloat16 or Float16.
+        evict_type: KLru, KLfu or KCustomized.
         dim: weights of a row.
         init_capacity, max_capacity: rows.
         max_hbm_for_vectors: bytes of rows on the GPU; the rest lies in host memory.
@@ -104,8 +132,8 @@ class DynamicEmbTable:
         optimizer_type: OptimizerType = OptimizerType.Null,
     ) -> None:
         self._key_type = key_type
-        self._value_type: DynamicEmbDataType = enum_of(DynamicEmbDataType, value_type, "value_type")
-        self._evict_type: EvictStrategy = enum_of(EvictStrategy, evict_type, "evict_type")
+        self._value_type = _one_of(value_type, _VALUES, DynamicEmbDataType, "value_type")
+        self._evict_type = _one_of(evict_type, _STRATEGIES, EvictStrategy, "evict_type")
         self._optimizer: OptimizerType = enum_of(OptimizerType, optimizer_type, "optimizer_type")
         self.dtype = _TYPES[self._value_type]
         self.dim, self.initializer_args = dim, initializer_args or InitializerArgs()
@@ -128,10 +156,12 @@ class DynamicEmbTable:
         return self._key_type
 
     def value_type(self) -> DynamicEmbDataType:
-        return self._value_type
+        found: DynamicEmbDataType = self._value_type
+        return found
 
     def evict_strategy(self) -> EvictStrategy:
-        return self._evict_type
+        found: EvictStrategy = self._evict_type
+        return found
 
     def capacity(self) -> int:
         return int(self.rows.sizes()[0, 1])

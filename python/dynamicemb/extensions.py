@@ -12,6 +12,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynamicemb.extension_indices import (
+    UniqueOp,
+    block_bucketize_sparse_features,
+    expand_table_ids_cuda,
+    flagged_compact,
+    gather_embedding,
+    get_table_range,
+    segmented_unique,
+    segmented_unique_cuda,
+    select,
+    select_index,
+)
+from dynamicemb.extension_inits import (
+    CurandStateContext,
+    const_init,
+    debug_init,
+    normal_init,
+    truncated_normal_init,
+    uniform_init,
+)
+from dynamicemb.extension_rows import (
+    adagrad_update_for_combined_table,
+    adam_update_for_combined_table,
+    dedup_input_indices,
+    dynamic_emb_adagrad_with_pointer,
+    dynamic_emb_adam_with_pointer,
+    dynamic_emb_rowwise_adagrad_with_pointer,
+    dynamic_emb_sgd_with_pointer,
+    load_from_combined_table,
+    load_from_pointers,
+    lookup_backward,
+    lookup_forward,
+    reduce_grads,
+    rowwise_adagrad_for_combined_table,
+    sgd_update_for_combined_table,
+    store_to_combined_table,
+)
+from dynamicemb.extension_storage import (
+    InsertResult,
+    ScorePolicy,
+    bucketize_keys,
+    device_timestamp,
+    table_count_matched,
+    table_erase,
+    table_export_batch,
+    table_insert,
+    table_insert_and_evict,
+    table_lookup,
+    table_partition,
+    tensor_partition,
+)
 from dynamicemb.extension_table import (
     DynamicEmbDataType,
     DynamicEmbTable,
@@ -69,6 +120,15 @@ def insert_and_evict(
     evicted_values[:count] = table.unpack(written.evicted_values[:count], width)
     evicted_score[:count] = written.evicted_scores[:count].to(evicted_score.dtype)
     d_evicted_counter.fill_(count)
+
+
+def insert_and_evict_with_scores(
+    table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, evicted_keys: Tensor,
+    evicted_values: Tensor, evicted_score: Tensor, d_evicted_counter: Tensor,
+    unique_key: bool = True, ignore_evict_strategy: bool = False, scores: Tensor | None = None,
+) -> None:  # fmt: skip
+    evicted = (evicted_keys, evicted_values, evicted_score, d_evicted_counter)
+    insert_and_evict(table, n, keys, values, scores, *evicted)
 
 
 def accum_or_assign(
@@ -212,49 +272,6 @@ def export_batch_matched(
     num_matched.fill_(count)
 
 
-def gather_embedding(input: Tensor, output: Tensor, index: Tensor) -> None:
-    """``output[i] = input[index[i]]``."""
-    torch.index_select(input, 0, index.long(), out=output)
-
-
-def get_table_range(offsets: Tensor, feature_offsets: Tensor) -> Tensor:
-    """Where the indices of each table begin; ``feature_offsets``: the first feature of each."""
-    batch = (offsets.numel() - 1) // int(feature_offsets[-1])
-    return offsets[feature_offsets.long() * batch]
-
-
-def expand_table_ids_cuda(offsets: Tensor, num_elements: int = 0) -> Tensor:
-    ids: Tensor = ops.expand_ids(offsets, num_elements or int(offsets[-1]))
-    return ids
-
-
-def segmented_unique_cuda(
-    keys: Tensor, segmented_range: Tensor, num_tables: int, input_frequencies: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Distinct keys, inverse, where those of each table begin, and counts."""
-    unique, inverse, offsets, counts = ops.segmented_unique(
-        keys, segmented_range, input_frequencies, True
-    )
-    return unique, inverse, offsets, counts
-
-
-def flagged_compact(flags: Tensor, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    selected, count = ops.flagged_compact(flags, inputs)
-    return selected, count
-
-
-def select(flags: Tensor, inputs: Tensor, outputs: Tensor, num_selected: Tensor) -> None:
-    selected, count = ops.flagged_compact(flags, inputs)
-    outputs[: len(selected)] = selected
-    num_selected.copy_(count.reshape(num_selected.shape))
-
-
-def select_index(flags: Tensor, output_indices: Tensor, num_selected: Tensor) -> None:
-    selected, count = ops.flagged_compact(flags, None)
-    output_indices[: len(selected)] = selected
-    num_selected.copy_(count.reshape(num_selected.shape))
-
-
 def _updated(table: DynamicEmbTable, n: int, indices: Tensor, update: Any) -> None:
     rows, there = _found(table, n, indices)
     words = table.rows.load(rows)
@@ -292,25 +309,41 @@ def dynamic_emb_rowwise_adagrad_with_table(
 
 
 __all__ = [
+    "CurandStateContext",
     "DynamicEmbDataType",
     "DynamicEmbTable",
     "EvictStrategy",
     "InitializerArgs",
+    "InsertResult",
     "OptimizerType",
+    "ScorePolicy",
+    "UniqueOp",
     "accum_or_assign",
+    "adagrad_update_for_combined_table",
+    "adam_update_for_combined_table",
     "assign",
+    "block_bucketize_sparse_features",
+    "bucketize_keys",
     "clear",
+    "const_init",
     "count_matched",
+    "debug_init",
+    "dedup_input_indices",
+    "device_timestamp",
     "dyn_emb_capacity",
     "dyn_emb_cols",
     "dyn_emb_rows",
     "dynamic_emb_adagrad_fused",
+    "dynamic_emb_adagrad_with_pointer",
     "dynamic_emb_adagrad_with_table",
     "dynamic_emb_adam_fused",
+    "dynamic_emb_adam_with_pointer",
     "dynamic_emb_adam_with_table",
     "dynamic_emb_rowwise_adagrad_fused",
+    "dynamic_emb_rowwise_adagrad_with_pointer",
     "dynamic_emb_rowwise_adagrad_with_table",
     "dynamic_emb_sgd_fused",
+    "dynamic_emb_sgd_with_pointer",
     "dynamic_emb_sgd_with_table",
     "erase",
     "expand_table_ids_cuda",
@@ -326,9 +359,30 @@ __all__ = [
     "gather_embedding",
     "get_table_range",
     "insert_and_evict",
+    "insert_and_evict_with_scores",
     "insert_or_assign",
+    "load_from_combined_table",
+    "load_from_pointers",
+    "lookup_backward",
+    "lookup_forward",
+    "normal_init",
+    "reduce_grads",
     "reserve",
+    "rowwise_adagrad_for_combined_table",
+    "segmented_unique",
     "segmented_unique_cuda",
     "select",
     "select_index",
+    "sgd_update_for_combined_table",
+    "store_to_combined_table",
+    "table_count_matched",
+    "table_erase",
+    "table_export_batch",
+    "table_insert",
+    "table_insert_and_evict",
+    "table_lookup",
+    "table_partition",
+    "tensor_partition",
+    "truncated_normal_init",
+    "uniform_init",
 ]

@@ -128,7 +128,7 @@ def insert_and_evict_files(texts: Texts) -> list[str]:
     found = []
     for path, text in texts.items():
         # The extension module's names are those of the program that it stands in for.
-        foreign = path == "python/dynamicemb/extensions.py"
+        foreign = path.startswith("python/dynamicemb/extension")
         if path.startswith(("csrc/", "python/")) and not foreign:
             code = re.sub(r"//[^\n]*|/\*.*?\*/|^\s*#[^\n]*", "", text, flags=re.DOTALL | re.M)
             if path.endswith(".py"):
