@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynamicemb.arguments import checks
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
+from dynamicemb.link import Link
 
 Increment = dict[str, dict[str, tuple[Tensor, Tensor]]]
 
@@ -36,12 +37,14 @@ def collections_of(model: nn.Module) -> dict[str, list[BatchedDynamicEmbeddingTa
 def incremental_dump(
     model: nn.Module, score_threshold: int | Mapping[str, Mapping[str, int]], pg: object = None
 ) -> tuple[Increment, dict[str, dict[str, int]]] | None:
-    """Keys and weights of rows with a score of at least the threshold, on the CPU.
+    """Keys and weights of rows with a score of at least the threshold, on the CPU; over several
+    ranks on each of them at once, with that rank's threshold.
 
     Args:
         model: holds ``BatchedDynamicEmbeddingTablesV2`` modules or collections of them.
         score_threshold: one for all tables, or ``{collection path: {table: threshold}}``.
-        pg: of several processes; not looked at in one.
+        pg: of several processes, for modules that a framework dealt out to them. Tables of a
+            collection with a process group know theirs: every rank gets the rows of all.
 
     Returns:
         ``{collection: {table: (keys, values)}}`` and ``{collection: {table: next threshold}}``;
@@ -62,6 +65,11 @@ def incremental_dump(
             if not isinstance(wanted, int):
                 thresholds = {n: s for n, s in wanted.items() if n in module.table_names}
             some, following = module.incremental_dump(thresholds)
+            link = None if module.part is None else module.part.link
+            if link is None and pg is not None:
+                link = Link(pg)
+            if link is not None:
+                some = {name: (link.rows(k), link.rows(v)) for name, (k, v) in some.items()}
             dumped.setdefault(path, {}).update(some)
             scores.setdefault(path, {}).update(following)
     return dumped, scores

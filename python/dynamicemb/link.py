@@ -101,6 +101,16 @@ class Link:
             dist.all_gather(parts, given, group=self.group)
         return parts
 
+    def rows(self, given: Tensor) -> Tensor:
+        """Those of all ranks, one rank after the other, on the CPU."""
+        where = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
+        sizes = [int(n) for n in self.gathered(torch.tensor([len(given)], device=where))]
+        mine = given.new_zeros((max(sizes), *given.shape[1:]), device=where)
+        mine[: len(given)] = given
+        return torch.cat(
+            [part[:n].cpu() for part, n in zip(self.gathered(mine), sizes, strict=True)]
+        )
+
     def objects(self, given: Any) -> list[Any]:
         parts: list[Any] = [None] * self.world
         with self._blamed():
