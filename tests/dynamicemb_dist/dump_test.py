@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,41 @@ def dumps_beside_another(group: Any, path: str) -> str:
 def test_a_dump_that_another_job_writes_is_named(pool: Pool, tmp_path: Path) -> None:
     for error in pool.run(dumps_beside_another, 2, str(tmp_path / "dump")):
         assert "rank 0 failed" in error and ".dump.lock is held" in error
+
+
+def dumps_for_ever(group: Any, path: str) -> None:
+    made = trained(group, BASE)
+    DynamicEmbDump(path, made, optim=True)
+    Path(f"{path}.there").touch()
+    while True:
+        DynamicEmbDump(path, made, optim=True, allow_overwrite=True)
+
+
+def test_a_rank_that_is_killed_in_a_dump_leaves_the_one_before(pool: Pool, tmp_path: Path) -> None:
+    rounds = 50 if os.environ.get("DYNAMICEMB_LONG_TESTS") == "1" else 5
+    saved = pool.run(dumps, 2, BASE, str(tmp_path / "whole"))
+    draw = random.Random(rounds)
+    for number in range(rounds):
+        path = tmp_path / str(number)
+        pair = Pool(2, ["torch", "dynamicemb"], timeout=5)
+        try:
+            for pipe in pair.pipes:
+                pipe.send((dumps_for_ever, 2, (str(path),)))
+            end = time.monotonic() + 60
+            while not Path(f"{path}.there").exists():
+                assert time.monotonic() < end, "no dump is written"
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.1))
+            pair.processes[number % 2].kill()
+            other = pair.pipes[1 - number % 2]
+            assert other.poll(60), "the other rank hangs"
+            well, said = other.recv()
+            assert not well and f"rank {number % 2} failed" in said[0], said
+        finally:
+            for process in pair.processes:
+                process.kill()
+        other_ranks = pool.run(loads, 1, BASE, str(path))
+        for name in saved[0]:
+            keys, rows = together(saved, name)
+            got, got_rows = together(other_ranks, name)
+            assert got == keys and torch.equal(got_rows, rows)
