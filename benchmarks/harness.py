@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import statistics
@@ -110,6 +111,22 @@ class Ceilings:
         )
 
 
+@dataclass(frozen=True)
+class Host:
+    """A machine without a GPU."""
+
+    cores: int
+    threads: int  # of torch
+    torch: str
+
+    @classmethod
+    def here(cls) -> Host:
+        return cls(len(os.sched_getaffinity(0)), torch.get_num_threads(), torch.__version__)
+
+    def __str__(self) -> str:
+        return f"{self.cores} CPU cores, {self.threads} threads, torch {self.torch}"
+
+
 def _matmul_tflops(n: int = 8192) -> float:
     x = [torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
     ms = median_ms([lambda i=i: torch.matmul(x[i], x[(i + 1) % 3]) for i in range(3)])
@@ -147,7 +164,7 @@ class Table:
 
     def __init__(
         self,
-        ceilings: Ceilings,
+        ceilings: Ceilings | Host,
         title: str,
         columns: Mapping[str, str],
         files: Mapping[str, str] | None = None,

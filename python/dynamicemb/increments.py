@@ -284,7 +284,7 @@ def _apply(path: Path, number: int, table: _Table) -> None:
         numbers, kind = module.part.num_embeddings[t], module.options[t].dist_type
         return owners(keys, kind, module.part.world, numbers) == module.part.rank
 
-    gone = parts["gone"].unique()
+    gone: Tensor = torch.unique(parts["gone"])
     if len(gone := gone[mine(gone)]):
         module.erase(module.table_names[t], gone)
     refused = 0

@@ -1,4 +1,4 @@
-"""What tables of a size take: bytes in each tier, GPUs, nodes, dumps. Arithmetic alone."""
+"""What tables of a size take: bytes of each tier, ranks, nodes, a step, dumps. Arithmetic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 
 import torch
 
-from dynamicemb.optimizer import EmbOptimType, row_layout
+from dynamicemb.optimizer import EmbOptimType, RowLayout, row_layout
+from dynamicemb.step_model import Load, StepModel, distinct
 
 # Beside its row a key has 8 bytes of itself, 8 of its score, one of its digest and one of its lock.
 SLOT_BYTES = 18
@@ -60,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--cached", type=number, default=0.1, help="share of rows in HBM")
     parser.add_argument("--disk-rate", type=number, default=2e9, help="bytes/s of a node's disk")
+    parser.add_argument("--features", type=int, default=26, help="tables; keys are spread evenly")
+    parser.add_argument("--lookups", type=int, default=65536, help="a feature, rank and step")
+    parser.add_argument("--law", type=number, default=1.05, help="exponent of the keys' power law")
+    parser.add_argument(
+        "--memory-rate", type=number, default=2e12, help="bytes/s of HBM that a step reaches"
+    )
+    parser.add_argument("--link-rate", type=number, default=40e9, help="bytes/s of a GPU to others")
+    parser.add_argument(
+        "--host-rate", type=number, default=50e9, help="bytes/s, host memory to GPU"
+    )
 
 
 def lines(a: argparse.Namespace) -> list[tuple[str, str]]:
@@ -72,21 +83,93 @@ def lines(a: argparse.Namespace) -> list[tuple[str, str]]:
     alone = math.ceil(every / hbm)
     cache = table_bytes(math.ceil(rows * a.cached), layout.row_bytes)
     nodes = max(math.ceil(every / (a.host * 0.9)), math.ceil(cache / hbm / a.gpus_per_node))
-    state = layout.states * layout.state_dim + (layout.step_offset >= 0)
-    dump = a.keys * (8 + 8 + 4 * a.dim + 4 * state)
-    seconds = dump / a.disk_rate / nodes
+    world = nodes * a.gpus_per_node
     return [
         ("rows", f"{rows:,} of capacity for {a.keys:.4g} keys"),
         ("bytes of a row", f"{layout.row_bytes} and {SLOT_BYTES} for key, score, digest, lock"),
-        ("all rows", _size(every)),
+        ("all rows", f"{rows:.4g} x {layout.row_bytes + SLOT_BYTES} = {_size(every)}"),
         ("in HBM alone", f"{alone} GPUs, {math.ceil(alone / a.gpus_per_node)} nodes"),
         (
             f"{a.cached:.0%} cached",
-            f"{_size(cache)} in HBM, {_size(every)} in host memory: {nodes} nodes, "
-            f"{nodes * a.gpus_per_node} GPUs",
+            f"{_size(cache)} in HBM, {_size(every)} in host memory: {nodes} nodes, {world} GPUs",
         ),
         (
+            "each node holds",
+            f"{_size(every / nodes)} of {_size(a.host)} host memory (at most 90%), nodes 0 to "
+            f"{nodes - 1}",
+        ),
+        (
+            "each GPU holds",
+            f"{_size(cache / world)} of {_size(a.hbm)} HBM (at most {a.hbm_share:.0%})",
+        ),
+        *_keys(a, world),
+        *_step(a, layout.row_bytes, world),
+        *_dump(a, layout, nodes, world),
+    ]
+
+
+def _keys(a: argparse.Namespace, world: int) -> list[tuple[str, str]]:
+    mean = a.keys / world
+    sigma = math.sqrt(mean * (1 - 1 / world))
+    return [
+        (
+            "keys of a rank",
+            f"{a.keys:.4g} / {world} = {mean:.6g}, five sigma {5 * sigma:.3g} "
+            f"({5 * sigma / mean:.2%}) by hash_roundrobin",
+        )
+    ]
+
+
+def _step(a: argparse.Namespace, row_bytes: int, world: int) -> list[tuple[str, str]]:
+    """A step of Adam's bytes, and what it waits for where rows are cached."""
+    rows = a.keys / a.features
+    load = Load(a.features, a.lookups, rows, a.dim, a.law)
+    model = StepModel(a.memory_rate, a.link_rate)
+    unique, link, memory = load.unique(), load.link_bytes(world), load.memory_bytes(world)
+    asked = world * a.lookups
+    missed = a.features * distinct(asked, rows, a.law, beyond=rows * a.cached) / world
+    host = 2 * missed * row_bytes
+    seconds = model.seconds(load, world) + host / a.host_rate
+    return [
+        (
+            "keys of a step",
+            f"{a.features} x {a.lookups:,} lookups a rank, {unique:,.0f} distinct by a power law "
+            f"of {a.law:g}",
+        ),
+        (
+            "link bytes",
+            f"{unique:,.0f} x (8 + 2 x 4 x {a.dim}) x {world - 1}/{world} = {_size(link)} a rank",
+        ),
+        (
+            "host link bytes",
+            f"2 x {missed:,.0f} rows not cached x {row_bytes} = {_size(host)} a rank",
+        ),
+        (
+            "step",
+            f"{_size(memory)} / {_size(a.memory_rate)}/s + {_size(link)} / "
+            f"{_size(a.link_rate)}/s + {_size(host)} / {_size(a.host_rate)}/s = "
+            f"{seconds * 1e3:.3g} ms, nothing overlapped",
+        ),
+    ]
+
+
+def _dump(
+    a: argparse.Namespace, layout: RowLayout, nodes: int, world: int
+) -> list[tuple[str, str]]:
+    state = layout.states * layout.state_dim + (layout.step_offset >= 0)
+    row = 8 + 8 + 4 * a.dim + 4 * state
+    size = a.keys * row
+    parts = 4 if state else 3
+    seconds = size / a.disk_rate / nodes
+    return [
+        (
             "dump",
-            f"{_size(dump)}, {seconds:.0f} s at {_size(a.disk_rate)}/s a node",
+            f"{a.keys:.4g} x {row} = {_size(size)}, {world * parts * a.features + a.features:,} "
+            f"files and a manifest a collection",
+        ),
+        (
+            "dump time",
+            f"{_size(size)} / {nodes} nodes / {_size(a.disk_rate)}/s = {seconds:.0f} s = "
+            f"{seconds / 3600:.2g} h",
         ),
     ]

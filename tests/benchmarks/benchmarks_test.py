@@ -19,6 +19,7 @@ FOLDER = Path(harness.__file__).parent
 SMALLEST = {
     "causal_convolution.py": (["--case=update, batch 1,"],),
     "dynamic_embeddings.py": (["--case=small"],),
+    "dynamicemb_dist.py": (["--case=small"], ["--case=small", "--simulate=8"]),
     "hash_small.py": (["--rows=1"],),
     "hash_table.py": (["--rows=2"], ["--rows=2", "--hot"], ["--host"]),
     "hstu_attention.py": (["--case=B512"], ["--case=B512", "--forward-only"], ["--host"]),
@@ -92,3 +93,12 @@ def test_a_benchmark_measures_its_smallest_case(gpu: str, program: str, options:
     assert done.returncode == 0, done.stderr
     first, _, _, *rows = done.stdout.splitlines()
     assert "TFLOP/s" in first and "TB/s" in first and rows
+
+
+def test_tables_of_ranks_are_measured_without_a_gpu() -> None:
+    options = ("--device=cpu", "--case=small", "--repeats=1", "--simulate=2")
+    done = python(FOLDER / "dynamicemb_dist.py", *options, first=FOLDER)
+    assert done.returncode == 0, done.stderr
+    first, second, columns, *rows = done.stdout.splitlines()
+    assert "CPU cores" in first and "1 rank(s), gloo" in second and columns.endswith("x ceiling")
+    assert [row.split()[2] for row in rows[:1]] == ["2"] and len(rows) == 5
