@@ -269,6 +269,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
+def tables_in(folder: Path) -> list[str]:
+    """The tables that a folder, or the one that a killed dump moved aside, holds."""
+    where = folder if folder.exists() else folder.with_name(f".{folder.name}.before")
+    return list(_manifest(where)["tables"]) if (where / MANIFEST).is_file() else []
+
+
 def _array(path: Path, dtype: torch.dtype, width: int, begin: int, end: int) -> Tensor:
     size = width * torch.empty((), dtype=dtype).element_size()
     with open(path, "rb") as file:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from dynamicemb import dump_load
 from dynamicemb.arguments import checks
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
 from dynamicemb.link import Link
@@ -123,8 +125,6 @@ def DynamicEmbDump(
     Raises:
         ValueError: a dump is there, and ``allow_overwrite`` is False.
     """
-    from pathlib import Path
-
     _check(path, model, table_names, optim=optim, counter=counter, allow_overwrite=allow_overwrite)
     for where, modules in collections_of(model).items():
         folder = Path(path) / where
@@ -146,15 +146,26 @@ def DynamicEmbLoad(
     counter: bool = False,
     pg: object = None,
 ) -> None:
-    """Loads what ``DynamicEmbDump`` wrote."""
-    from pathlib import Path
-
+    """Loads what ``DynamicEmbDump`` wrote, whichever tables went to a module together then."""
     _check(path, model, table_names, optim=optim, counter=counter)
     for where, modules in collections_of(model).items():
         folder = Path(path) / where
-        for number, module in enumerate(modules):
-            place = folder if len(modules) == 1 else folder / str(number)
-            module.load(str(place), optim, counter, _names(table_names, where, module))
+        places = _places(folder)
+        for module in modules:
+            wanted = _names(table_names, where, module)
+            by_place: dict[Path, list[str]] = {}
+            for name in module.table_names if wanted is None else wanted:
+                by_place.setdefault(places.get(name, folder), []).append(name)
+            for place, names in by_place.items():
+                module.load(str(place), optim, counter, names)
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Where the dump of each table is. A dump of several modules replaces the folders 0, 1 ...; one
+    of a single module replaces everything."""
+    numbered = folder.iterdir() if folder.is_dir() else ()
+    inner = sorted((p for p in numbered if p.name.isdigit()), key=lambda p: -int(p.name))
+    return {name: place for place in (folder, *inner) for name in dump_load.tables_in(place)}
 
 
 def _names(

@@ -18,6 +18,7 @@ FIRST_LINE = (
 FOLDER = Path(harness.__file__).parent
 SMALLEST = {
     "causal_convolution.py": (["--case=update, batch 1,"],),
+    "dump_rates.py": (["--rows=100000"],),
     "dynamic_embeddings.py": (["--case=small"],),
     "dynamicemb_dist.py": (["--case=small"], ["--case=small", "--simulate=8"]),
     "hash_small.py": (["--rows=1"],),

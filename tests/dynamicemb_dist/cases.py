@@ -65,7 +65,7 @@ def batch(case: Case, rank: int, step: int) -> Batch:
 
 
 def collection(case: Case, group: Any, **changes: Any) -> Any:
-    owned = [FEATURES[:2], FEATURES[2:3], FEATURES[3:]]
+    owned, tables = [FEATURES[:2], FEATURES[2:3], FEATURES[3:]], changes.pop("tables", 3)
     options = {
         f"t{t}": DynamicEmbTableOptions(
             dist_type=case.dist_type,
@@ -73,7 +73,7 @@ def collection(case: Case, group: Any, **changes: Any) -> Any:
             max_capacity=1024,
             initializer_args=NORMAL,
         )
-        for t in range(3)
+        for t in range(tables)
     }
     params = {"optimizer": case.optimizer, "learning_rate": case.learning_rate, "seed": 7}
     if case.clip:
@@ -83,11 +83,11 @@ def collection(case: Case, group: Any, **changes: Any) -> Any:
         more |= {"process_group": group, "exchange": case.exchange}
     more |= changes
     if case.kind == "sequence":
-        tables = [EmbeddingConfig(f"t{t}", case.dims[t], 1000, owned[t]) for t in range(3)]
-        return DynamicEmbeddingCollection(tables, **more)
+        rows = [EmbeddingConfig(f"t{t}", case.dims[t], 1000, owned[t]) for t in range(tables)]
+        return DynamicEmbeddingCollection(rows, **more)
     bags = [
         EmbeddingBagConfig(f"t{t}", case.dims[t], 1000, owned[t], "FP32", case.kind)
-        for t in (0, 1, 2)
+        for t in range(tables)
     ]
     return DynamicEmbeddingBagCollection(bags, is_weighted=case.weighted, **more)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from dynamicemb import DynamicEmbDump, DynamicEmbLoad
+from dynamicemb import DynamicEmbDump, DynamicEmbLoad, ExchangeOptions
 from dynamicemb.dealing import owners
 
 from tests.dynamicemb_dist import cases
@@ -73,6 +73,23 @@ def test_other_ranks_load_the_same_rows(
         for rank, part in enumerate(found):
             mine = torch.tensor(part[name][0], dtype=torch.int64)
             assert (owners(mine, dealt_after, after, 1000) == rank).all()
+
+
+def test_tables_that_are_grouped_otherwise_load_the_same_rows(pool: Pool, tmp_path: Path) -> None:
+    """One process without a group has one module, two ranks have one for each dim, chunks more."""
+    saved = pool.run(dumps, 2, BASE, str(tmp_path / "two"))
+    alone = cases.collection(BASE, None)
+    DynamicEmbLoad(str(tmp_path / "two"), alone, optim=True)
+    DynamicEmbDump(str(tmp_path / "one"), alone, optim=True)
+    DynamicEmbDump(str(tmp_path / "two"), alone, optim=True, allow_overwrite=True)
+    chunked = BASE._replace(exchange=ExchangeOptions(chunks=2))
+    for path in ("one", "two"):
+        found = pool.run(loads, 2, chunked, str(tmp_path / path))
+        for name in saved[0]:
+            keys, rows = together(saved, name)
+            got, got_rows = together(found, name)
+            assert got == keys == cases.contents(alone)[name][0]
+            assert torch.equal(got_rows, rows)
 
 
 def test_a_missing_part_is_named(pool: Pool, tmp_path: Path) -> None:

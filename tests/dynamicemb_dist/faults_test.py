@@ -28,10 +28,15 @@ def short() -> Iterator[Pool]:
 
 def differing(group: Any, what: str) -> None:
     """Rank 1 builds another collection than the others."""
-    case, changes = Case("SUM"), {}
+    case = Case("SUM")
+    changes: dict[str, Any] = {}
     if dist.get_rank(group) == 1:
         if what == "optimizer":
             case = case._replace(optimizer="SGD")
+        if what == "dim":
+            case = case._replace(dims=(8, 8, 8))
+        if what == "tables":
+            changes = {"tables": 2}
         if what == "dist_type":
             case = case._replace(dist_type="continuous")
         if what == "exchange":
@@ -43,13 +48,15 @@ def differing(group: Any, what: str) -> None:
     cases.collection(case, group, **changes)
 
 
-@pytest.mark.parametrize("what", ["optimizer", "dist_type", "exchange", "first rows"])
+@pytest.mark.parametrize(
+    "what", ["optimizer", "dist_type", "exchange", "first rows", "dim", "tables"]
+)
 def test_ranks_that_build_different_tables_say_the_difference(pool: Pool, what: str) -> None:
     errors = pool.errors(differing, 3, what)
     for error in errors:
         assert error.startswith("ValueError: dynamicemb: ranks differ in "), error
         assert "rank 1 has" in error
-    named = {"optimizer": "optimizer", "exchange": "exchange"}.get(what, "table")
+    named = what if what in ("optimizer", "exchange") else "table"
     assert all(f"differ in {named}" in error for error in errors)
 
 

@@ -26,7 +26,7 @@ from tests.dynamicemb_dist.pool import Pool
 
 LONG = os.environ.get("DYNAMICEMB_LONG_TESTS") == "1"
 DIST, DIM, RATE = "hash_roundrobin", 4, 0.5
-WORLD, KEYS, STEPS = (1024, 102_400_000, 4) if LONG else (128, 102_400, 2)
+WORLD, KEYS, STEPS = (1024, 102_400_000, 16) if LONG else (128, 102_400, 2)
 EACH = KEYS // STEPS // WORLD  # distinct keys of a rank's batch; the last is the next rank's first
 
 
@@ -43,7 +43,7 @@ def first_rows(keys: Tensor) -> Tensor:
 
 def one_rank(link: FakeLink) -> int:
     """Trains a step on each batch, reads all of them again; the rows that it has in the end."""
-    room = -(-KEYS // WORLD) * 5 // 4 + 512
+    room = KEYS // WORLD * 11 // 10 + 512
     debug = DynamicEmbInitializerArgs(DynamicEmbInitializerMode.DEBUG)
     options = DynamicEmbTableOptions(
         torch.float32, DIM, room, dist_type=DIST, initializer_args=debug, init_capacity=room
