@@ -29,6 +29,7 @@ class Case(NamedTuple):
 CASES = {
     "sequences": Case(26, 65_536, 128),
     "bags": Case(26, 65_530, 128, 10),
+    "cpu": Case(8, 16_384, 64),
     "small": Case(4, 1024, 16),
 }
 
