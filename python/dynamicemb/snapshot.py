@@ -124,7 +124,8 @@ class Snapshot:
             return
         some, tight = keys[new], self._tight(tables)
         rows, scores = self.tiers.locate_scored(some, tight)
-        self._keep(Listed(some, tight, self.tiers.first.load(rows), scores), tables, rows != 0)
+        for table, mine in self._chosen_of(tables, rows != 0):
+            self._keep(Rows(table, some[mine], self.tiers.first.load(rows[mine]), scores[mine]))
 
     def left(self, listed: Listed, tier: TableSet) -> None:
         """Rows left a tier. In ``ordered``."""
@@ -139,16 +140,20 @@ class Snapshot:
         new, tables = self._new(listed.keys, listed.offsets)
         if len(new):
             every = torch.ones_like(tables, dtype=torch.bool)
-            some = Listed(listed.keys[new], listed.offsets, listed.values[new], listed.scores[new])
-            self._keep(some, tables, every)
+            for table, mine in self._chosen_of(tables, every):
+                at = new[mine]
+                self._keep(Rows(table, listed.keys[at], listed.values[at], listed.scores[at]))
 
-    def _keep(self, listed: Listed, tables: Tensor, there: Tensor) -> None:
+    def _chosen_of(self, tables: Tensor, there: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each table that is dumped, and which of the keys that are there are its."""
         for table in self.chosen:
             mine = torch.nonzero(there & (tables == table))[:, 0]
             if len(mine):
-                rows = Rows(table, listed.keys[mine], listed.values[mine], listed.scores[mine])
-                self.kept.append(rows)
-                self.bytes += rows.bytes
+                yield table, mine
+
+    def _keep(self, rows: Rows) -> None:
+        self.kept.append(rows)
+        self.bytes += rows.bytes
 
     # -- what the reader does
 
