@@ -175,6 +175,7 @@ std::tuple<Tensor, Tensor, Tensor> AttentionBwd(const Backward& a) {
     launch->Int("H", heads).Int("batch", batch).Int("total", q.size(0)).Int("N", r.max_seq_len);
     r.PassNumbers(*launch);
   }
+  rows.Ready();
   columns.Run(batch * heads, columns.Blocks(r.max_seq_len, "BLOCK_N"));
   rows.Run(batch * heads, rows.Blocks(r.max_seq_len, "BLOCK_M"));
   return {dq, dk, dv};

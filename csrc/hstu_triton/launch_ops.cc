@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "csrc/common/device.h"
+#include "csrc/common/device_ops.h"
 #include "csrc/common/errors.h"
 #include "csrc/common/tensor_checks.h"
 
@@ -138,6 +139,28 @@ bool Has(const std::string& name, const Tensor& beside) {
   return Objects().by_name[FamilyOf(beside)].count(name) != 0;
 }
 
+Tensor WithoutGaps(const Tensor& t) {
+  const int64_t last = t.dim() - 1;
+  const bool dense = t.numel() == 0 || t.size(last) == 1 || t.stride(last) == 1;
+  if (dense && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0) return t;
+  Tensor copy = Empty(t, t.sizes(), DtypeOf(t));
+  torch::stable::copy_(copy, t);
+  return copy;
+}
+
+std::string SizedName(const std::string& kernel, const char* dtype,
+                      std::initializer_list<const Tensor*> tensors) {
+  bool whole = true;
+  for (const Tensor* t : tensors) {
+    const int64_t last = t->dim() - 1;
+    whole = whole && t->size(last) % 16 == 0;
+    for (int64_t d = 0; d < last; ++d) {
+      whole = whole && (t->size(d) <= 1 || t->stride(d) % 16 == 0);
+    }
+  }
+  return kernel + "." + dtype + (whole ? ".whole" : ".any");
+}
+
 Launch::Launch(const std::string& name, const Tensor& beside)
     : beside_(beside),
       guard_(beside.is_cuda() ? std::make_optional<torch::stable::accelerator::DeviceGuard>(
@@ -194,11 +217,14 @@ Launch& Launch::Float(const char* name, double value) {
   return *this;
 }
 
+void Launch::Ready() const { Check(*next_ == '\0', object_.name, " also takes ", next_); }
+
 void Launch::Run(int64_t x, int64_t y, int64_t z) {
-  Check(*next_ == '\0', object_.name, " also takes ", next_);
-  Check(beside_.is_cuda(), object_.name, " needs a GPU: the tensors are on the CPU");
+  Ready();
   Check(x > 0 && x <= INT32_MAX && y > 0 && y <= 65535 && z > 0 && z <= 65535, object_.name,
         ": a grid of ", x, " x ", y, " x ", z, " blocks is too large");
+  Check(beside_.is_cuda(), object_.name, " needs a GPU: the tensors are on the CPU; its grid: ", x,
+        " x ", y, " x ", z);
   // Triton's kernels end with the addresses of two buffers that these do not use.
   for (int i = 0; i < 2; ++i) {
     values_[count_ + i] = 0;

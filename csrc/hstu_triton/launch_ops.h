@@ -12,6 +12,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 
@@ -36,6 +37,14 @@ inline int32_t DtypeOf(const Tensor& t) {
 // "bf16" or "fp16"; fails for others, naming the argument.
 const char* DtypeName(const Tensor& t, const char* argument);
 
+// `t`, or a copy of it: rows of numbers without gaps, the first at a multiple of 16 bytes.
+Tensor WithoutGaps(const Tensor& t);
+
+// "KERNEL.DTYPE.whole" where the rows of all tensors begin at multiples of 16 numbers and have a
+// multiple of 16, else "KERNEL.DTYPE.any".
+std::string SizedName(const std::string& kernel, const char* dtype,
+                      std::initializer_list<const Tensor*> tensors);
+
 class Launch {
  public:
   Launch(const std::string& name, const Tensor& beside);
@@ -56,6 +65,8 @@ class Launch {
     return (size + block - 1) / block;
   }
 
+  // Fails if the kernel takes more than it was given; before the first of several launches.
+  void Ready() const;
   // Launches on PyTorch's stream. On the CPU it fails, after all arguments have agreed.
   void Run(int64_t x, int64_t y = 1, int64_t z = 1);
 

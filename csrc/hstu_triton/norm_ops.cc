@@ -122,6 +122,7 @@ struct AddUp {
           heads > 0 ? columns / heads : 0);
     launch.Pointer("SUMS", sums).Pointer("DW", dw).Pointer("DB", db);
     launch.Int("programs", sums.size(1)).Int("columns", columns).Int("heads", heads);
+    launch.Ready();
   }
 
   void Run() { launch.Run(heads > 0 ? heads : launch.Blocks(columns, "BLOCK_D"), 2); }

@@ -5,17 +5,24 @@ A row's name is what the launcher looks for: KERNEL.DTYPE.SHAPE, and behind it w
 
 # A file of kernels -> those of its files that it imports.
 KERNELS = {
+    "_addmm_kernels": "_tile",
     "_attention_kernels": "_mask _tile",
+    "_jagged_kernels": "_tile",
     "_linear_kernels": "_norm_kernels _tile",
     "_norm_kernels": "_tile",
+    "_position_kernels": "",
+    "_uvqk_kernels": "",
 }
 
 _PACKAGE = "generative_recommenders.ops.triton."
 _INDEX = "*i64"
 
-def _row(name, file, function, dtype, tensors, constants, others = {}, warps = 4, stages = 1, unaligned = [], options = {}):
-    """A kernel for one dtype: `tensors` are of that dtype, `others` name the types of what is not, the rest is int32."""
+def _row(name, file, function, dtype, tensors, constants, others = {}, warps = 4, stages = 1, unaligned = [], options = {}, aligned = []):
+    """A kernel for one dtype: `tensors` are of that dtype, `others` name the types of what is not, the rest is int32.
+
+    Pointers and strides are multiples of 16 but for those in `unaligned`, of the other numbers those in `aligned`."""
     return struct(
+        aligned = aligned,
         constants = constants,
         function = function,
         module = _PACKAGE + file,
@@ -130,6 +137,70 @@ def _norm_rows(dtype):
         rows.append(_row("add_up.%s%s" % (dtype, heads), "_norm_kernels", "_add_up", dtype, ["DW", "DB"], {"BLOCK_D": block, "BLOCK_P": 2048 // block}, {"SUMS": "*fp32"}))
     return rows
 
+# What depends on no width: "whole" is for strides and sizes that are multiples of 16, "any" for others, which are read and
+# written number by number.
+_ADDMM = {"sm_80": (128, 128, 32, 4, 4), "sm_90": (128, 256, 64, 8, 3)}
+_PRODUCT = {"PRECISION": "ieee", "UPCAST": False}
+_BLOCKS = {"BLOCK_K": 32, "BLOCK_M": 64, "BLOCK_N": 64} | _PRODUCT
+_OFFSETS = {"OFFSETS": _INDEX}
+_PLACES = {name: _INDEX for name in ["OFFSETS", "LENGTHS", "TARGETS", "TIMES"]} | {"BUCKETS": "*i32", "PLACES": "*i32", "POS": "*fp32", "TS": "*fp32"}
+_BMM_STRIDES = ["stride_j", "stride_wb", "stride_b", "stride_o"]
+_SILU_STRIDES = ["stride_du", "stride_dv", "stride_dq", "stride_dk", "stride_x", "stride_dx"]
+
+def _addmm(m, n, k, warps, stages):
+    constants = {"BLOCK_K": k, "BLOCK_M": m, "BLOCK_N": n, "BROADCAST": False, "GROUP": 8} | _PRODUCT
+    return ("addmm", "_addmm_kernels", "_addmm_fwd", ["X", "W", "Y", "Z"], constants, {}, ["stride_x", "stride_w", "stride_y", "stride_z"], ["N", "K"], warps, stages)
+
+def _sized(rows, dtype):
+    """Both rows of each kernel."""
+    return [
+        _row(
+            "%s.%s.%s" % (name, dtype, kind),
+            file,
+            function,
+            dtype,
+            tensors,
+            constants,
+            others,
+            warps,
+            stages,
+            [] if kind == "whole" else strides,
+            aligned = sizes if kind == "whole" else [],
+        )
+        for name, file, function, tensors, constants, others, strides, sizes, warps, stages in rows
+        for kind in ["whole", "any"]
+    ]
+
+def _product_rows(arch, dtype):
+    whole, _ = _sized([_addmm(*_ADDMM[arch])], dtype)
+    _, any_ = _sized([_addmm(64, 64, 32, 4, 3)], dtype)
+    return [whole, any_] + _sized([
+        ("bmm", "_jagged_kernels", "_jagged_bmm", ["J", "W", "BIAS", "Out"], _BLOCKS | {"BIAS_KIND": "sequence", "stride_wn": 1}, _OFFSETS, _BMM_STRIDES + ["stride_wk"], ["K", "N"], 4, 3),
+        ("bmm_transposed", "_jagged_kernels", "_jagged_bmm", ["J", "W", "BIAS", "Out"], _BLOCKS | {"BIAS_KIND": "none", "stride_wk": 1}, _OFFSETS, _BMM_STRIDES + ["stride_wn"], ["K", "N"], 4, 3),
+        ("bmm_outer", "_jagged_kernels", "_jagged_outer", ["J", "G", "Out"], _BLOCKS, _OFFSETS, ["stride_j", "stride_g", "stride_ob", "stride_o"], ["K", "N"], 4, 3),
+        ("bmm_sum", "_jagged_kernels", "_jagged_sum", ["G", "Out"], {"BLOCK_M": 32, "BLOCK_N": 64}, _OFFSETS, ["stride_g", "stride_o"], ["N"], 4, 1),
+    ], dtype)
+
+def _place_rows(dtype):
+    strides = ["stride_x", "stride_pos", "stride_ts", "stride_o"]
+    blocks = {"BLOCK": 16, "BLOCK_D": 128}
+    return _sized([
+        ("position_" + name, "_position_kernels", "_add_embeddings", ["X", "Out"], blocks | {"HAS_TARGETS": True, "SQRT": name == "sqrt"}, _PLACES, strides, ["dim"], 4, 1)
+        for name in ["sqrt", "log"]
+    ] + [
+        ("sum_of_rows", "_position_kernels", "_sum_of_rows", ["G"], {"BLOCK": 32, "BLOCK_D": 128}, {"ORDER": _INDEX, "Out": "*fp32", "STARTS": _INDEX}, ["stride_g", "stride_o"], ["dim"], 4, 1),
+        ("bias_silu_fwd", "_uvqk_kernels", "_bias_silu_fwd", ["X", "B", "Y"], {"BLOCK_D": 128, "BLOCK_N": 16}, {}, ["stride_x", "stride_y"], ["columns", "silu"], 4, 1),
+        ("bias_silu_bwd", "_uvqk_kernels", "_bias_silu_bwd", ["DU", "DV_", "DQ", "DK", "X", "B", "DX"], {"BLOCK_D": 64, "BLOCK_N": 16}, {"SUMS": "*fp32"}, _SILU_STRIDES, ["values", "keys", "silu"], 4, 1),
+    ], dtype)
+
+def _move_rows():
+    """Rows of any type of 16 bits."""
+    offsets = {"OFFSETS_A": _INDEX, "OFFSETS_B": _INDEX}
+    return _sized([
+        (name, "_jagged_kernels", "_move_rows", ["A", "B", "BOTH"], {"BLOCK": 64, "BLOCK_D": 128, "JOIN": name == "concat"}, offsets, ["stride_a", "stride_b", "stride_both"], ["dim"], 8, 1)
+        for name in ["concat", "split"]
+    ], "i16")
+
 def rows_of(arch):
     """The rows for a GPU.
 
@@ -139,7 +210,7 @@ def rows_of(arch):
     Returns:
       structs, as triton_library takes them.
     """
-    rows = []
+    rows = _move_rows()
     for dtype in ["bf16", "fp16"]:
-        rows += _attention_rows(arch, dtype) + _norm_rows(dtype)
+        rows += _attention_rows(arch, dtype) + _norm_rows(dtype) + _product_rows(arch, dtype) + _place_rows(dtype)
     return rows

@@ -27,8 +27,8 @@ class HammerKernel(Enum):
 
     TRITON is compiled at first use, TRITON_CC was when the wheel was built, PYTORCH is plain
     PyTorch and the reference, CUDA is ``hstu_attn``. TLX needs Meta's own Triton, and CUTEDSL is
-    not offered: both raise. AUTO is ours: what serves the tensors' device, TRITON on a GPU and
-    PYTORCH on the CPU.
+    not offered: both raise. AUTO is ours: on a GPU TRITON_CC where the wheel has the
+    kernel and else TRITON, or what the table says is faster; PYTORCH on the CPU.
     """
 
     TRITON = "TRITON"
@@ -60,7 +60,15 @@ def get_allow_jit() -> bool:
     return _allow_jit
 
 
-def _compiled_or_jit(op: str, compiled: tuple[str, int] | None, like: Tensor) -> HammerKernel:
+def _is_compiled(compiled: tuple[str, int | None], like: Tensor) -> bool:
+    from generative_recommenders.ops.compiled import serves
+
+    return serves(*compiled, like)
+
+
+def _compiled_or_jit(
+    op: str, compiled: tuple[str, int | None] | None, like: Tensor
+) -> HammerKernel:
     """TRITON_CC, or TRITON where it has no kernel and may be replaced."""
     if not _HAS_LIBRARY:
         raise ImportError(
@@ -70,9 +78,7 @@ def _compiled_or_jit(op: str, compiled: tuple[str, int] | None, like: Tensor) ->
     if compiled is not None and not _allow_jit:
         return HammerKernel.TRITON_CC
     if compiled is not None:
-        from generative_recommenders.ops.compiled import serves
-
-        if serves(*compiled, like):
+        if _is_compiled(compiled, like):
             return HammerKernel.TRITON_CC
     elif not _allow_jit:
         raise ImportError(
@@ -82,13 +88,22 @@ def _compiled_or_jit(op: str, compiled: tuple[str, int] | None, like: Tensor) ->
     return HammerKernel.TRITON
 
 
+def _fastest(compiled: tuple[str, int | None] | None, like: Tensor) -> HammerKernel:
+    """What AUTO is: on a GPU what was compiled with the wheel, or else is compiled now."""
+    if not like.is_cuda:
+        return HammerKernel.PYTORCH
+    if _HAS_LIBRARY and compiled is not None and _is_compiled(compiled, like):
+        return HammerKernel.TRITON_CC
+    return HammerKernel.TRITON
+
+
 def chosen_kernel(
     kernel: HammerKernel,
     op: str,
     like: Tensor,
     *,
     cuda: bool = False,
-    compiled: tuple[str, int] | None = None,
+    compiled: tuple[str, int | None] | None = None,
 ) -> HammerKernel:
     """The kernel that ``op`` takes for ``kernel``: PYTORCH, TRITON, or, where it has them, CUDA and
     TRITON_CC.
@@ -98,7 +113,7 @@ def chosen_kernel(
         op: its name, for the error.
         like: one of its tensors.
         cuda: whether it has a CUDA kernel.
-        compiled: name and width of its compiled kernel, if it has any.
+        compiled: name and width of its compiled kernel, if it has any; None: for every width.
 
     Raises:
         ValueError: no HammerKernel.
@@ -107,7 +122,7 @@ def chosen_kernel(
     if not isinstance(kernel, HammerKernel):
         CHECKS.fail(f"kernel must be a HammerKernel, got {type(kernel).__name__}: {kernel!r}")
     if kernel is HammerKernel.AUTO:
-        return HammerKernel.TRITON if like.is_cuda else HammerKernel.PYTORCH
+        kernel = _fastest(compiled, like)
     if kernel is HammerKernel.CUDA and not cuda:
         raise ImportError(
             f"generative_recommenders: {op} has no CUDA kernel; use TRITON or PYTORCH"

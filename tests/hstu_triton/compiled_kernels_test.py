@@ -3,6 +3,7 @@ launch: its kernel is found, and the list of its arguments agrees with what was 
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
@@ -10,21 +11,27 @@ import pytest
 import torch
 from generative_recommenders import common
 from generative_recommenders.common import HammerKernel
+from generative_recommenders.ops import jagged_tensors as jagged
 from generative_recommenders.ops import layer_norm as norms
 from generative_recommenders.ops.hstu_attention import delta_hstu_mha, hstu_mha
 from generative_recommenders.ops.hstu_compute import hstu_compute_output, hstu_compute_uqvk
+from generative_recommenders.ops.mm import addmm
+from generative_recommenders.ops.position import add_timestamp_positional_embeddings
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.common import gpus
 from tests.hstu_triton import cases
 from tests.hstu_triton.hstu_attention_test import MASKS, mask_of
 
 compiled = pytest.importorskip("generative_recommenders.ops.compiled", exc_type=ImportError)
+rows = importlib.import_module("generative_recommenders.ops.compiled_rows")
 CC = HammerKernel.TRITON_CC
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 on_gpu = pytest.mark.skipif(bool(gpus.why_none()), reason=str(gpus.why_none()))
 # Of names: the kernels whose shape is a head dim, or a width.
-NAMES = sorted(compiled.names())
+NAMES = sorted(compiled.NAMES)
+SIZED = tuple(n.split(".")[0] for n in NAMES if n.endswith((".whole", ".any")))
 
 
 def attention_call(name: str) -> Any:
@@ -56,12 +63,99 @@ def norm_call(name: str) -> Any:
     }[kernel]
 
 
+def sized_call(name: str) -> Any:
+    kernel, dtype, kind = name.split(".")
+    n = 32 if kind == "whole" else 30
+    x = torch.zeros(12, n, dtype=DTYPES.get(dtype, torch.bfloat16))
+    starts, left, right = (torch.tensor(t) for t in ([0, 7, 12], [0, 4, 7], [0, 3, 5]))
+    dense, table = x.new_zeros(2, n, n), torch.zeros(5, n)
+    times, wide = torch.arange(12), x.repeat(1, 4)
+    places = (x, starts, starts.diff(), None, table, table, times, 7, 1, 1)
+    product = (starts, x, dense, dense[:, 0], 7)
+    return {
+        "addmm": lambda: rows.addmm(x[0].clone(), x, dense[0]),
+        "bmm": lambda: rows.jagged_bmm(*product),
+        "bmm_outer": lambda: rows.jagged_bmm_bwd(x, *product),
+        "concat": lambda: rows.concat_rows(x, x, starts, starts, 14, 1, False),
+        "split": lambda: rows.split_rows(x, 7, 5, left, right, 7, 0, True),
+        "position_sqrt": lambda: rows.add_embeddings(*places, True),
+        "position_log": lambda: rows.add_embeddings(*places, False),
+        "sum_of_rows": lambda: rows.sum_of_rows(x, times, torch.tensor([0, 5, 12])),
+        "bias_silu_fwd": lambda: rows.bias_silu(wide, wide[0].clone(), n),
+        "bias_silu_bwd": lambda: rows.bias_silu_bwd(x, x, x, x, wide, wide[0].clone(), n),
+    }["bmm_outer" if kernel.startswith("bmm_") else kernel]
+
+
+# Blocks for the sizes above.
+GRIDS = {
+    "addmm": "1 x 1 x 1",
+    "bmm": "2 x 1 x 1",
+    "bmm_outer": "2 x 1 x 1",
+    "concat": "2 x 1 x 1",
+    "split": "2 x 1 x 1",
+    "position_sqrt": "2 x 1 x 1",
+    "position_log": "2 x 1 x 1",
+    "sum_of_rows": "2 x 1 x 1",
+    "bias_silu_fwd": "1 x 1 x 1",
+    "bias_silu_bwd": "1 x 4 x 1",
+}
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("add_up")])
 def test_the_arguments_of_every_launch_agree_with_the_object(name: str) -> None:
-    call = attention_call(name) if name.startswith("attention") else norm_call(name)
-    kernel = re.escape(name if "bwd" not in name or "norm" in name else name.split("_")[0])
-    with pytest.raises(RuntimeError, match=f"{kernel}.*needs a GPU: the tensors are on the CPU"):
+    first, kernel = name, name.split(".")[0]
+    grid = ""
+    if kernel in SIZED:
+        call = sized_call(name)
+        if kernel.startswith("bmm_"):  # one op; what all of them take is compared before the first
+            first = name.replace(kernel, "bmm_outer")
+        grid = re.escape(GRIDS[first.split(".")[0]])
+    elif name.startswith("attention"):
+        call = attention_call(name)
+        first = name if "bwd" not in name else "attention_bwd"
+    else:
+        call = norm_call(name)
+    message = f"{re.escape(first)}.*needs a GPU: the tensors are on the CPU; its grid: {grid}"
+    with pytest.raises(RuntimeError, match=message):
         call()
+
+
+def test_a_grid_covers_every_row_and_column() -> None:
+    x, w = torch.zeros(1000, 64).bfloat16(), torch.zeros(64, 700).bfloat16()
+    with pytest.raises(RuntimeError, match="its grid: 176 x 1 x 1"):  # 16 x 11 of 64 x 64
+        rows.addmm(w[0].clone(), x, w)
+
+
+@pytest.mark.parametrize("name", sorted(set(SIZED)))
+def test_the_fake_of_every_op_has_the_results_of_the_formula(name: str) -> None:
+    whole = next(n for n in NAMES if n.startswith(name + ".") and n.endswith(".whole"))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        found = sized_call(whole)()
+    shapes = {
+        "addmm": [(12, 32)],
+        "bmm": [(12, 32)],
+        "concat": [(24, 32)],
+        "split": [(7, 32), (5, 32)],
+        "position_sqrt": [(12, 32), (12,), (12,)],
+        "position_log": [(12, 32), (12,), (12,)],
+        "sum_of_rows": [(2, 32)],
+        "bias_silu_fwd": [(12, 128)],
+        "bias_silu_bwd": [(12, 128), (128,)],
+    }.get(name, [(12, 32), (2, 32, 32), (2, 32)])
+    results = found if isinstance(found, tuple) else (found,)
+    assert [tuple(t.shape) for t in results] == shapes
+
+
+def test_auto_takes_a_compiled_kernel_where_there_is_one() -> None:
+    with FakeTensorMode():
+        x = torch.empty(3, 64, dtype=torch.bfloat16, device="cuda")
+        for width, expected in ((64, CC), (65, HammerKernel.TRITON), (None, HammerKernel.TRITON)):
+            taken = common._fastest(("norm_fwd", width), x)
+            assert taken is expected
+        assert common._fastest(("concat", None), x) is CC
+        assert common._fastest(("concat", None), x.float()) is HammerKernel.TRITON
+        assert common._fastest(None, x) is HammerKernel.TRITON
+    assert common._fastest(("concat", None), torch.zeros(3, 64).bfloat16()) is HammerKernel.PYTORCH
 
 
 def test_every_gpu_has_the_same_kernels_with_the_same_arguments() -> None:
@@ -197,3 +291,56 @@ def test_projection_into_u_q_k_v_is_pytorch_s() -> None:
         return hstu_compute_uqvk(x, weight, bias, 1e-6, 2, 64, 64, w / 8, b, kernel)
 
     cases.assert_equal_results(uqvk, inputs, CC, scale=2)
+
+
+def sized_cases(dim: int) -> dict[str, tuple[Any, list[Tensor]]]:
+    """Calls that take a kernel and tensors, and these."""
+    lengths, others = [170, 0, 333, 1], [3, 70, 0, 2]
+    starts, more = cases.starts_of(lengths), cases.starts_of(others)
+    count = sum(lengths)
+
+    def drawn(*shape: int) -> Tensor:
+        return cases.drawn(*shape, dtype=torch.bfloat16)
+
+    times = torch.randint(0, 10**6, (count,), device="cuda").sort()[0]
+    targets = torch.tensor([5, 0, 20, 1], device="cuda")
+
+    def position(kernel: HammerKernel, x: Tensor, pos: Tensor, ts: Tensor, way: str) -> Tensor:
+        return add_timestamp_positional_embeddings(
+            0.5, 333, 2, pos, ts, starts, starts.diff(), x, times, targets, True, way, kernel
+        )
+
+    tables = [drawn(count, dim), cases.drawn(300, dim), cases.drawn(90, dim)]
+    return {
+        "addmm": (lambda k, *t: addmm(*t, k), [drawn(dim), drawn(count, 96), drawn(96, dim)]),
+        "addmm matrix": (
+            lambda k, *t: addmm(*t, k),
+            [drawn(count, dim), drawn(count, 96), drawn(96, dim)],
+        ),
+        "concat": (
+            lambda k, a, b: jagged.concat_2D_jagged(
+                403, a, b, offsets_left=starts, offsets_right=more, kernel=k
+            ),
+            [drawn(count, dim), drawn(sum(others), dim)],
+        ),
+        "split": (
+            lambda k, x: jagged.split_2D_jagged(
+                403, x, count, offsets_left=starts, offsets_right=more, kernel=k
+            ),
+            [drawn(count + sum(others), dim)],
+        ),
+        "bmm": (
+            lambda k, *t: jagged.jagged_dense_bmm_broadcast_add(333, starts, *t, k),
+            [drawn(count, 48), drawn(4, 48, dim) / 8, drawn(4, dim)],
+        ),
+        "position sqrt": (lambda k, *t: position(k, *t, "sqrt"), tables),
+        "position log": (lambda k, *t: position(k, *t, "log"), tables),
+    }
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("dim", [50, 64, 416])
+def test_ops_of_every_width_are_pytorch_s_with_gradients(dim: int) -> None:
+    for call, inputs in sized_cases(dim).values():
+        cases.assert_equal_results(call, inputs, CC, scale=2)

@@ -142,3 +142,35 @@ def test_prefill_returns_keys_and_values() -> None:
         _, _, expected_k, expected_v = hstu_compute_uqvk(x, weight, bias, 1e-6, HEADS, 16, 16, w, b)
         torch.testing.assert_close(k, expected_k, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(v, expected_v, rtol=1e-4, atol=1e-4)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("silu", [24, 80], ids=["u", "all"])
+def test_the_kernels_of_bias_and_silu_are_pytorch(silu: int, dtype: torch.dtype) -> None:
+    from generative_recommenders.ops.triton._uvqk_kernels import _bias_silu_bwd, _bias_silu_fwd
+
+    values, keys, programs = 24, 16, 2
+    columns = 2 * (values + keys)
+    x, b = cases.drawn(ROWS, columns, dtype=dtype), cases.drawn(columns, dtype=dtype)
+    blocks = {"BLOCK_D": 16, "BLOCK_N": 8}
+    y = torch.full_like(x, torch.nan)
+    rest = (x.stride(0), y.stride(0), ROWS, columns, silu)
+    _bias_silu_fwd[(3, 5)](x, b, y, *rest, **blocks)
+    leaves = [t.clone().requires_grad_() for t in (x, b)]
+    z = leaves[0] + leaves[1]
+    expected = torch.cat([F.silu(z[:, :silu]), z[:, silu:]], 1)
+    rtol, atol = cases.TOLERANCE[dtype]
+    torch.testing.assert_close(y, expected, rtol=rtol, atol=atol)
+
+    parts = [cases.drawn(ROWS, n, dtype=dtype, seed=n) for n in (values, values, keys, keys)]
+    expected.backward(torch.cat(parts, 1))
+    dx = torch.full_like(x, torch.nan)
+    sums = torch.full((programs, columns), torch.nan, device=DEVICE)
+    strides = [t.stride(0) for t in (*parts, x, dx)]
+    _bias_silu_bwd[(programs, 2 * 2 + 2 * 1)](
+        *parts, x, b, dx, sums, *strides, ROWS, 16, values, keys, silu, **blocks
+    )
+    assert leaves[0].grad is not None and leaves[1].grad is not None
+    torch.testing.assert_close(dx, leaves[0].grad, rtol=rtol, atol=atol)
+    torch.testing.assert_close(sums.sum(0).to(dtype), leaves[1].grad, rtol=rtol, atol=8 * atol)

@@ -86,6 +86,14 @@ def test_auto_takes_triton_for_what_hstu_attn_does_not_compute() -> None:
         assert kinds.choose(p, A100, 8) == kinds.Kinds(*(HammerKernel.TRITON,) * 2, False)
 
 
+@needs_triton
+def test_auto_takes_what_was_compiled_unless_descriptors_are_faster() -> None:
+    scale = torch.ones(())  # which hstu_attn has not
+    for dim, forward in ((64, HammerKernel.TRITON_CC), (128, HammerKernel.TRITON)):
+        found = kinds.choose(problem(dim, attn_scale=scale), H200, 9, compiled=True)
+        assert found == kinds.Kinds(forward, HammerKernel.TRITON_CC, dim == 128)
+
+
 def test_auto_is_pytorch_on_the_cpu() -> None:
     q = torch.rand(5, 1, 8)
     starts = torch.tensor([0, 2, 5])

@@ -41,8 +41,8 @@ def source_of(row: dict[str, Any], function: Any) -> Any:
             signature[name] = "constexpr"
             continue
         signature[name] = row["types"].get(name, "i32")
-        strided = name.startswith("stride") and name not in row["unaligned"]
-        if signature[name].startswith("*") or strided:
+        of_16 = name.startswith("stride") or name in row["aligned"]
+        if signature[name].startswith("*") or (of_16 and name not in row["unaligned"]):
             attributes[(i,)] = [["tt.divisibility", 16]]
     unknown = (set(row["constants"]) | set(row["types"])) - set(function.arg_names)
     if unknown:

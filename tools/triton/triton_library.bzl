@@ -13,7 +13,7 @@ def _compiled(ctx, row, arch):
     given = ctx.actions.declare_file(stem + ".row.json")
     ctx.actions.write(given, json.encode(row | {"arch": arch}))
     module = row["module"].rpartition(".")[2]
-    names = [module + ".py"] + [name + ".py" for name in ctx.attr.needs[module].split(" ")]
+    names = [name + ".py" for name in [module] + ctx.attr.needs[module].split(" ") if name]
     srcs = [f for f in ctx.files.srcs if f.basename in names]
     if len(srcs) != len(names):
         fail("%s: srcs lack one of %s" % (row["name"], names))
@@ -109,7 +109,7 @@ def triton_library(name, rows, **kwargs):
 
     Args:
       name: target name.
-      rows: GPU -> list of struct(name, module, function, constants, types, unaligned, num_warps, num_stages, options).
+      rows: GPU -> list of struct(name, module, function, constants, types, aligned, unaligned, num_warps, num_stages, options).
       **kwargs: passed on.
     """
     _triton_library(

@@ -16,6 +16,7 @@ from torch import Tensor
 from generative_recommenders._checks import CHECKS
 from generative_recommenders._core import library
 from generative_recommenders._core.ops import no_gradient, op
+from generative_recommenders.ops.problem import Problem
 
 PACKAGE = "hstu_triton"
 LIBRARY = Path(__file__).parents[1] / "libhstu_triton.so"
@@ -30,19 +31,18 @@ def build_info() -> dict[str, Any]:
     return library.build_info(PACKAGE)
 
 
-@functools.cache
-def names() -> frozenset[str]:
-    """Of the compiled kernels: KERNEL.DTYPE.SHAPE, and what else they are for."""
-    return frozenset(o["name"] for o in build_info()["objects"])
-
-
+# Of the compiled kernels: KERNEL.DTYPE.SHAPE, and what else they are for. torch.compile knows it.
+NAMES = frozenset(o["name"] for o in build_info()["objects"])
 _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
-def serves(kernel: str, width: int, x: Tensor) -> bool:
-    """Whether there is a compiled ``kernel`` for rows, or heads, of this width."""
-    begin = f"{kernel}.{_DTYPES.get(x.dtype)}.{width}"
-    return any(name == begin or name.startswith(begin + ".") for name in names())
+def serves(kernel: str, width: int | None, x: Tensor) -> bool:
+    """Whether there is a compiled ``kernel`` for rows, or heads, of this width; None: for any."""
+    dtype = _DTYPES.get(x.dtype)
+    if width is None:
+        return dtype is not None and bool({f"{kernel}.{dtype}.any", f"{kernel}.i16.any"} & NAMES)
+    begin = f"{kernel}.{dtype}.{width}"
+    return any(name == begin or name.startswith(begin + ".") for name in NAMES)
 
 
 _twice = no_gradient("hstu_triton: there is no second derivative")
@@ -200,6 +200,31 @@ def norm_mul_dropout(
     return result
 
 
+def _scales(attn_scale: Tensor | None, q: Tensor) -> Tensor | None:
+    """One for each row."""
+    if attn_scale is None:
+        return None
+    return attn_scale.to(torch.float32).expand(q.shape[0]).contiguous()
+
+
+def _of_problem(p: Problem) -> tuple[Any, ...]:
+    targets, *rules = p.mask
+    given = None if targets is None else targets.long()
+    tensors = (p.q, p.k, p.v, p.seq_offsets.long(), given, p.order, _scales(p.attn_scale, p.q))
+    return (*tensors, p.max_seq_len, p.alpha, *rules)
+
+
+def forward(p: Problem) -> Tensor:
+    """``ops.kinds``: one direction of attention."""
+    out: Tensor = attention_fwd(*_of_problem(p))
+    return out
+
+
+def backward(p: Problem, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = attention_bwd(dout, *_of_problem(p))
+    return dq, dk, dv
+
+
 def attention(
     max_seq_len: int,
     alpha: float,
@@ -219,10 +244,9 @@ def attention(
     order = None
     if sort_by_length:
         order = torch.sort(starts[1:] - starts[:-1], descending=True, stable=True)[1]
-    if attn_scale is not None:
-        if attn_scale.requires_grad:
-            CHECKS.fail("attn_scale must not require a gradient with TRITON_CC; PYTORCH has it")
-        attn_scale = attn_scale.to(torch.float32).expand(q.shape[0]).contiguous()
+    if attn_scale is not None and attn_scale.requires_grad:
+        CHECKS.fail("attn_scale must not require a gradient with TRITON_CC; PYTORCH has it")
+    attn_scale = _scales(attn_scale, q)
     targets = None if num_targets is None else num_targets.long()
     numbers = (max_seq_len, alpha, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
     result: Tensor = attention_fwd(q, k, v, starts, targets, order, attn_scale, *numbers)

@@ -66,6 +66,13 @@ def _check(
                 )
 
 
+def _compiled(kernel: HammerKernel, k: Tensor, v: Tensor) -> tuple[str, int] | None:
+    """The compiled kernel; asked for by name it may say itself that it has one head dim alone."""
+    if kernel is HammerKernel.AUTO and k.shape[2] != v.shape[2]:
+        return None
+    return ("attention_fwd", k.shape[2])
+
+
 def hstu_mha(
     max_seq_len: int,
     alpha: float,
@@ -132,7 +139,7 @@ def hstu_mha(
                 f"attn_scale must be a scalar or have shape ({q.shape[0]},), got "
                 f"{tuple(attn_scale.shape)}"
             )
-    compiled = ("attention_fwd", q.shape[2])
+    compiled = _compiled(kernel, q, v)
     taken = chosen_kernel(kernel, "hstu_mha", q, cuda=True, compiled=compiled)
     if taken is HammerKernel.PYTORCH:
         return pytorch_hstu_mha(
@@ -159,10 +166,10 @@ def hstu_mha(
         cuda.check(problem)
         return attention(problem, Kinds(taken, taken))
     if kernel is HammerKernel.AUTO:
-        kinds = fastest(problem)
-        if HammerKernel.CUDA in kinds[:2]:
+        kinds = fastest(problem, taken is HammerKernel.TRITON_CC)
+        if kinds.forward is not kinds.backward or kinds.forward is HammerKernel.CUDA:
             return attention(problem, kinds)
-        enable_tma = kinds.enable_tma
+        taken, enable_tma = kinds.forward, kinds.enable_tma
     if taken is HammerKernel.TRITON_CC:
         from generative_recommenders.ops import compiled as of_the_wheel
 
@@ -221,7 +228,7 @@ def delta_hstu_mha(
         )
     args = (max_seq_len, alpha, delta_q, k, v, seq_offsets)
     mask = (num_targets, max_attn_len, contextual_seq_len)
-    compiled = ("attention_fwd", k.shape[2])
+    compiled = _compiled(kernel, k, v)
     taken = chosen_kernel(kernel, "delta_hstu_mha", k, compiled=compiled)
     if taken is HammerKernel.PYTORCH:
         return pytorch_cached_hstu_mha(*args, *mask)

@@ -85,8 +85,16 @@ def hstu_compute_uqvk(
     sizes = (num_heads, attn_dim, hidden_dim)
     check_uvqk(x, norm_weight, norm_bias, *sizes, uvqk_weight, uvqk_bias)
     normed = layer_norm(x, norm_weight, norm_bias, norm_eps, kernel)
-    product = HammerKernel.PYTORCH if kernel is HammerKernel.TRITON_CC else kernel  # cuBLAS
-    uvqk = addmm(uvqk_bias.to(x.dtype), normed, uvqk_weight, product)
+    taken = chosen_kernel(kernel, "hstu_compute_uqvk", x, compiled=("bias_silu_fwd", None))
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops.compiled_rows import split_silu
+
+        values, keys = num_heads * hidden_dim, num_heads * attn_dim
+        uvqk = torch.mm(normed, uvqk_weight)  # cuBLAS
+        u, v, q, k = split_silu(uvqk, uvqk_bias.to(x.dtype), values, keys, values)
+        q, k = (t.view(-1, num_heads, attn_dim) for t in (q, k))
+        return u, q, k, v.view(-1, num_heads, hidden_dim)
+    uvqk = addmm(uvqk_bias.to(x.dtype), normed, uvqk_weight, taken)
     u, v, q, k = split_uvqk(uvqk, *sizes)
     return F.silu(u), q, k, v
 

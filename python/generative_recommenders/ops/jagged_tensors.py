@@ -123,8 +123,14 @@ def _concat(
             f"{right.shape[1]}"
         )
     starts = _parts((left.shape[0], right.shape[0]), max_lens, given, left)
-    if chosen_kernel(kernel, name, left) is HammerKernel.PYTORCH:
+    taken = chosen_kernel(kernel, name, left, compiled=("concat", None))
+    if taken is HammerKernel.PYTORCH:
         return pytorch_concat_2D_jagged(left, right, *starts, prefix)
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops import compiled_rows
+
+        both: Tensor = compiled_rows.concat_rows(left, right, *starts, max_seq_len, prefix, False)
+        return both
     from generative_recommenders.ops.triton.triton_jagged import triton_concat_2D_jagged
 
     return triton_concat_2D_jagged(max_seq_len, left, right, *starts, n_prefix_from_right=prefix)
@@ -191,8 +197,14 @@ def _split(
         CHECKS.fail(
             f"values must have the {left} + {right} rows of its parts, got {values.shape[0]}"
         )
-    if chosen_kernel(kernel, name, values) is HammerKernel.PYTORCH:
+    taken = chosen_kernel(kernel, name, values, compiled=("split", None))
+    if taken is HammerKernel.PYTORCH:
         return pytorch_split_2D_jagged(values, left, right, *starts, prefix)
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops import compiled_rows
+
+        a, b = compiled_rows.split_rows(values, left, right, *starts, max_seq_len, prefix, False)
+        return a, b
     from generative_recommenders.ops.triton.triton_jagged import split_rows
 
     return split_rows(max_seq_len, values, left, right, *starts, prefix)
@@ -292,8 +304,16 @@ def jagged_dense_bmm_broadcast_add(
         CHECKS.like(t, name, jagged, "jagged")
         if tuple(t.shape) != shape:
             CHECKS.fail(f"{name} must have shape {shape}, got {tuple(t.shape)}")
-    if chosen_kernel(kernel, "jagged_dense_bmm_broadcast_add", jagged) is HammerKernel.PYTORCH:
+    name = "jagged_dense_bmm_broadcast_add"
+    taken = chosen_kernel(kernel, name, jagged, compiled=("bmm", None))
+    if taken is HammerKernel.PYTORCH:
         return pytorch_jagged_dense_bmm_add(max_seq_len, seq_offsets, jagged, dense, bias)
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops import compiled_rows
+
+        starts = seq_offsets.long()
+        out: Tensor = compiled_rows.jagged_bmm(starts, jagged, dense, bias, max_seq_len)
+        return out
     from generative_recommenders.ops.triton.triton_jagged import triton_jagged_dense_bmm_add
 
     return triton_jagged_dense_bmm_add(max_seq_len, seq_offsets, jagged, dense, bias)

@@ -28,6 +28,10 @@ class Kinds(NamedTuple):
 def _forward(kernel: HammerKernel, p: Problem) -> Tensor:
     if kernel is HammerKernel.CUDA:
         return cuda.forward(p)
+    if kernel is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops import compiled
+
+        return compiled.forward(p)
     from generative_recommenders.ops.triton.triton_hstu_attention import triton_hstu_attention_fwd
 
     out: Tensor = triton_hstu_attention_fwd(*p.forward_schema())
@@ -37,6 +41,10 @@ def _forward(kernel: HammerKernel, p: Problem) -> Tensor:
 def _backward(kernel: HammerKernel, p: Problem, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if kernel is HammerKernel.CUDA:
         return cuda.backward(p, dout)
+    if kernel is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops import compiled
+
+        return compiled.backward(p, dout)
     from generative_recommenders.ops.triton.triton_hstu_attention import triton_hstu_attention_bwd
 
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (p.q, p.k, p.v))
@@ -69,29 +77,33 @@ def attention(problem: Problem, kinds: Kinds) -> Tensor:
     return out
 
 
-def _share(values: dict[str, Any], p: Problem) -> dict[str, Any]:
+def _share(values: dict[str, Any], p: Problem, compiled: bool) -> dict[str, Any]:
     """Of the kinds that can compute this here."""
     if not _HAS_TRITON:
-        values = {name: share for name, share in values.items() if name not in ("TRITON", "TMA")}
+        without = ("TMA",) if compiled else ("TRITON", "TMA")
+        values = {name: share for name, share in values.items() if name not in without}
     if not cuda.INSTALLED or cuda.why_not(p) is not None:
         values = {name: share for name, share in values.items() if name != "CUDA"}
     return values
 
 
-def choose(p: Problem, gpu: str, major: int) -> Kinds:
+def choose(p: Problem, gpu: str, major: int, compiled: bool = False) -> Kinds:
     """For each direction the kind that the table measured fastest for this GPU and shape, of those
-    that are installed and can compute it."""
+    that are installed and can compute it. What TRITON would compile is TRITON_CC where the wheel
+    has it (``compiled``), but for descriptors."""
     dim = rounded(max(p.q.shape[2], p.v.shape[2]))
     taken = []
     for op in ("kind forward", "kind backward"):
-        shares = _share(nearest(op, gpu, major, dim, rounded(p.max_seq_len)).values, p)
+        shares = _share(nearest(op, gpu, major, dim, rounded(p.max_seq_len)).values, p, compiled)
         taken.append(max(shares, key=shares.__getitem__) if shares else "TRITON")
-    kernels = [HammerKernel.CUDA if name == "CUDA" else HammerKernel.TRITON for name in taken]
+    of_name = {"CUDA": HammerKernel.CUDA, "TMA": HammerKernel.TRITON}
+    triton = HammerKernel.TRITON_CC if compiled else HammerKernel.TRITON
+    kernels = [of_name.get(name, triton) for name in taken]
     return Kinds(kernels[0], kernels[1], taken[0] == "TMA")
 
 
-def fastest(p: Problem) -> Kinds:
-    """What AUTO takes on the GPU of ``p``."""
+def fastest(p: Problem, compiled: bool) -> Kinds:
+    """What AUTO takes on the GPU of ``p``; ``compiled``: TRITON_CC has its kernels."""
     index = p.q.device.index
     major, _ = torch.cuda.get_device_capability(index)
-    return choose(p, torch.cuda.get_device_name(index), major)
+    return choose(p, torch.cuda.get_device_name(index), major, compiled)

@@ -40,8 +40,14 @@ def addmm(
     wanted = shape if input.dim() == 2 else shape[1:]  # torch.compile knows no "in" of symbols
     if input.dim() not in (1, 2) or tuple(input.shape) != wanted:
         CHECKS.fail(f"input must have shape {shape} or {shape[1:]}, got {tuple(input.shape)}")
-    if chosen_kernel(kernel, "addmm", mat1) is HammerKernel.PYTORCH:
+    taken = chosen_kernel(kernel, "addmm", mat1, compiled=("addmm", None))
+    if taken is HammerKernel.PYTORCH:
         return torch.addmm(input, mat1, mat2)
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops import compiled_rows
+
+        result: Tensor = compiled_rows.addmm(input, mat1, mat2)
+        return result
     from generative_recommenders.ops.triton.triton_addmm import triton_addmm
 
     return triton_addmm(input, mat1, mat2)

@@ -82,9 +82,26 @@ def add_timestamp_positional_embeddings(
             CHECKS.fail(f"{name} must have rows of {dim} columns, got {tuple(table.shape)}")
     tables = (position_embeddings_weight, timestamp_embeddings_weight)
     scaled = seq_embeddings * alpha
-    taken = chosen_kernel(kernel, "add_timestamp_positional_embeddings", seq_embeddings)
+    name = "add_timestamp_positional_embeddings"
+    compiled = ("position_" + time_bucket_fn, None)
+    taken = chosen_kernel(kernel, name, seq_embeddings, compiled=compiled)
     if taken is HammerKernel.PYTORCH:
         return pytorch_add_timestamp_positional_embeddings(
+            scaled,
+            seq_offsets,
+            *tables,
+            timestamps,
+            max_seq_len,
+            max_contextual_seq_len,
+            seq_lengths,
+            num_targets,
+            interleave_targets,
+            time_bucket_fn,
+        )
+    if taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops import compiled_rows
+
+        return compiled_rows.add_timestamp_positional_embeddings(
             scaled,
             seq_offsets,
             *tables,

@@ -10,24 +10,19 @@ from generative_recommenders.ops.triton._tile import dot
 
 @triton.jit
 def _move_rows(
-    A, B, BOTH, OFFSETS_A, OFFSETS_B, stride_a, stride_b, stride_both, prefix,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, JOIN: tl.constexpr,
-    REPLACE: tl.constexpr,
+    A, B, BOTH, OFFSETS_A, OFFSETS_B, stride_a, stride_b, stride_both, prefix, dim, replace,
+    BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, JOIN: tl.constexpr,
 ):  # fmt: skip
     """Grid (sequences, blocks of rows of BOTH, blocks of columns). JOIN copies from A and B into
-    BOTH, else the other way; with REPLACE the rows of B stand where the last ones of A do."""
+    BOTH, else the other way; with ``replace`` the rows of B stand where the last ones of A do."""
     z = tl.program_id(0)
     start_a = tl.load(OFFSETS_A + z).to(tl.int64)
     start_b = tl.load(OFFSETS_B + z).to(tl.int64)
     length_a = (tl.load(OFFSETS_A + z + 1) - start_a).to(tl.int32)
     length_b = (tl.load(OFFSETS_B + z + 1) - start_b).to(tl.int32)
-    start = start_a
-    length = length_a
-    if REPLACE:
-        length_a -= length_b
-    else:
-        start += start_b
-        length += length_b
+    start = tl.where(replace != 0, start_a, start_a + start_b)
+    length = tl.where(replace != 0, length_a, length_a + length_b)
+    length_a = tl.where(replace != 0, length_a - length_b, length_a)
     first = tl.program_id(1) * BLOCK
     if first >= length:
         return
@@ -36,7 +31,7 @@ def _move_rows(
     behind = row - prefix
     in_a = (behind >= 0) & (behind < length_a)
     from_b = tl.where(behind < 0, row, row - length_a)
-    inside = (row < length)[:, None] & (column < D)[None, :]
+    inside = (row < length)[:, None] & (column < dim)[None, :]
     at_a = (start_a + behind)[:, None] * stride_a + column[None, :]
     at_b = (start_b + from_b)[:, None] * stride_b + column[None, :]
     at = (start + row)[:, None] * stride_both + column[None, :]

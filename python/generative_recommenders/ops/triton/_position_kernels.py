@@ -10,8 +10,8 @@ import triton.language as tl
 def _add_embeddings(
     X, OFFSETS, LENGTHS, TARGETS, POS, TS, TIMES, Out, PLACES, BUCKETS,
     stride_x, stride_pos, stride_ts, stride_o, batch, total, longest, contextual, n_pos, n_ts,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, HAS_TARGETS: tl.constexpr,
-    ROWS_A_TARGET: tl.constexpr, SQRT: tl.constexpr,
+    dim, rows_a_target, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, HAS_TARGETS: tl.constexpr,
+    SQRT: tl.constexpr,
 ):  # fmt: skip
     """Grid (sequences, blocks of rows, blocks of columns). PLACES and BUCKETS are the numbers of
     the rows that were added; n_pos and n_ts where none was."""
@@ -22,7 +22,7 @@ def _add_embeddings(
     limit = tl.minimum(length, longest)
     high = tl.load(LENGTHS + z).to(tl.int32)
     if HAS_TARGETS:
-        high -= tl.load(TARGETS + z).to(tl.int32) * ROWS_A_TARGET
+        high -= tl.load(TARGETS + z).to(tl.int32) * rows_a_target
     first_column = tl.program_id(2) * BLOCK_D
     column = first_column + tl.arange(0, BLOCK_D)
     last = tl.load(TIMES + start + tl.maximum(length - 1, 0), mask=length > 0, other=0)
@@ -36,8 +36,8 @@ def _add_embeddings(
         age = tl.maximum((last - now).to(tl.float32), 1e-6) / 60.0
         bucket = (tl.sqrt(age) if SQRT else tl.log(age)).to(tl.int32)
         bucket = tl.minimum(tl.maximum(bucket, 0), n_ts - 1)
-        inside = there[:, None] & (column < D)[None, :]
-        both = added[:, None] & (column < D)[None, :]
+        inside = there[:, None] & (column < dim)[None, :]
+        both = added[:, None] & (column < dim)[None, :]
         pos = tl.load(POS + place[:, None] * stride_pos + column[None, :], mask=both, other=0.0)
         ts = tl.load(TS + bucket[:, None] * stride_ts + column[None, :], mask=both, other=0.0)
         x = tl.load(X + (start + row)[:, None] * stride_x + column[None, :], mask=inside, other=0.0)
@@ -51,8 +51,7 @@ def _add_embeddings(
 
 @triton.jit
 def _sum_of_rows(
-    G, ORDER, STARTS, Out, stride_g, stride_o, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK: tl.constexpr,
+    G, ORDER, STARTS, Out, stride_g, stride_o, dim, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Grid (rows of a table, blocks of columns): the sum of the rows of G that ORDER names from
     STARTS[i] to STARTS[i + 1]."""
@@ -64,7 +63,7 @@ def _sum_of_rows(
     for at in range(begin, until, BLOCK):
         places = at + tl.arange(0, BLOCK)
         row = tl.load(ORDER + places, mask=places < until, other=0)
-        inside = (places < until)[:, None] & (column < D)[None, :]
+        inside = (places < until)[:, None] & (column < dim)[None, :]
         g = tl.load(G + row[:, None] * stride_g + column[None, :], mask=inside, other=0.0)
         acc += tl.sum(g.to(tl.float32), 0)
-    tl.store(Out + i * stride_o + column, acc.to(Out.dtype.element_ty), mask=column < D)
+    tl.store(Out + i * stride_o + column, acc.to(Out.dtype.element_ty), mask=column < dim)

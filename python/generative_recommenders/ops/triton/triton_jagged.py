@@ -37,7 +37,7 @@ def _move(
     block = 16 if _launch.INTERPRETED else max(1, 8192 // block_d)
     _move_rows[(batch, cdiv(longest, block), cdiv(dim, block_d))](
         a, b, both, offsets_a, offsets_b, a.stride(0), b.stride(0), both.stride(0), prefix,
-        D=dim, BLOCK_D=block_d, BLOCK=block, JOIN=join, REPLACE=replace, num_warps=8,
+        dim, int(replace), BLOCK_D=block_d, BLOCK=block, JOIN=join, num_warps=8,
     )  # fmt: skip
 
 

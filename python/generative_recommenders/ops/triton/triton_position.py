@@ -43,8 +43,8 @@ def _fwd_op(
         _add_embeddings[(batch, cdiv(longest, block), cdiv(dim, block_d))](
             x, seq_offsets, seq_lengths, num_targets, pos, ts, timestamps, out, places, buckets,
             x.stride(0), pos.stride(0), ts.stride(0), out.stride(0), batch, rows, longest,
-            contextual, pos.shape[0], ts.shape[0], D=dim, BLOCK_D=block_d, BLOCK=block,
-            HAS_TARGETS=num_targets is not None, ROWS_A_TARGET=rows_a_target, SQRT=sqrt,
+            contextual, pos.shape[0], ts.shape[0], dim, rows_a_target, BLOCK_D=block_d,
+            BLOCK=block, HAS_TARGETS=num_targets is not None, SQRT=sqrt,
         )  # fmt: skip
     else:
         out.copy_(x)
@@ -83,7 +83,7 @@ def _table_gradient(grad: Tensor, index: Tensor, rows: int, dtype: torch.dtype) 
     block_d = min(128, triton.next_power_of_2(max(grad.shape[1], 1)))
     if out.numel():
         _sum_of_rows[(rows, cdiv(grad.shape[1], block_d))](
-            grad, order, starts, out, grad.stride(0), out.stride(0), D=grad.shape[1],
+            grad, order, starts, out, grad.stride(0), out.stride(0), grad.shape[1],
             BLOCK_D=block_d, BLOCK=32,
         )  # fmt: skip
     return out
