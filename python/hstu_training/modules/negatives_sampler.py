@@ -60,8 +60,8 @@ class NegativesSampler:
             drawn = random.integers(_STREAM, random.rows, self.num_negatives, len(ids))
             return Negatives(ids, place, drawn)
         at = random.integers(_STREAM, random.rows, self.num_negatives, len(self.catalogue))
-        ids, inverse = torch.unique(
-            torch.cat([positives, self.catalogue[at].flatten()]), return_inverse=True
-        )
-        place, drawn = inverse.split([len(positives), at.numel()])
-        return Negatives(ids, place, drawn.view(at.shape))
+        own = torch.searchsorted(self.catalogue, positives)
+        used = torch.zeros_like(self.catalogue, dtype=torch.bool)
+        used[at], used[own] = True, True
+        place = used.cumsum(0) - 1
+        return Negatives(self.catalogue[used], place[own], place[at])

@@ -7,6 +7,8 @@ One for all heads. t(i + 1) is the time of the event that row i predicts, known 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -14,13 +16,19 @@ from hstu_training.modules.jagged import Sequences
 
 TIME_BUCKETS = 128
 _PER_BUCKET = 0.301
+# The first number of seconds in each bucket from 1 on; there is none below 2^63 after the last.
+_FIRSTS = [
+    first
+    for first in (math.ceil(math.exp(_PER_BUCKET * b)) for b in range(1, TIME_BUCKETS + 1))
+    if first < 2**63
+]
 
 
 def time_buckets(times: Tensor, next_times: Tensor) -> Tensor:
-    """(batch, rows, columns) int64 of (batch, columns) and (batch, rows) times in seconds."""
-    apart = (next_times[:, :, None] - times[:, None, :]).abs().clamp(min=1)
-    buckets = (apart.double().log() / _PER_BUCKET).long()
-    return buckets.clamp(max=TIME_BUCKETS)
+    """(batch, rows, columns) int32 of (batch, columns) and (batch, rows) times in seconds."""
+    apart = (next_times[:, :, None] - times[:, None, :]).abs_()
+    firsts = torch.tensor(_FIRSTS, device=apart.device)
+    return torch.bucketize(apart, firsts, out_int32=True, right=True)
 
 
 def _padded(values: Tensor, sequences: Sequences) -> Tensor:
@@ -66,7 +74,7 @@ class _TimeOf(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, table: Tensor, buckets: Tensor) -> Tensor:
         ctx.save_for_backward(buckets)
         ctx.size = table.numel()  # type: ignore[attr-defined]
-        return table[buckets]
+        return table.index_select(0, buckets.view(-1)).view(buckets.shape)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:

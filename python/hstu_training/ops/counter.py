@@ -35,9 +35,11 @@ def mix(*numbers: int) -> int:
 def mixed(x: Tensor) -> Tensor:
     """The same finaliser of int64 numbers, each for itself; results are >= 0."""
     x = x + _signed(_ODD[0])
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * _signed(_ODD[1])
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * _signed(_ODD[2])
-    return (x ^ ((x >> 31) & (2**33 - 1))) & (2**63 - 1)
+    for shift, factor in ((30, _ODD[1]), (27, _ODD[2])):
+        x ^= (x >> shift).bitwise_and_(2 ** (64 - shift) - 1)
+        x *= _signed(factor)
+    x ^= (x >> 31).bitwise_and_(2**33 - 1)
+    return x.bitwise_and_(2**63 - 1)
 
 
 def token_keys(slots: Tensor, positions: Tensor) -> Tensor:

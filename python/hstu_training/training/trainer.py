@@ -284,6 +284,8 @@ class Trainer:
         """
         self.watch = Watch(self.device)
         torch.use_deterministic_algorithms(self.args.deterministic, warn_only=True)
+        # PyTorch would fill each new tensor first: an eighth of a step, and no bit of the result.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.resume()
         self.output.mkdir(parents=True, exist_ok=True)
         names = self._metric_names()
