@@ -122,6 +122,7 @@ PYTHON_ENVS = {
         "scipy==1.17.1": ["43af8d1f3bea642559019edfe64e9b11192a8978efbd1539d7bc2aaa23d92de4"],
         "six==1.17.0": ["4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"],
         "threadpoolctl==3.8.0": ["f1b49c82704d50f13ffae019c727b0fa4f6791a58f48f06a09c45face1be66da"],
+        "tzdata==2026.6": ["0a10eec6e13ef16b627fabed9a5f2ba61a62b1c67f327305f4e7e412a70b4aec"],
     },
     # For the ops in Triton: its interpreter runs them without a GPU.
     "triton": {

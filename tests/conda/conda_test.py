@@ -242,11 +242,11 @@ def reissued(package: Path, folder: Path, version: str, said: str) -> Path:
 def test_after_an_upgrade_of_the_same_date_the_new_code_runs_and_after_removal_none(
     channels: Channels, tmp_path: Path
 ) -> None:
-    ours = tmp_path / "channel"
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     for number, package in enumerate(packages(channels).values()):
         issues = {"1.0.0": "old", "1.0.1": "new"}
         (tmp_path / str(number)).mkdir()
+        ours = tmp_path / f"channel{number}"  # alone: what it needs comes from the other channel
         reissues = [reissued(package, tmp_path / str(number), *issue) for issue in issues.items()]
         channel.publish(reissues, ours)
         name = package.name.rsplit("-", 2)[0]

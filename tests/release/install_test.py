@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 if "EXAMPLE" not in os.environ:
     pytest.skip(
@@ -26,12 +26,13 @@ EXAMPLE = Path(os.environ["EXAMPLE"])
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean virtual environment that has torch, into which pip put accelerated-modules."""
+    """A virtual environment of others' packages, into which pip put accelerated-modules."""
     folder = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin/python"
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "torch_is_here.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    others = [metadata.distribution(name).locate_file("") for name in ("torch", "gin-config")]
+    (site / "others_are_here.pth").write_text("".join(f"{place}\n" for place in others))
     dist = tmp_path_factory.mktemp("dist")
     for wheel in WHEELS:
         (dist / wheel.name).symlink_to(wheel.resolve())

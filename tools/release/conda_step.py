@@ -114,6 +114,11 @@ def placeholders(channel: str) -> None:
     pip = '#!/bin/sh\nexec "${0%/*}/python" -m pip "$@"\n'
     _placeholder(out, "pip", "26.0", depends=["python"], files={"bin/pip": pip})
     _placeholder(out, "numpy", "2.0.0")
+    for name, version in (("gin-config", "0.5.0"), ("matplotlib", "3.10.0")):  # for pip check, too
+        info = f"site-packages/{name.replace('-', '_')}-{version}.dist-info/METADATA"
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        files = {f"lib/python{minor}/{info}": text for minor in MINORS}
+        _placeholder(out, name, version, files=files)
     for version, cuda, build in [
         ("2.10.0", ["cuda-version >=13.0,<14"], "cuda130_generic_py311_h0_200"),
         ("2.9.0", ["cuda-version >=13.0,<14"], "cuda130_generic_py311_h0_200"),

@@ -79,6 +79,12 @@ PACKAGES = {
         unit_seconds = 40,
         wheels = ["//python/hstu_attn:wheel"],
     ),
+    "hstu-training": _package(
+        import_name = "hstu_training",
+        max_kib = 128,
+        umbrella = "offers",  # it requires packages that are offered
+        wheels = ["//python/hstu_training:wheel"],
+    ),
     "hstu-triton": _package(
         import_name = "generative_recommenders",
         max_kib = 128,
