@@ -22,6 +22,7 @@ WHEELS = [Path(path) for row in ROWS.values() for path in row["wheels"]]
 OFFERED = [name for name, row in ROWS.items() if row["umbrella"] == "offers"]
 SHARED = [row["import_name"] for row in ROWS.values() if row["shared_name"]]
 EXAMPLE = Path(os.environ["EXAMPLE"])
+GIN = Path(os.environ["GIN"])
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,21 @@ def test_the_example_runs_on_the_cpu(python: Path) -> None:
     done = run(python, EXAMPLE.resolve())
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_the_environment_trains_without_torchrec(python: Path, tmp_path: Path) -> None:
+    missing = "import importlib.util as u; assert u.find_spec('torchrec') is None"
+    assert run(python, "-c", missing).returncode == 0
+    made = ["--dataset=synthetic-ml-100k", f"--output={tmp_path}/data", "--users=12", "--over=16"]
+    done = run(python, "-m", "hstu_training.preprocess", *made)
+    assert done.returncode == 0, done.stderr
+    bindings = [f'DatasetArgs.dataset_path="{tmp_path}/data"', "TrainerArgs.max_train_iters=3",
+                "TrainerArgs.max_eval_iters=1"]  # fmt: skip
+    given = [f"--gin-config-file={GIN.resolve()}", "--device=cpu", f"--output={tmp_path}/out"]
+    given += [f"--gin-bindings={binding}" for binding in bindings]
+    done = run(python, "-m", "hstu_training.pretrain_gr_retrieval", *given)
+    assert done.returncode == 0 and "3/3" in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / "out/training.png").is_file()
 
 
 def test_pip_finds_the_environment_consistent(python: Path) -> None:
