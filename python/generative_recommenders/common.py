@@ -60,6 +60,11 @@ def get_allow_jit() -> bool:
     return _allow_jit
 
 
+def has_compiled_kernels() -> bool:
+    """Whether this installation has the library of TRITON_CC."""
+    return _HAS_LIBRARY
+
+
 def _is_compiled(compiled: tuple[str, int | None], like: Tensor) -> bool:
     from generative_recommenders.ops.compiled import serves
 

@@ -170,6 +170,16 @@ def test_the_package_imports_and_runs_without_triton() -> None:
     assert done.stdout == "torch.Size([3, 1, 4])\n", done.stderr
 
 
+def test_the_report_says_which_kinds_can_run() -> None:
+    command = [sys.executable, "-m", "generative_recommenders"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert said["PYTORCH"] == "can run"
+    compiled = HammerKernel.TRITON_CC not in MISSING
+    begin = "can run: " if compiled else "cannot run: this wheel has no compiled kernels"
+    assert said["TRITON_CC"].startswith(begin)
+
+
 def test_lengths_are_drawn_in_the_range_that_sparsity_says() -> None:
     torch.manual_seed(0)
     device = torch.device("cpu")
