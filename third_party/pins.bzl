@@ -146,6 +146,24 @@ PYTHON_ENVS = {
         "typing-inspect==0.9.0": ["9ee6fc59062311ef8547596ab6b955e1b8aa46242d854bfc78f4f6b0eff35f9f"],
         "zipp==4.1.2": ["b30cb6cd253122169c47de245ca24a86bac2a5d3802ba15bf7ba6414eb9e144d"],
     },
+    # The same with an older TorchRec.
+    "torchrec_1_8": {
+        "cloudpickle==3.1.3": ["1654f4f18e416447210a63c5c25a135d65a292156aa5fa519dfa4baf7726dddb"],
+        "fbgemm-gpu-cpu==1.8.0": ["69fc0e4842a33df4aa858e07115df4d44d9873114ff18dd87c96809d90ee487c"],
+        "importlib_metadata==10.2.0": ["c7a4bf1c7479601f6b8e437cfc14f4f77028ba62a8f34ae95cd93d9774dfba51"],
+        "lightning-utilities==0.15.3": ["6c55f1bee70084a1cbeaa41ada96e4b3a0fea5909e844dd335bd80f5a73c5f91"],
+        "mypy_extensions==1.2.0": ["993e7a20aa5671eb41a7132cf555af30062da99729601601b9a8382b11cae768"],
+        "orjson==3.13.0": ["89bcf2d4bc6c9a7e1763c8cf534f38712e66b76a0fefda7fb7785462f0d635e4"],
+        "packaging==26.4": ["81383611a09c1bc0b08b76e0fd5829d7c6824c65b27a6aee339da133f4233ea2"],
+        "pyre-extensions==0.0.32": ["a63ba6883ab02f4b1a9f372ed4eb4a2f4c6f3d74879aa2725186fdfcfe3e5c68"],
+        "pyvers==0.2.3": ["6f5b5612f2f4bd08caa49baa70fc5f875fc7da701a5385c13e244eea6b8114dd"],
+        "tensordict==0.15.3": ["a437693bfc103d6ce1a76aa16b18c7324289986a9516c4592f15c0c86bd6ecfb"],
+        "torchmetrics==1.9.0": ["bfdcbff3dd1d96b3374bb2496eb39f23c4b28b8a845b6a18c313688e0d2d9ca1"],
+        "torchrec==1.8.0": ["c6f9785faf6663310d955102b3077fb9ed7a9d8f866061a64247cc51915034f2"],
+        "tqdm==4.70.1": ["c293e525e6fef9c20e8728fd4612df02a0aa31bb5fe91ecd93e123b1b7bffa73"],
+        "typing-inspect==0.9.0": ["9ee6fc59062311ef8547596ab6b955e1b8aa46242d854bfc78f4f6b0eff35f9f"],
+        "zipp==4.1.2": ["b30cb6cd253122169c47de245ca24a86bac2a5d3802ba15bf7ba6414eb9e144d"],
+    },
     # What the wheels' metadata admits at the least.
     "oldest_numpy": {
         "numpy==1.24.0": ["ada6c1e9608ceadaf7020e1deea508b73ace85560a16f51bef26aecb93626a72"],

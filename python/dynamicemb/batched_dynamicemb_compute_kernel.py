@@ -16,7 +16,7 @@ from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.exchange import shard_options
 from dynamicemb.types import DynamicEmbPoolingMode
-from dynamicemb.utils import data_type_to_dtype
+from dynamicemb.utils import data_type_to_dtype, output_dtype
 
 torchrec_compat.require()
 
@@ -66,14 +66,6 @@ def _table_options(table: Any, world: int) -> DynamicEmbTableOptions:
     return options
 
 
-def _output_dtype(given: Any) -> torch.dtype:
-    if given is None:
-        return torch.float32
-    as_dtype = getattr(given, "as_dtype", None)
-    dtype: torch.dtype = as_dtype() if as_dtype else data_type_to_dtype(given)
-    return dtype
-
-
 class _Kernel(FusedOptimizerModule):  # type: ignore[misc]
     """What the two kernels have in common."""
 
@@ -95,7 +87,7 @@ class _Kernel(FusedOptimizerModule):  # type: ignore[misc]
             self._feature_table_map,
             pooling_mode=pooling,
             device=device,
-            output_dtype=_output_dtype(params.get("output_dtype")),
+            output_dtype=output_dtype(params.get("output_dtype")),
             **own,
         )
         self._names = [table.name for table in tables]

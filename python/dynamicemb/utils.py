@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import torch
 
@@ -66,6 +67,13 @@ def data_type_to_dtype(data_type: object) -> torch.dtype:
         allowed = ", ".join(_DATA_TYPES)
         raise ValueError(f"dynamicemb: data_type must be one of {allowed}, got {data_type!r}")
     return _DATA_TYPES[name]
+
+
+def output_dtype(given: Any) -> torch.dtype:
+    """Of a dtype, or of a member or its name of TorchRec's DataType or FBGEMM's SparseType."""
+    if isinstance(given, torch.dtype):
+        return given
+    return torch.float32 if given is None else data_type_to_dtype(given)
 
 
 def data_type_to_dyn_emb(data_type: object) -> DynamicEmbDataType:

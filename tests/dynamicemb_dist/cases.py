@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -151,12 +152,12 @@ def train(group: Any, case: Case) -> Any:
     return outs, contents(made), [e.pool_at for e in made._exchanges]
 
 
-def train_alone(case: Case, world: int) -> Any:
+def train_alone(case: Case, world: int, batches: Callable[[Case, int, int], Batch] = batch) -> Any:
     """What all ranks of ``train`` give, reckoned by one module that sees all their batches."""
     made = collection(case, None)
     outs: list[list[dict[str, Tensor]]] = [[] for _ in range(world)]
     for step in range(case.steps + 1):
-        given = [batch(case, rank, step) for rank in range(world)]
+        given = [batches(case, rank, step) for rank in range(world)]
         parts = [b.values.split(b.lengths.sum(1).tolist()) for b in given]
         weights = [b.weights.split(b.lengths.sum(1).tolist()) for b in given]
         together = Batch(

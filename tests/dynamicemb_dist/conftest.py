@@ -13,6 +13,7 @@ RANKS = 4
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    made = Pool(RANKS, ["torch", "dynamicemb"])
+    # Those that need TorchRec are not loaded where it is not.
+    made = Pool(RANKS, ["torch", "dynamicemb", "dynamicemb.planner", "dynamicemb.shard"])
     yield made
     made.end()

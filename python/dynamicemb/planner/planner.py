@@ -156,9 +156,10 @@ class DynamicEmbeddingShardingPlanner:
         for config in eb_configs:
             one = copy.copy(given[config.name])
             if getattr(one, "use_dynamicemb", False):
-                whole = (one.sharding_types or [""])[0] == "table_wise"
+                kind = (one.sharding_types or ["row_wise"])[0]
+                parts = {"table_wise": 1, "table_row_wise": topology.local_world_size}
                 options, one.row_bytes = prepared(
-                    config, one.dynamicemb_options, 1 if whole else world, optimizer
+                    config, one.dynamicemb_options, parts.get(kind, world), optimizer
                 )
                 one.dynamicemb_options = self._dynamic[config.name] = options
                 one.bounds_check_mode = BoundsCheckMode.NONE

@@ -11,6 +11,7 @@ from dynamicemb.batched_dynamicemb_compute_kernel import (
     BatchedDynamicEmbeddingBag,
 )
 from dynamicemb.input_dist import Bucketizer, RwSparseFeaturesDist, TwRwFeaturesDist
+from dynamicemb.shard.conversion import static_params
 from dynamicemb.torchrec_compat import made
 
 from torchrec.distributed.embedding_lookup import (  # isort: skip
@@ -35,6 +36,13 @@ CUSTOMIZED = EmbeddingComputeKernel.CUSTOMIZED_KERNEL
 def is_dynamic(info: Any) -> bool:
     """Of an EmbeddingShardingInfo."""
     return bool(info.param_sharding.compute_kernel == CUSTOMIZED.value)
+
+
+def convert_static(infos: list[Any]) -> None:
+    """Static tables take FBGEMM's params alone."""
+    for info in infos:
+        if not is_dynamic(info):
+            info.fused_params = static_params(info.fused_params)
 
 
 class DynamicPooledLookup(GroupedPooledEmbeddingsLookup):  # type: ignore[misc]

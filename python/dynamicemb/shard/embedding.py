@@ -18,8 +18,18 @@ from torchrec.distributed.embedding import (  # noqa: E402
     ShardedEmbeddingCollection,
 )
 
-from dynamicemb.planner.rw_sharding import SEQUENCE, chosen, is_dynamic  # noqa: E402
-from dynamicemb.shard.conversion import checked_params, kernels, sharding_types  # noqa: E402
+from dynamicemb.planner.rw_sharding import (  # noqa: E402
+    SEQUENCE,
+    chosen,
+    convert_static,
+    is_dynamic,
+)
+from dynamicemb.shard.conversion import (  # noqa: E402
+    checked_params,
+    kernels,
+    sharding_types,
+    static_alone,
+)
 
 
 class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ignore[misc]
@@ -34,6 +44,7 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
         device: Any = None,
         **kwargs: Any,
     ) -> Any:
+        convert_static(sharding_infos)
         if not any(is_dynamic(info) for info in sharding_infos):
             return super().create_embedding_sharding(
                 sharding_type, sharding_infos, env, device, **kwargs
@@ -43,6 +54,10 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
         return kind(
             sharding_infos=sharding_infos, env=env, device=device, qcomm_codecs_registry=registry
         )
+
+    def reset_parameters(self) -> None:
+        with static_alone(self, "_embedding_configs"):
+            super().reset_parameters()
 
     def _dedup_indices(self, ctx: Any, input_feature_splits: list[Any]) -> list[Any]:
         """Each table's distinct keys stand in the first bag of its first feature."""

@@ -13,8 +13,18 @@ from torchrec.distributed.embeddingbag import (  # noqa: E402
     ShardedEmbeddingBagCollection,
 )
 
-from dynamicemb.planner.rw_sharding import POOLED, chosen, is_dynamic  # noqa: E402
-from dynamicemb.shard.conversion import checked_params, kernels, sharding_types  # noqa: E402
+from dynamicemb.planner.rw_sharding import (  # noqa: E402
+    POOLED,
+    chosen,
+    convert_static,
+    is_dynamic,
+)
+from dynamicemb.shard.conversion import (  # noqa: E402
+    checked_params,
+    kernels,
+    sharding_types,
+    static_alone,
+)
 
 
 class ShardedDynamicEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # type: ignore[misc]
@@ -24,6 +34,7 @@ class ShardedDynamicEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # ty
     def create_embedding_bag_sharding(
         cls, sharding_infos: list[Any], env: Any, device: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
+        convert_static(sharding_infos)
         if not any(is_dynamic(info) for info in sharding_infos):
             return super().create_embedding_bag_sharding(
                 sharding_infos, env, device, *args, **kwargs
@@ -33,6 +44,10 @@ class ShardedDynamicEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # ty
         return kind(
             sharding_infos=sharding_infos, env=env, device=device, qcomm_codecs_registry=registry
         )
+
+    def reset_parameters(self) -> None:
+        with static_alone(self, "_embedding_bag_configs"):
+            super().reset_parameters()
 
 
 class DynamicEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
