@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from dynamicemb import fbgemm_stubs
 
 
 class Pair(NamedTuple):
@@ -274,3 +277,19 @@ def register_cuda_ops() -> list[str]:
             library.impl(name, OPS[name], "CUDA")
         _libraries.append(library)  # kernels live as long as it does
     return lacking
+
+
+def use_stubs() -> None:
+    """TorchRec without any FBGEMM: stands in for its Python names and its ops. Dynamic tables then
+    train; static ones and codecs for the link need FBGEMM. To be called before TorchRec is
+    imported; calling it again does nothing.
+
+    Raises:
+        RuntimeError: FBGEMM or TorchRec has been imported.
+    """
+    if fbgemm_stubs.installed():
+        return
+    there = [name for name in (fbgemm_stubs.NAME, "torchrec") if name in sys.modules]
+    if there:
+        raise RuntimeError(f"dynamicemb: use_stubs() must come before `import {there[0]}`")
+    _libraries.append(fbgemm_stubs.install(OPS))
