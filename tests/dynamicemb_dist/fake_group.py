@@ -17,7 +17,7 @@ class Meeting:
 
     def __init__(self, world: int) -> None:
         self.world = world
-        self.given: dict[int, dict[int, Any]] = {}  # number of the call -> rank -> what it gives
+        self.given: dict[int, dict[Any, Any]] = {}  # number of the call -> rank -> what it gives
         self.taken: dict[int, int] = {}
         self.turns = [threading.Semaphore(0) for _ in range(world)]
         self.failed: list[BaseException] = []
@@ -51,7 +51,7 @@ class Meeting:
     def give(self, number: int, rank: int, what: Any) -> None:
         self.given.setdefault(number, {})[rank] = what
 
-    def of_all(self, number: int, rank: int) -> dict[int, Any]:
+    def of_all(self, number: int, rank: int) -> dict[Any, Any]:
         """What every rank gives in this call; waits for those that have not."""
         while len(self.given[number]) < self.world:
             self._next(rank)
@@ -85,15 +85,17 @@ class FakeLink:
         self, given: Tensor, received: Sequence[int] | None, sent: Sequence[int] | None
     ) -> tuple[Tensor, Any]:
         equal = len(given) // self.world
-        parts = given.split(list(sent) if sent is not None else [equal] * self.world)
+        parts = list(sent) if sent is not None else [equal] * self.world
         rows = len(given) if received is None else sum(received)
         made = given.new_empty((rows, *given.shape[1:]))
-        return made, (made, self._gave(parts))
+        return made, (made, self._gave((given, parts)))
 
     def wait(self, work: Any) -> None:
         made, number = work
         every = self.meeting.of_all(number, self.rank)
-        torch.cat([every[rank][self.rank] for rank in range(self.world)], out=made)
+        if "came" not in every:
+            every["came"] = _transposed([every[rank] for rank in range(self.world)])
+        made.copy_(every["came"][self.rank])
         self.meeting.done(number)
 
     def on_host(self, given: Tensor) -> Any:
@@ -112,3 +114,13 @@ class FakeLink:
     @contextlib.contextmanager
     def failing(self, where: str) -> Iterator[None]:
         yield
+
+
+def _transposed(given: list[tuple[Tensor, list[int]]]) -> tuple[Tensor, ...]:
+    """What each rank gets, of what each gives to each."""
+    sizes = torch.tensor([parts for _, parts in given])
+    begins = sizes.flatten().cumsum(0).view(sizes.shape) - sizes
+    to, begins = sizes.t().reshape(-1), begins.t().reshape(-1)
+    order = torch.repeat_interleave(begins - (to.cumsum(0) - to), to) + torch.arange(int(to.sum()))
+    every = torch.cat([tensor[: sum(parts)] for tensor, parts in given])
+    return every[order].split(sizes.sum(0).tolist())

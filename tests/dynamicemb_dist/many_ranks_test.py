@@ -26,7 +26,7 @@ from tests.dynamicemb_dist.pool import Pool
 
 LONG = os.environ.get("DYNAMICEMB_LONG_TESTS") == "1"
 DIST, DIM, RATE = "hash_roundrobin", 4, 0.5
-WORLD, KEYS, STEPS = (1024, 102_400_000, 16) if LONG else (128, 102_400, 2)
+WORLD, KEYS, STEPS = (1024, 102_400_000, 8) if LONG else (128, 102_400, 2)
 EACH = KEYS // STEPS // WORLD  # distinct keys of a rank's batch; the last is the next rank's first
 
 
