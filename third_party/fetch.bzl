@@ -45,6 +45,11 @@ def _unpack_wheels(rctx, python, wheels, folder = ""):
         rctx.delete("wheel.zip")
         rctx.delete("dl")
 
+def _compile(rctx, python, folder):
+    """Bytecode beside the sources, which no sandbox may write: otherwise each test compiles what it imports."""
+    rctx.report_progress("compiling " + folder)
+    rctx.execute([python, "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", folder], timeout = 900)
+
 def _wheels_impl(rctx):
     _unpack_wheels(rctx, _host_python(rctx), rctx.attr.wheels)
     rctx.symlink(rctx.attr.build_file, "BUILD.bazel")
@@ -75,6 +80,7 @@ def _python_env_impl(rctx):
     imported = rctx.execute(["env/bin/python", "-c", "import torch"])
     if imported.return_code != 0:
         fail("the pinned torch does not import. Python said: %s" % imported.stderr.strip().split("\n")[-1])
+    _compile(rctx, "env/bin/python", site)
     rctx.symlink(site + "/torch/include", "torch_include")
     rctx.template("BUILD.bazel", rctx.attr.build_file, {
         "{PYTHON}": str(rctx.path("env/bin/python")),
@@ -93,7 +99,9 @@ python_env_repository = repository_rule(
 
 def _python_layer_impl(rctx):
     # Unpacked, not installed: several wheels may share a folder.
-    _unpack_wheels(rctx, _host_python(rctx), rctx.attr.wheels, "site")
+    python = _host_python(rctx)
+    _unpack_wheels(rctx, python, rctx.attr.wheels, "site")
+    _compile(rctx, python, "site")
 
     # The folder is no input of a test, as the environment below it is none: this file stands for
     # it, whose wheels change when the pins do.
