@@ -87,7 +87,7 @@ PACKAGES = {
     ),
     "hstu-triton": _package(
         import_name = "generative_recommenders",
-        max_kib = 128,
+        max_kib = 160,
         shared_name = True,
         umbrella = "offers",
         wheels = ["//python/generative_recommenders:wheel"],
