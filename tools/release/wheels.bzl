@@ -54,7 +54,7 @@ PACKAGES = {
         wheels = ["//python/causal_conv1d:wheel"],
     ),
     "dynamicemb": _package(
-        all_seconds = 180,
+        all_seconds = 240,
         conda = _CUDA,
         import_name = "dynamicemb",
         max_kib = 12288,
@@ -68,7 +68,7 @@ PACKAGES = {
         conda = [_GLIBC],
         import_name = "hkv",
         max_kib = 24576,
-        unit_seconds = 15,
+        unit_seconds = 20,
         wheels = ["//python/hkv:wheel"],
     ),
     "hstu-attn": _package(
