@@ -239,11 +239,19 @@ def reissued(package: Path, folder: Path, version: str, said: str) -> Path:
     return target
 
 
+def to_upgrade(channels: Channels) -> list[Path]:
+    """The smallest package of each platform; all with --test_env=CONDA_UPGRADES=all."""
+    found = sorted(packages(channels).values(), key=lambda package: package.stat().st_size)
+    if os.environ.get("CONDA_UPGRADES") == "all":
+        return found
+    return [next(p for p in found if p.parent.name == name) for name in ("noarch", "linux-64")]
+
+
 def test_after_an_upgrade_of_the_same_date_the_new_code_runs_and_after_removal_none(
     channels: Channels, tmp_path: Path
 ) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    for number, package in enumerate(packages(channels).values()):
+    for number, package in enumerate(to_upgrade(channels)):
         issues = {"1.0.0": "old", "1.0.1": "new"}
         (tmp_path / str(number)).mkdir()
         ours = tmp_path / f"channel{number}"  # alone: what it needs comes from the other channel
