@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from generative_recommenders._checks import CHECKS, indices, matrix, offsets
@@ -80,47 +82,26 @@ def add_timestamp_positional_embeddings(
         CHECKS.device(table, name, seq_embeddings, "seq_embeddings")
         if table.shape[0] < 1 or table.shape[1] != dim:
             CHECKS.fail(f"{name} must have rows of {dim} columns, got {tuple(table.shape)}")
-    tables = (position_embeddings_weight, timestamp_embeddings_weight)
-    scaled = seq_embeddings * alpha
     name = "add_timestamp_positional_embeddings"
     compiled = ("position_" + time_bucket_fn, None)
     taken = chosen_kernel(kernel, name, seq_embeddings, compiled=compiled)
+    add: Callable[..., Tensor]
     if taken is HammerKernel.PYTORCH:
-        return pytorch_add_timestamp_positional_embeddings(
-            scaled,
-            seq_offsets,
-            *tables,
-            timestamps,
-            max_seq_len,
-            max_contextual_seq_len,
-            seq_lengths,
-            num_targets,
-            interleave_targets,
-            time_bucket_fn,
+        add = pytorch_add_timestamp_positional_embeddings
+    elif taken is HammerKernel.TRITON_CC:
+        from generative_recommenders.ops.compiled_rows import (
+            add_timestamp_positional_embeddings as add,
         )
-    if taken is HammerKernel.TRITON_CC:
-        from generative_recommenders.ops import compiled_rows
-
-        return compiled_rows.add_timestamp_positional_embeddings(
-            scaled,
-            seq_offsets,
-            *tables,
-            timestamps,
-            max_seq_len,
-            max_contextual_seq_len,
-            seq_lengths,
-            num_targets,
-            interleave_targets,
-            time_bucket_fn,
+    else:
+        from generative_recommenders.ops.triton.triton_position import (
+            triton_add_timestamp_positional_embeddings as add,
         )
-    from generative_recommenders.ops.triton.triton_position import (
-        triton_add_timestamp_positional_embeddings,
-    )
 
-    return triton_add_timestamp_positional_embeddings(
-        scaled,
+    return add(
+        seq_embeddings * alpha,
         seq_offsets,
-        *tables,
+        position_embeddings_weight,
+        timestamp_embeddings_weight,
         timestamps,
         max_seq_len,
         max_contextual_seq_len,
