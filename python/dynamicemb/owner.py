@@ -85,10 +85,11 @@ class Owner:
             counts = None if counts is None else counts[: len(keys)]
         prepared, lookup = self._lookup(keys, offsets, counts)
         rows, known, inverse = lookup.rows, lookup.keys, lookup.inverse
-        if gaps:  # one more row that is none, for the keys that are none
+        if gaps:  # the last row is none, for the keys that are none; no number exceeds the order's
             at = torch.arange(len(rows), device=rows.device)
             rows = torch.where(at < lookup.row_offsets[-1], rows, torch.zeros_like(rows))
-            rows, known = (torch.nn.functional.pad(x, (0, 1)) for x in (rows, known))
+            if len(rows) < len(order):
+                rows, known = (torch.nn.functional.pad(x, (0, 1)) for x in (rows, known))
             behind = len(rows) - 1
             inverse = torch.arange(len(keys), device=rows.device) if inverse is None else inverse
             inverse = torch.nn.functional.pad(
