@@ -21,7 +21,7 @@ Texts = Mapping[str, str]  # path -> contents
 # The most that is allowed. It follows the figures down, never up; None: shown only.
 CEILINGS: dict[str, int | None] = {
     "attention_lists": 8,
-    "insert_and_evict_files": 6,
+    "insert_and_evict_files": 5,
     "long_functions": 0,
     "switch_conditions": 0,
     "sys_path_lines": 0,
