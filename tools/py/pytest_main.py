@@ -19,7 +19,7 @@ def add_layer(folder: str) -> None:
 
 
 def main() -> int:
-    if layer := os.environ.get("PYTHON_LAYER"):  # of pytest_test(env = ...)
+    for layer in reversed(os.environ.get("PYTHON_LAYER", "").split()):  # of pytest_test(env = ...)
         add_layer(Path(layer).read_text().splitlines()[0])
     import pytest  # it may be the layer's
 

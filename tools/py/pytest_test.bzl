@@ -13,18 +13,22 @@ def pytest_test(name, srcs, args = [], data = [], deps = [], env = None, variabl
       data: files that the test reads.
       deps: of the test, beside tests.common.
       env: an environment of third_party/pins.bzl's PYTHON_ENVS, whose packages come before those
-        of the environment that every test has; it is fetched when such a test is first built.
+        of the environment that every test has; it is fetched when such a test is first built. Or a
+        list of them, of which the first comes first.
       variables: environment variables of the test.
       **kwargs: passed on to py_test.
     """
-    if env:
-        if type(env) != "string":
-            fail("%s: env names a Python environment, environment variables are `variables`" % name)
-        if env not in PYTHON_ENVS:
-            fail("%s: env is %r, third_party/pins.bzl has %s" % (name, env, ", ".join(PYTHON_ENVS)))
-        layer = "@python_env_%s//:layer.txt" % env
-        data = data + [layer]
-        variables = variables | {"PYTHON_LAYER": "$(rootpath %s)" % layer}
+    envs = [env] if type(env) == "string" else env or []
+    if type(envs) != "list":
+        fail("%s: env names a Python environment, environment variables are `variables`" % name)
+    unknown = [one for one in envs if one not in PYTHON_ENVS]
+    if unknown:
+        fail("%s: env is %r, third_party/pins.bzl has %s" % (name, unknown[0], ", ".join(PYTHON_ENVS)))
+    layers = ["@python_env_%s//:layer.txt" % one for one in envs]
+    if layers:
+        data = data + layers
+        paths = ["$(rootpath %s)" % layer for layer in layers]
+        variables = variables | {"PYTHON_LAYER": " ".join(paths)}
     py_test(
         name = name,
         srcs = srcs + ["//tools/py:pytest_main.py"],
