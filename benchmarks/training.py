@@ -4,24 +4,23 @@
 
 A layer's floor is its matrix products and its attention, each alone, and 34 u of memory traffic (44
 with both recompute flags) at 0.8 of copy bandwidth; u = tokens * hidden * 2 bytes. `kept`: what
-autograd keeps. `step`: a whole step of examples/hstu/benchmark_ranking.gin.
+autograd keeps. `step`: a whole step of examples/hstu/benchmark_ranking.gin. `loader`: its batches
+alone, made as in training; needs no GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import harness
 import torch
+import training_steps
 from hstu_attn import hstu_attn_qkvpacked_func
 from hstu_training.configs.hstu_config import HSTUConfig, HSTULayerType
 from hstu_training.modules.hstu_block import HSTUBlock
 from hstu_training.modules.jagged import Sequences
 from hstu_training.ops.counter import Randomness
-
-GIN = Path(__file__).parents[1] / "examples/hstu/benchmark_ranking.gin"
 
 
 class Case(NamedTuple):
@@ -36,10 +35,6 @@ CASES = {
     "512": Case(512, 4, 128, harness.jagged(8, 2000, 8400)),
     "256": Case(256, 4, 64, (200,) * 512),
 }
-
-
-def timed(call: harness.Call) -> float:
-    return harness.best_seconds(call, torch.cuda.synchronize, repeats=10) * 1e3
 
 
 def layer(case: Case, kind: str, **flags: bool) -> Callable[[], Any]:
@@ -86,7 +81,7 @@ def parts(case: Case) -> tuple[float, float]:
     cu = torch.tensor([0, *case.lengths]).cumsum(0).int().cuda()
     given, alpha = (cu, cu, max(case.lengths), max(case.lengths)), case.dim**-0.5
     attend = both(lambda: hstu_attn_qkvpacked_func(packed, *given, alpha=alpha, causal=True))
-    return sum(timed(p) for p in products), timed(attend)
+    return sum(training_steps.timed(p) for p in products), training_steps.timed(attend)
 
 
 def measure(name: str, table: harness.Table) -> None:
@@ -97,53 +92,41 @@ def measure(name: str, table: harness.Table) -> None:
         elementwise = traffic * unit / (0.8 * table.ceilings.copy_tbps) / 1e9
         forward = layer(case, kind, **chosen)
         floor = gemms + attention + elementwise
-        total = timed(both(forward))
+        total = training_steps.timed(both(forward))
         said, held = f"{kind}{' recompute' if chosen else ''}", kept(forward, unit)
         table.row(name, said, gemms, attention, elementwise, total, total / floor, held, None)
         torch.cuda.empty_cache()
-    total = timed(both(torch.compile(layer(case, "NATIVE"))))
-    table.row(name, "compiled NATIVE", gemms, attention, None, total, None, None, None)
 
 
-def step(table: harness.Table, *bindings: str, name: str = "step") -> None:
-    """A step of training, and its tokens a second; this case alone needs gin."""
-    from hstu_training.training import gin_file
-    from hstu_training.training.build import build
-    from hstu_training.training.processes import Processes
-    from hstu_training.training.settings import Settings
-    from hstu_training.training.trainer import Trainer, Watch
-
-    gin_file.parse(GIN, bindings)
-    built = build(Settings.read(ranking=True), Processes("cuda"))
-    trainer = Trainer(built, Path("."))
-    trainer.watch = Watch(trainer.device)
-    built.model.train()
-    batches = [trainer._to_device(built.train(s)) for s in range(2)]
-    turn = iter(range(10**6))
-    ms = timed(lambda: trainer.train_step(s := next(turn), batches[s % 2]))
-    share = trainer._flops(batches[0]) / ms / 1e9 / table.ceilings.matmul_tflops
-    said, rate = f"{share:.2f} matmul", batches[0].order.numel() / ms
-    table.row(name, said, None, None, None, ms, None, None, rate)
+def compiled(name: str, table: harness.Table) -> None:
+    total = training_steps.timed(both(torch.compile(layer(CASES[name], "NATIVE"))))
+    table.row(name, "compiled NATIVE", None, None, None, total, None, None, None)
 
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--case", choices=[*CASES, "step"], action="append")
+    parser.add_argument("--case", choices=[*CASES, "step", "loader"], action="append")
     arguments = parser.parse_args()
-    harness.need_gpu(__file__)
+    cases = arguments.case or [*CASES, "step", "loader"]
+    if cases != ["loader"]:
+        harness.need_gpu(__file__)
     columns = {"case": "<14", "layer": "<16"} | dict.fromkeys(
         ["products ms", "attention ms", "traffic ms", "total ms", "x floor", "kept u"], ">12.2f"
     )
     columns["K tokens/s"] = ">10.0f"
-    ceilings = harness.Ceilings.measure()
+    ceilings = harness.Ceilings.measure() if torch.cuda.is_available() else harness.Host.here()
     table = harness.Table(ceilings, "bf16, forward and backward", columns, harness.files(arguments))
-    cases = arguments.case or [*CASES, "step"]
     for name in cases:
         if name in CASES:
             measure(name, table)
     if "step" in cases:
-        step(table, "TrainerArgs.deterministic=False")
-        step(table, name="deterministic")
+        training_steps.step(table, "TrainerArgs.deterministic=False")
+        training_steps.step(table, name="deterministic")
+    if "loader" in cases:
+        training_steps.loader(table)
+    for name in cases:
+        if name in CASES:  # at the end: a compiler takes its time
+            compiled(name, table)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ SMALLEST = {
     "hash_table.py": (["--rows=2"], ["--rows=2", "--hot"], ["--host"]),
     "hstu_attention.py": (["--case=B512"], ["--case=B512", "--forward-only"], ["--host"]),
     "mustafar_attention.py": (["--case=B1 H32/32"],),
-    "training.py": (["--case=256"],),
+    "training.py": (["--case=256"], ["--case=loader"]),
     "triton_hstu.py": (["--case=B512", "--kernel=TRITON"],),
 }
 
@@ -103,3 +103,11 @@ def test_tables_of_ranks_are_measured_without_a_gpu() -> None:
     first, second, columns, *rows = done.stdout.splitlines()
     assert "CPU cores" in first and "1 rank(s), gloo" in second and columns.endswith("x ceiling")
     assert [row.split()[2] for row in rows[:1]] == ["2"] and len(rows) == 5
+
+
+def test_the_loader_of_training_is_measured_without_a_gpu() -> None:
+    done = python(FOLDER / "training.py", "--case=loader", first=FOLDER, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    first, *_, row = done.stdout.splitlines()
+    assert "CPU cores" in first and row.startswith("loader")
+    assert float(row.split()[-1]) > 3 * 660  # K tokens/s: three times what an H200 trains
