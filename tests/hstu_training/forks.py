@@ -38,7 +38,8 @@ class Forked:
     def __init__(self, program: Program, prepare: Callable[[], object] = int) -> None:
         self.folder = tempfile.TemporaryDirectory()
         world, port = program.world, free_port()
-        ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+        ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world),
+                 "LOCAL_WORLD_SIZE": str(world)}  # fmt: skip
         self.pids = []
         for rank in range(world):
             pid = os.fork()

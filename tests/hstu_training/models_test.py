@@ -14,7 +14,7 @@ from hstu_training.modules.embeddings import (
     Embeddings,
     TableConfig,
     TableOptimizer,
-    local_collection,
+    collection_of,
 )
 from hstu_training.modules.mlp import MLP
 from hstu_training.modules.multi_task_loss import labels_of, multi_task_losses
@@ -138,7 +138,7 @@ def batch(**changes: object) -> Batch:
 def embeddings(dims: dict[str, int]) -> Embeddings:
     tables = [TableConfig(name, (name,), 100, dim, dynamic=name == "item")
               for name, dim in dims.items()]  # fmt: skip
-    collection = local_collection(
+    collection = collection_of(
         [t for t in tables if t.dynamic], TableOptimizer("adam", 0.002), torch.device("cpu"), 3
     )
     return Embeddings(tables, collection, torch.float32)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from dynamicemb import DynamicEmbeddingCollection
 
 from tests.common.processes import environment
@@ -56,20 +55,6 @@ def one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(data, tmp_path_factory.mktemp("one"), 1)
 
 
-def state(folder: Path) -> dict[str, np.ndarray]:
-    """Parameters and rows of a run's last checkpoint."""
-    last = folder / f"saved/iter{STEPS}"
-    found = torch.load(last / "torch_module/model.pt", weights_only=True)
-    made = {name: value.numpy() for name, value in found.items()}
-    parts = sorted((last / "dynamicemb_module").rglob("*_emb_keys.*"))
-    keys = np.concatenate([np.fromfile(part, np.int64) for part in parts])
-    values = [np.fromfile(str(part).replace("_keys", "_values"), np.float32) for part in parts]
-    rows = np.concatenate([v.reshape(-1, 8) for v in values])
-    order = np.argsort(keys)
-    assert len(np.unique(keys)) == len(keys)
-    return made | {"keys": keys[order], "rows": rows[order]}
-
-
 @pytest.mark.parametrize("balance", [False, True])
 def test_two_processes_of_16_are_one_of_32(
     data: Path, one: Path, two: Path, tmp_path: Path, balance: bool
@@ -77,7 +62,7 @@ def test_two_processes_of_16_are_one_of_32(
     other = two
     if balance:
         other = trained(data, tmp_path / "b", 2, "TrainerArgs.enable_balanced_shuffler=True")
-    wanted, found = state(one), state(other)
+    wanted, found = runs.state(one), runs.state(other)
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=0, err_msg=name)
@@ -107,8 +92,8 @@ def test_another_number_of_processes_loads(data: Path, two: Path, tmp_path: Path
     load = f'TrainerArgs.ckpt_load_dir="{two / f"saved/iter{STEPS}"}"'
     done = forks.run(program(data, tmp_path, 1, load))
     assert done.returncode == 0 and f"at step {STEPS}" in done.stdout, done.stderr
-    for name, value in state(tmp_path).items():
-        assert np.array_equal(value, state(two)[name]), name
+    for name, value in runs.state(tmp_path).items():
+        assert np.array_equal(value, runs.state(two)[name]), name
 
 
 def test_a_dead_process_ends_all_within_a_minute(data: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from hstu_training import preprocess
 
 from tests.common.processes import environment
@@ -78,6 +80,22 @@ def checksums(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
+
+
+def state(run: Path) -> dict[str, np.ndarray]:
+    """Parameters, and keys and rows of tables, of a run's last checkpoint, whoever wrote a row."""
+    last = max((run / "saved").iterdir(), key=lambda path: int(path.name.removeprefix("iter")))
+    found = torch.load(last / "torch_module/model.pt", weights_only=True)
+    made = {name: value.numpy() for name, value in found.items()}
+    for table in sorted(p for p in (last / "dynamicemb_module").iterdir() if p.is_dir()):
+        parts = sorted(table.glob("*_emb_keys.*"))
+        keys = np.concatenate([np.fromfile(part, np.int64) for part in parts])
+        values = [np.fromfile(str(part).replace("_keys", "_values"), np.float32) for part in parts]
+        order = np.argsort(keys)
+        assert len(np.unique(keys)) == len(keys) > 0
+        made[f"{table.name} keys"] = keys[order]
+        made[f"{table.name} rows"] = np.concatenate(values).reshape(len(keys), -1)[order]
+    return made
 
 
 def numbers(output: Path) -> list[dict[str, str]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
+from hstu_training.configs.hstu_config import HSTULayerType, KernelBackend
 from hstu_training.modules.hstu_attention import check_a100_gpu, create_hstu_attention
-from hstu_training.training import gin_file
+from hstu_training.training import command, gin_file, tables
 from hstu_training.training.gin_config_args import NetworkArgs
+from hstu_training.training.processes import Processes
 from hstu_training.training.settings import Settings
 from hstu_training.training.utils import create_hstu_config
 
+from tests.common.processes import python
 from tests.hstu_training import runs
 
 RANKING = """TrainerArgs.train_batch_size = 4
@@ -115,6 +119,16 @@ def test_the_tasks_must_be_those_of_the_data(tmp_path: Path) -> None:
         read(tmp_path, eight).columns()
 
 
+def test_torchrec_is_refused_by_name_where_it_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: None)
+    settings = read(tmp_path, "NetworkArgs.embedding_backend = 'torchrec'")
+    said = "must be 'native' or None here: torchrec is not installed, got 'torchrec'"
+    with pytest.raises(gin_file.ConfigError, match=rf"{said} \(.*x\.gin:{LINES + 1}\)"):
+        tables.make_tables([], settings, Processes("cpu"))
+
+
 def test_another_backend_is_refused_by_every_door(tmp_path: Path) -> None:
     given = {"num_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "kv_channels": 8}
     gin_file.parse(runs.EXAMPLES / "movielen_retrieval.gin")
@@ -163,3 +177,59 @@ def test_the_gpu_check_says_what_it_found(
         check_a100_gpu()
     with pytest.raises(ValueError, match="allow must be 'a100' or 'any'"):
         check_a100_gpu("h100")
+
+
+@pytest.mark.parametrize("task", ["ranking", "retrieval"])
+def test_both_commands_check_the_gpu_before_anything_else(
+    task: str, capability: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--gin-config-file=/none.gin"]
+    capability(9, 0)  # type: ignore[operator]
+    with pytest.raises(RuntimeError, match=r"^This code is optimized .* Detected SM 9\.0\. Please"):
+        command.run(task, given)
+    assert command.run(task, [*given, "--gpu-check=any"]) == 1
+    said = capsys.readouterr()
+    assert "Some GPU (SM 9.0)" in said.out and "/none.gin is not there" in said.err
+    capability(8, 0)  # type: ignore[operator]
+    assert command.run(task, given) == 1
+    said = capsys.readouterr()
+    assert said.out == "[GPU Check] Detected A100 GPU (SM 8.0) - OK\n"
+    assert "/none.gin is not there" in said.err
+
+
+def test_a_seed_s_command_fails_without_an_a100() -> None:
+    program = runs.EXAMPLES / "pretrain_gr_ranking.py"
+    done = python(
+        "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_addr", "localhost",
+        "--master_port", str(runs.free_port()), program, "--gin-config-file",
+        program.with_name("movielen_ranking.gin"), CUDA_VISIBLE_DEVICES="",
+    )  # fmt: skip
+    assert done.returncode == 1
+    said = "RuntimeError: This code is optimized for A100 GPU (SM 8.0) only. No CUDA device was"
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("configs.hstu_config", "KernelBackend HSTULayerType HSTUConfig get_hstu_config"),
+        ("configs.task_config", "RankingConfig RetrievalConfig"),
+        ("modules.hstu_attention", "check_a100_gpu FusedHSTUAttention create_hstu_attention"),
+        ("modules.fused_hstu_layer", "FusedHSTULayer"),
+        ("modules.native_hstu_layer", "NativeHSTULayer"),
+        ("modules.hstu_block", "HSTUBlock"),
+        ("modules.hstu_processor", "HSTUProcessor"),
+        ("modules.mlp", "MLP"),
+        ("model.ranking_gr", "RankingGR"),
+        ("model.retrieval_gr", "RetrievalGR"),
+        ("training.utils", "create_hstu_config"),
+    ],
+)
+def test_what_has_a_path_there_has_it_here(module: str, names: str) -> None:
+    found = importlib.import_module(f"hstu_training.{module}")
+    assert [name for name in names.split() if not hasattr(found, name)] == []
+
+
+def test_there_is_one_backend_and_three_kinds_of_layer() -> None:
+    assert [backend.name for backend in KernelBackend] == ["CUTLASS"]
+    assert [kind.name for kind in HSTULayerType] == ["FUSED", "NATIVE", "DEBUG"]

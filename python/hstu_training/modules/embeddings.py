@@ -39,11 +39,12 @@ class TableConfig:
     Args:
         name: of the table.
         features: those that it serves.
-        rows: of a static table, the ids 0 to rows - 1; the capacity of a dynamic one.
+        rows: of a static table, the ids 0 to rows - 1; the capacity of a dynamic one, of all
+            processes together.
         dim: of a row.
         dynamic: which of the two.
         eviction: "lru", "lfu" or "none".
-        hbm_bytes: of rows in GPU memory; 0: all.
+        hbm_bytes: of rows in GPU memory, of all processes together; 0: all.
         caching, dist_type: see DynamicEmbeddingArgs.
     """
 
@@ -76,32 +77,32 @@ class TableOptimizer:
         }  # fmt: skip
 
 
-def _options(table: TableConfig) -> DynamicEmbTableOptions:
+def table_options(table: TableConfig, world: int) -> DynamicEmbTableOptions:
+    """Of a process among ``world``; its part has rows to spare: no law says that ids are dealt out
+    evenly."""
+    rows = table.rows if world == 1 else table.rows // world + 1024
     init = DynamicEmbInitializerArgs(
         DynamicEmbInitializerMode.TRUNCATED_NORMAL, std_dev=0.02, lower=-0.04, upper=0.04
     )
     return DynamicEmbTableOptions(
-        max_capacity=table.rows, initializer_args=init, score_strategy=_SCORES[table.eviction],
-        local_hbm_for_values=table.hbm_bytes, caching=table.caching, dist_type=table.dist_type,
+        max_capacity=rows, initializer_args=init, score_strategy=_SCORES[table.eviction],
+        global_hbm_for_values=table.hbm_bytes, caching=table.caching, dist_type=table.dist_type,
     )  # fmt: skip
 
 
-def _config(table: TableConfig) -> EmbeddingConfig:
-    return EmbeddingConfig(table.name, table.dim, table.rows, list(table.features))
-
-
-def local_collection(
+def collection_of(
     tables: Sequence[TableConfig],
     optimizer: TableOptimizer,
     device: torch.device,
     seed: int,
-    **others: Any,
+    group: Any = None,
 ) -> nn.Module:
-    """The dynamic tables; ``others``: where they are dealt out to several processes."""
+    """The dynamic tables, dealt out to the processes of a group where there is one."""
+    world = 1 if group is None else group.size()
     return DynamicEmbeddingCollection(
-        [_config(table) for table in tables], device=device,
-        options={table.name: _options(table) for table in tables},
-        fused_params=optimizer.fused_params(seed), **others,
+        [EmbeddingConfig(t.name, t.dim, t.rows, list(t.features)) for t in tables], device=device,
+        options={table.name: table_options(table, world) for table in tables},
+        fused_params=optimizer.fused_params(seed), process_group=group,
     )  # fmt: skip
 
 
@@ -128,6 +129,7 @@ class Embeddings(nn.Module):
                 self.static[table.name] = nn.Embedding(table.rows, table.dim, _weight=rows)
         # Not a submodule: its rows are no parameters, and its one anchor needs no all-reduce.
         self.__dict__["collection"] = collection
+        self.dynamic = [name for name, table in self.table_of.items() if table.dynamic]
         self.names = [t.name for t in tables if t.dynamic and t.eviction == "lru"]
         self.unscale: Tensor | None = None  # of float16: 1 / the loss's scale
 
@@ -159,16 +161,17 @@ class Embeddings(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """(ids, dim) rows of each feature's ids."""
         found = {}
-        dynamic = [name for name in features if self.table_of[name].dynamic]
         for name, ids in features.items():
             table = self.table_of[name]
             if not table.dynamic:
                 found[name] = self.static[table.name](ids)
-        if dynamic:
-            values = torch.cat([features[name] for name in dynamic])
-            lengths = torch.tensor([features[name].numel() for name in dynamic])
-            rows = self.collection(KeyedJaggedTensor(dynamic, values, lengths.to(values.device)))
-            found |= {name: self._unscaled(rows[name].values()) for name in dynamic}
+        if not features.keys().isdisjoint(self.dynamic):  # the collection asks for all of its own
+            nothing = next(iter(features.values())).new_zeros(0, dtype=torch.int64)
+            every = [features.get(name, nothing) for name in self.dynamic]
+            values, lengths = torch.cat(every), torch.tensor([ids.numel() for ids in every])
+            batch = KeyedJaggedTensor(self.dynamic, values, lengths.to(values.device))
+            rows = self.collection(batch)
+            found |= {name: self._unscaled(rows[name].values()) for name in self.dynamic}
         return {name: found[name] for name in features}  # tokens are counted in this order
 
 

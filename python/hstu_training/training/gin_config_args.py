@@ -272,8 +272,9 @@ class NetworkArgs:
         num_position_buckets: rows of the table of positions.
         item_embedding_dim, contextual_embedding_dim: of the tables; -1: hidden_size.
         scaling_seqlen: what attention is divided by; -1: the configured maximum length.
-        embedding_backend: "native": tables are dealt out to processes by dynamicemb; None: the
-            same. "torchrec" is not here yet, and is refused.
+        embedding_backend: who deals tables out to processes: "torchrec"
+            (DistributedModelParallel with dynamicemb's planner) or "native" (dynamicemb alone).
+            None: torchrec with more than one process where it is installed, else native.
         disable_contextual_mask: contextual tokens see what is before them, as others do.
         attention_alpha: None: 1 / sqrt(kv_channels).
         layer_type: "FUSED", "NATIVE" or "DEBUG".

@@ -32,11 +32,19 @@ class Processes:
             torch.cuda.set_device(local)
             self.device = torch.device("cuda", local)
         if self.world > 1:
-            if not dist.is_initialized():
-                backend = "nccl" if device == "cuda" else "gloo"
-                dist.init_process_group(backend, timeout=TIMEOUT)
-                self.started = True
+            self.begin()
             self.host = dist.new_group(backend="gloo", timeout=TIMEOUT)
+
+    def begin(self) -> None:
+        """The default process group, of one process, too, if somebody needs it."""
+        if not dist.is_initialized():
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            given: dict[str, Any] = {}
+            if self.world == 1:
+                stores: Any = dist
+                given = {"store": stores.HashStore(), "rank": 0, "world_size": 1}
+            dist.init_process_group(backend, timeout=TIMEOUT, **given)
+            self.started = True
 
     def end(self) -> None:
         if self.started and dist.is_initialized():

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from dynamicemb import DynamicEmbeddingCollection
+from dynamicemb import torchrec_compat
 
-from hstu_training.modules.embeddings import TableConfig, local_collection
+from hstu_training.modules.embeddings import TableConfig, collection_of
 from hstu_training.training.gin_file import fail
 from hstu_training.training.processes import Processes
 from hstu_training.training.settings import Settings
+
+
+def _backend(settings: Settings, processes: Processes) -> str:
+    """ "torchrec" or "native", the same on every process.
+
+    Raises:
+        ConfigError: TorchRec is asked for, and not here.
+    """
+    wanted = settings.network.embedding_backend
+    if wanted == "native" or (wanted is None and processes.world == 1):
+        return "native"
+    problem = "torchrec is not installed"
+    if importlib.util.find_spec("torchrec") is not None:
+        try:
+            torchrec_compat.require()
+            problem = ""
+        except ImportError as error:
+            problem = str(error)
+    problems = [one for one in processes.all(problem) if one]
+    if not problems:
+        return "torchrec"
+    if wanted is None:
+        return "native"
+    return fail(settings.network, "embedding_backend", f"'native' or None here: {problems[0]}")
 
 
 def make_tables(
@@ -25,26 +49,18 @@ def make_tables(
     Raises:
         ConfigError: a backend that this installation has not.
     """
-    wanted = settings.network.embedding_backend
+    backend = _backend(settings, processes)
     optimizer, seed = settings.table_optimizer(), settings.trainer.seed
-    if wanted == "torchrec":
-        fail(settings.network, "embedding_backend", "'native' or None: torchrec is not here yet")
     if processes.device.type == "cpu":  # all memory is the host's
         tables = [dataclasses.replace(t, hbm_bytes=0, caching=False) for t in tables]
-    if processes.world == 1:
-        return local_collection(tables, optimizer, processes.device, seed), "native"
-    if "process_group" not in inspect.signature(DynamicEmbeddingCollection).parameters:
-        said = "used with one process: this dynamicemb deals no tables out"
-        fail(settings.network, "embedding_backend", said)
-    shared = [dataclasses.replace(t, rows=_share(t.rows, processes)) for t in tables]
-    group = dist.group.WORLD
-    made = local_collection(shared, optimizer, processes.device, seed, process_group=group)
-    return made, "native"
+    given = (tables, optimizer, processes.device, seed)
+    if backend == "native":
+        return collection_of(*given, dist.group.WORLD if processes.world > 1 else None), backend
+    # Imported here: most installations have no TorchRec, and it takes seconds.
+    from hstu_training.modules.torchrec_embeddings import TorchRecCollection
 
-
-def _share(rows: int, processes: Processes) -> int:
-    """Rows of a process, with some to spare: no law says that ids are dealt out evenly."""
-    return rows // processes.world + 1024
+    processes.begin()
+    return TorchRecCollection(*given), backend
 
 
 def _groups(collection: Any) -> list[tuple[Any, str]]:
