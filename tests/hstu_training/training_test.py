@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from hstu_training.training import checkpoint, report
 
 from tests.hstu_training import forks, runs
 
@@ -124,8 +127,38 @@ def test_a_checkpoint_of_another_model_is_refused(data: Path, whole: Path, tmp_p
     assert "another model: num_layers is 2 there and 1 here" in done.stderr
 
 
+def test_code_in_a_checkpoint_is_not_run(data: Path, whole: Path, tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    folder = tmp_path / "saved/iter40"
+    shutil.copytree(whole / "saved/iter40", folder)
+    torch.save({"loss_sums": Code()}, folder / "torch_module/extra.pt")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = checkpoint._files(folder)
+    del manifest["files"]["manifest.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    done = forks.run(retrieval(data, tmp_path))
+    assert done.returncode == 1 and not (tmp_path / "run").exists()
+    assert "extra.pt: it holds more than tensors, numbers and text" in done.stderr
+
+
+def test_scalars_go_to_tensorboard_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = []
+    module = type(sys)("torch.utils.tensorboard")
+    writer = type("Writer", (), {"add_scalar": lambda _, *scalar: added.append(scalar)})
+    module.SummaryWriter = lambda folder: writer()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    report.TensorBoard(Path("x"), True).add({"step": 3, "loss": 0.5, "mfu": None})
+    assert added == [("loss", 0.5, 3)]
+    monkeypatch.setitem(sys.modules, module.__name__, None)
+    report.TensorBoard(Path("x"), True).add({"step": 3, "loss": 0.5})
+    assert len(added) == 1
+
+
 def test_a_late_step_s_batch_comes_first(data: Path, tmp_path: Path) -> None:
-    from hstu_training.training import checkpoint, gin_file, trainer
+    from hstu_training.training import gin_file, trainer
     from hstu_training.training.build import build
     from hstu_training.training.processes import Processes
     from hstu_training.training.settings import Settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import secrets
 import shutil
@@ -246,7 +247,10 @@ def load(
 
     def read(name: str) -> Any:
         path = folder / "torch_module" / name
-        return torch.load(path, map_location=where, weights_only=True)
+        try:
+            return torch.load(path, map_location=where, weights_only=True)
+        except pickle.UnpicklingError:
+            fail(path, "it holds more than tensors, numbers and text; none of it was run")
 
     dense_state, optimizer_state, extra = map(read, ("model.pt", "optimizer.pt", "extra.pt"))
     dense.load_state_dict(dense_state)
