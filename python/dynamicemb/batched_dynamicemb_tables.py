@@ -210,7 +210,7 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         # Where the features of each table begin: what the segments of a batch are read from.
         starts = [self.feature_table_map.index(t) for t in range(len(dims))]
         self._first_feature = torch.tensor([*starts, len(of_features)]).to(self.device)
-        self._starts: tuple[int, Tensor] | None = None  # of the last size of a batch
+        self._starts: dict[int, Tensor] = {}  # by the size of a batch: 1 and the last
         pooled = self.pooling != DynamicEmbPoolingMode.NONE
         return Features(
             self._infos(words),
@@ -255,9 +255,9 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         if self.device.type == "cpu":
             check_offsets(offsets, indices.numel())
         batch = bags // features
-        if self._starts is None or self._starts[0] != batch:
-            self._starts = (batch, self._first_feature * batch)
-        return offsets.to(torch.int64)[self._starts[1]]
+        if batch not in self._starts:
+            self._starts = {1: self._first_feature, batch: self._first_feature * batch}
+        return offsets.to(torch.int64)[self._starts[batch]]
 
     def _prepare(
         self, indices: Tensor, offsets: Tensor, frequencies: Tensor | None, pin: bool = False

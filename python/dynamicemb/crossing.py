@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dynamicemb.batched_dynamicemb_function import Features, Lookup, gather
 from dynamicemb.checks import check_weights
-from dynamicemb.dealing import deal, transposed
+from dynamicemb.dealing import deal, transposed, transposed_sizes
 from dynamicemb.ops import POOLING_NONE, ops
 from dynamicemb.owner import Served
 from dynamicemb.plain_rows import rows_of_tensor
@@ -156,8 +156,11 @@ class Rows(Step):
             )
         elif group.owner.counts:
             counts = torch.ones_like(keys)
-        dealt = deal(keys, segments, group.table_dist, group.table_blocks, self.link.world)
+        dealt = deal(
+            keys, segments, group.table_dist, group.table_blocks, self.link.world, None, group.only
+        )
         self.keys, self.header, self.pitch = dealt.keys, dealt.lengths, options.max_keys_per_rank
+        self._known: tuple[Lookup, Features] | None = None
         self.inverse = (dealt.place if inverse is None else dealt.place[inverse]).int()
         self.counts = None
         if group.owner.counts:
@@ -177,6 +180,7 @@ class Rows(Step):
                 parts = [None if p is None else p.new_zeros(1) for p in parts]
             given = [None if p is None else p[self.tight_of_slot] for p in parts]
         else:
+            self.sizes = sizes[1]
             self.sent, self.received = ([sum(row) for row in half] for half in sizes)
             n = sum(self.sent)
             given = [None if p is None else p[:n] for p in (self.keys, self.counts)]
@@ -214,7 +218,10 @@ class Rows(Step):
     def look_up(self) -> Served:
         keys, counts = (self._arrived(one) for one in self.arriving)
         assert keys is not None
-        way = transposed(self.lengths, keys.numel(), self.pitch)
+        if self.pitch is None:
+            way = transposed_sizes(self.sizes, keys.device)
+        else:
+            way = transposed(self.lengths, keys.numel(), self.pitch)
         by_table = torch.empty_like(keys).scatter_(0, way.place, keys)
         if counts is not None:
             counts = torch.empty_like(counts).scatter_(0, way.place, counts)
@@ -234,11 +241,13 @@ class Rows(Step):
         return self.link.all_to_all(grads, self.received, self.sent)
 
     def _lookup(self, rows: Tensor) -> tuple[Lookup, Features]:
-        slots = None if self.pitch is None else self.slot_of_tight
-        return rows_of_tensor(
-            rows, self.owner.dim, self.inverse, self.offsets, self.features,
-            int(self.module.pooling), self.module.output_dtype, slots,
-        )  # fmt: skip
+        if self._known is None:  # the backward has the rows of the forward
+            slots = None if self.pitch is None else self.slot_of_tight
+            self._known = rows_of_tensor(
+                rows, self.owner.dim, self.inverse, self.offsets, self.features,
+                int(self.module.pooling), self.module.output_dtype, slots,
+            )  # fmt: skip
+        return self._known
 
     def gathered(self, rows: Tensor, weights: Tensor | None) -> Tensor:
         lookup, features = self._lookup(rows)
@@ -281,7 +290,7 @@ class Sums(Step):
         super().__init__(group, offsets.to(torch.int64), weights)
         self.dealt = deal(
             values.contiguous().view(torch.int64), self.offsets, group.feature_dist,
-            group.feature_blocks, self.link.world, weights,
+            group.feature_blocks, self.link.world, weights, group.only,
         )  # fmt: skip
         asked = self.dealt.lengths.sum(1)
         self.header = torch.stack([asked, torch.full_like(asked, self.batch)], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from dynamicemb.dynamicemb_config import DIST_TYPES
 from dynamicemb.ops import ops
 
 CONTINUOUS, HASHED = DIST_TYPES.index("continuous"), DIST_TYPES.index("hash_roundrobin")
+ROUND = DIST_TYPES.index("roundrobin")
 LONG = 64  # keys of a segment
 
 
@@ -31,6 +33,7 @@ def deal(
     block_sizes: Tensor | None,
     world: int,
     weights: Tensor | None = None,
+    only: int | None = None,
 ) -> Dealt:
     """Deals the keys of some segments out to ranks; a key stays what it is in each ``dist``.
 
@@ -40,9 +43,10 @@ def deal(
         dist: (features) int32, ``DIST_TYPES`` by index.
         block_sizes: (features) int64 for "continuous", or None where no feature is.
         weights: (n) float32 that go along.
+        only: the code of all features, where they have one in common.
     """
     if keys.device.type == "cuda" and keys.numel() > LONG * (offsets.numel() - 1):
-        return deal_long(keys, offsets, dist, block_sizes, world, weights)
+        return deal_long(keys, offsets, dist, block_sizes, world, weights, only)
     lengths, dealt, moved, place = ops.block_bucketize(
         keys, offsets, dist, block_sizes, weights, world
     )
@@ -61,25 +65,34 @@ def deal_long(
     block_sizes: Tensor | None,
     world: int,
     weights: Tensor | None = None,
+    only: int | None = None,
 ) -> Dealt:
     """The same by a sort: of segments that are long, where a thread for each would be slow."""
     n, segments = keys.numel(), offsets.numel() - 1
-    batch = segments // dist.numel()
     at = torch.arange(n, device=keys.device)
-    segment = ops.expand_ids(offsets, n).long()
-    kind = dist[segment // batch]
-    hashed = unsigned_mod(mixed(keys), world)
-    rank = torch.where(kind == HASHED, hashed, unsigned_mod(keys, world))
-    if block_sizes is not None:
-        block = block_sizes[segment // batch].clamp(min=1)
-        inside = (kind == CONTINUOUS) & (keys >= 0) & (keys // block < world)
-        rank = torch.where(inside, keys // block, rank)
-    rank = torch.where(at < offsets[-1], rank, world)  # what lies behind the segments goes last
-    small = torch.uint8 if world < 255 else torch.int32
-    order = torch.sort(rank.to(small), stable=True).indices
-    part = (rank * segments + segment)[order]
-    bounds = torch.arange(world * segments + 1, device=keys.device)
-    lengths = torch.diff(torch.searchsorted(part, bounds))
+    segment = ops.expand_ids(offsets, n)
+    if only == ROUND:
+        rank = unsigned_mod(keys, world)
+    elif only == HASHED:
+        rank = unsigned_mod(mixed(keys), world)
+    else:
+        feature = segment // (segments // dist.numel())
+        hashed = unsigned_mod(mixed(keys), world)
+        kind = dist[feature]
+        rank = torch.where(kind == HASHED, hashed, unsigned_mod(keys, world))
+        if block_sizes is not None:
+            block = block_sizes[feature].clamp(min=1)
+            inside = (kind == CONTINUOUS) & (keys >= 0) & (keys // block < world)
+            rank = torch.where(inside, keys // block, rank)
+    parts = world * segments
+    part = torch.where(at < offsets[-1], rank * segments + segment, parts)  # the rest goes last
+    if parts < n < 2**31:
+        ids, short = ops.sort_rows(part.int())
+        order = short.long()
+    else:
+        ids, order = torch.sort(part, stable=True)
+    bounds = torch.arange(parts + 1, dtype=ids.dtype, device=keys.device)
+    lengths = torch.diff(torch.searchsorted(ids, bounds))
     place = torch.empty_like(order).scatter_(0, order, at)
     moved = None if weights is None else weights[order]
     return Dealt(keys[order], lengths.view(world, segments), place, moved)
@@ -120,6 +133,8 @@ def _shifted(keys: Tensor) -> Tensor:
 def unsigned_mod(keys: Tensor, world: int) -> Tensor:
     """Keys as 64 unsigned bits, mod world."""
     rest = keys.remainder(world)
+    if 2**64 % world == 0:
+        return rest
     return torch.where(keys < 0, (rest + 2**64 % world) % world, rest)
 
 
@@ -138,6 +153,23 @@ class Transposed(NamedTuple):
 
     place: Tensor  # (n) int64: where each entry goes
     offsets: Tensor  # (segments * ranks + 1) int64, of the new order
+
+
+def transposed_sizes(sizes: Sequence[Sequence[int]], device: torch.device) -> Transposed:
+    """``transposed`` of lengths that are known on the CPU, by one copy to the device."""
+    ranks, segments = len(sizes), len(sizes[0])
+    offsets = [0, *accumulate(sizes[r][s] for s in range(segments) for r in range(ranks))]
+    starts = [0, *accumulate(length for row in sizes for length in row)]
+    moves = [
+        offsets[s * ranks + r] - starts[r * segments + s]
+        for r in range(ranks)
+        for s in range(segments)
+    ]
+    pinned = device.type == "cuda"
+    numbers = torch.tensor([*offsets, *starts, *moves], pin_memory=pinned)
+    there = numbers.to(device, non_blocking=True).split([len(offsets), len(starts), len(moves)])
+    at = torch.arange(starts[-1], device=device)
+    return Transposed(at + there[2][ops.expand_ids(there[1], starts[-1])], there[0])
 
 
 def transposed(lengths: Tensor, n: int, pitch: int | None = None) -> Transposed:

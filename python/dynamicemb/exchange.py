@@ -105,6 +105,7 @@ class Exchange:
         self.owner = Owner(module, link.world, options.forward_dtype)
         dists = [one.dist_type for one in module.options]
         codes, blocks = dist_codes(dists, num_embeddings, link.world)
+        self.only = codes[0] if len(set(codes)) == 1 else None
 
         def each(values: list[int] | None, of: Sequence[int], dtype: torch.dtype) -> Any:
             if values is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -34,22 +36,41 @@ def rows_of_tensor(
         out_dtype: of what is gathered.
         slots: (k) int64: row i of ``inverse`` is ``rows[slots[i]]``; None: ``rows[i]``.
     """
-    device, pooled = rows.device, pooling != POOLING_NONE
-    at = torch.arange(len(rows), device=device) if slots is None else slots
-    places = at * (rows.shape[1] * rows.element_size()) + rows.data_ptr()
-    layout = row_layout(dim, rows.dtype, None)
-    words = info_words(layout, "", 0, DynamicEmbInitializerArgs(), (0.0, 0.0), 0.0)
-    known = Features(
-        torch.tensor([words], dtype=torch.int64).to(device),
-        WEIGHT_DTYPES[rows.dtype],
-        pooling,
-        torch.zeros(features, dtype=torch.int32, device=device) if pooled else None,
-        torch.arange(features + 1, device=device) * dim if pooled else None,
-        dim % 4 == 0,
-        features * dim if pooled else dim,
-        WEIGHT_DTYPES[out_dtype],
-        dim,
-    )
-    ends = torch.arange(2, device=device) * len(at)
-    state = torch.zeros(STATE_WORDS, dtype=torch.int64, device=device)
+    step, first, n = rows.shape[1] * rows.element_size(), rows.data_ptr(), len(rows)
+    if slots is not None:
+        n, places = len(slots), slots * step + first
+    else:
+        places = torch.arange(first, first + n * step, step, device=rows.device)
+    ends = torch.zeros(2, dtype=torch.int64, device=rows.device)
+    ends[1:].fill_(n)
+    state = torch.zeros(STATE_WORDS, dtype=torch.int64, device=rows.device)
+    known = _features(rows.device, rows.dtype, dim, features, pooling, out_dtype)
     return Lookup(state, places, places, inverse, ends, offsets), known
+
+
+@functools.lru_cache(256)
+def _features(
+    device: torch.device,
+    dtype: torch.dtype,
+    dim: int,
+    features: int,
+    pooling: int,
+    out_dtype: torch.dtype,
+) -> Features:
+    """Made once: it is copied to the device, which then has to be waited for."""
+    pooled = pooling != POOLING_NONE
+    words = info_words(
+        row_layout(dim, dtype, None), "", 0, DynamicEmbInitializerArgs(), (0.0, 0.0), 0.0
+    )
+    with torch.inference_mode(False):
+        return Features(
+            torch.tensor([words], dtype=torch.int64).to(device),
+            WEIGHT_DTYPES[dtype],
+            pooling,
+            torch.zeros(features, dtype=torch.int32, device=device) if pooled else None,
+            torch.arange(features + 1, device=device) * dim if pooled else None,
+            dim % 4 == 0,
+            features * dim if pooled else dim,
+            WEIGHT_DTYPES[out_dtype],
+            dim,
+        )

@@ -9,7 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from dynamicemb import ExchangeOptions
-from dynamicemb.dealing import deal, deal_long, dist_codes, owners
+from dynamicemb.dealing import (
+    deal,
+    deal_long,
+    dist_codes,
+    owners,
+    transposed,
+    transposed_sizes,
+)
 from dynamicemb.link import LinkBytes
 from torch.profiler import ProfilerActivity, profile
 
@@ -43,12 +50,20 @@ def test_a_sort_deals_as_the_kernel_does() -> None:
     for world in (1, 3, 300):
         keys = torch.randint(-3000, 3000, (900,), generator=draw)
         offsets = torch.tensor([0, 100, 100, 350, 400, 800, 870])  # 30 keys lie behind
-        kinds = torch.tensor([0, 1, 2], dtype=torch.int32)
-        arguments = (keys, offsets, kinds, torch.tensor([500, 0, 0]), world)
-        one, other = deal(*arguments), deal_long(*arguments)
-        assert torch.equal(one.lengths, other.lengths)
-        assert torch.equal(one.keys[:870], other.keys[:870])
-        assert torch.equal(one.place[:870], other.place[:870])
+        for kinds, only in ([0, 1, 2], None), ([1, 1, 1], 1), ([2, 2, 2], 2), ([0, 0, 0], 0):
+            codes = torch.tensor(kinds, dtype=torch.int32)
+            arguments = (keys, offsets, codes, torch.tensor([500, 400, 300]), world)
+            one, other = deal(*arguments), deal_long(*arguments, None, only)
+            assert torch.equal(one.lengths, other.lengths)
+            assert torch.equal(one.keys[:870], other.keys[:870])
+            assert torch.equal(one.place[:870], other.place[:870])
+
+
+def test_sizes_known_on_the_cpu_give_the_same_order() -> None:
+    sizes = [[3, 0, 2], [0, 0, 1], [4, 1, 0]]
+    known = transposed_sizes(sizes, torch.device("cpu"))
+    found = transposed(torch.tensor(sizes), 11)
+    assert all(torch.equal(a, b) for a, b in zip(known, found, strict=True))
 
 
 @pytest.mark.parametrize("step", [1, 8])
