@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dynamicemb.host_copy import leaving
+
 LAST_WORDS = 5.0  # seconds that a rank waits for the reports of the others after a failure
 
 
@@ -66,7 +68,7 @@ class Link:
         """The values of a tensor that other ranks have a part in."""
         if given.device.type == "cpu":
             return given.tolist()
-        there, event = _leaving(given)
+        there, event = leaving(given)
         end = time.monotonic() + self.timeout
         while not event.query():
             if time.monotonic() > end:
@@ -80,7 +82,7 @@ class Link:
         if most.device.type == "cpu":
             self._asked = most, None, limit
         else:
-            self._asked = (*_leaving(most), limit)
+            self._asked = (*leaving(most), limit)
         self._look(wait=most.device.type == "cpu")
 
     def _look(self, wait: bool) -> None:
@@ -155,16 +157,6 @@ class Link:
         if not silent:
             return f"an exchange of rank {self.rank} failed, and no rank is silent"
         return f"rank {', '.join(map(str, silent))} failed: it takes no part in an exchange"
-
-
-def _leaving(given: Tensor) -> tuple[Tensor, Any]:
-    """A copy on the host, and the event after which it is there."""
-    there = torch.empty(given.shape, dtype=given.dtype, pin_memory=True)
-    there.copy_(given, non_blocking=True)
-    made: Any = torch.cuda.Event
-    event = made()
-    event.record()
-    return there, event
 
 
 def _timeout(group: Any) -> float:

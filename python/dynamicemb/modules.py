@@ -31,6 +31,7 @@ from dynamicemb.exchange import (
     same_everywhere,
     shard_options,
 )
+from dynamicemb.host_copy import Numbers
 from dynamicemb.link import Link
 from dynamicemb.types import (
     DynamicEmbInitializerArgs,
@@ -409,15 +410,18 @@ class DynamicEmbeddingCollection(_Collection):
 
     def forward(self, features: Any) -> dict[str, JaggedTensor]:
         found = {}
-        batches = [self._chosen(features, names) for names in self._features]
-        looked_up = self._looked_up([(values, offsets, None) for values, offsets, _ in batches])
-        for rows, (_, offsets, _), names, dims in zip(
-            looked_up, batches, self._features, self._dims, strict=True
+        batches = [self._chosen(features, names)[:2] for names in self._features]
+        lengths = [
+            torch.diff(offsets).view(len(names), -1)
+            for (_, offsets), names in zip(batches, self._features, strict=True)
+        ]
+        sizes = [Numbers(one.sum(1)) for one in lengths]
+        looked_up = self._looked_up([(values, offsets, None) for values, offsets in batches])
+        for rows, of, size, names, dims in zip(
+            looked_up, lengths, sizes, self._features, self._dims, strict=True
         ):
-            lengths = torch.diff(offsets).view(len(names), -1)
-            sizes = lengths.sum(1).tolist()
             for name, dim, length, part in zip(
-                names, dims, lengths, torch.split(rows, sizes), strict=True
+                names, dims, of, torch.split(rows, size.read()), strict=True
             ):
                 found[name] = JaggedTensor(part[:, :dim], length)
         return found
