@@ -1,14 +1,17 @@
 """What stands between the matrix products of a layer, forward and backward, as plain functions.
 
-On the CPU they are PyTorch's own; on a GPU kernels of ``generative_recommenders``. Statistics are
-(rows,) float32 (float64 for float64).
+On a GPU they are the kernels that ``generative_recommenders`` was compiled with, which need no
+Triton, for the rows that those are for; else PyTorch's own. Statistics have a number for each row,
+float32 (float64 for float64).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hstu_training.ops.counter import Randomness
@@ -25,8 +28,9 @@ class Drop(NamedTuple):
     rows: Tensor | None  # those of the batch's tokens that the layer computes; None: all
 
     @property
-    def acts(self) -> bool:
-        return self.random is not None and self.ratio > 0.0
+    def drawn(self) -> float:
+        """The share of values that are dropped now."""
+        return 0.0 if self.random is None else self.ratio
 
     def __call__(self, y: Tensor) -> Tensor:
         """``y`` (rows, columns), some values dropped and the others scaled."""
@@ -44,14 +48,31 @@ def _wide(t: Tensor | None) -> Any:
     return None if t is None else t.to(torch.promote_types(t.dtype, torch.float32))
 
 
+def _kernels(name: str, width: int | None, x: Tensor) -> Any:
+    """The compiled ops of ``generative_recommenders``, where there is the kernel for such rows."""
+    if not x.is_cuda:
+        return None
+    # Imported here: on a CPU nothing of it is needed.
+    from generative_recommenders.ops import compiled, compiled_rows
+
+    if not compiled.serves(name, width, x):
+        return None
+    return compiled_rows if name.startswith("bias_silu") else compiled
+
+
+def _same(t: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if t is None else t.to(x.dtype)
+
+
 def layer_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The norm of rows in the dtype of ``x``, the mean and 1 / deviation of each."""
-    if x.is_cuda:
-        from generative_recommenders.ops.triton.triton_layer_norm import norm_fwd
-
-        return norm_fwd(x, weight, bias, eps)
+    if kernels := _kernels("norm_fwd", x.shape[1], x):
+        out: tuple[Tensor, Tensor, Tensor] = kernels.norm_fwd(
+            x, _same(weight, x), _same(bias, x), eps, 0, False
+        )
+        return out
     y, mean, rstd = _aten.native_layer_norm(
         _wide(x), (x.shape[1],), _wide(weight), _wide(bias), eps
     )
@@ -65,11 +86,13 @@ def layer_norm_backward(
     bias: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    if x.is_cuda:
-        from generative_recommenders.ops.triton.triton_layer_norm import norm_bwd
-
-        return norm_bwd(dy, x, weight, bias, mean, rstd)
+    if kernels := _kernels("norm_bwd", x.shape[1], x):
+        out: tuple[Tensor, Tensor, Tensor] = kernels.norm_bwd(
+            dy, mean, rstd, x, _same(weight, x), _same(bias, x), eps, 0, False
+        )
+        return out
     wanted = [True, weight is not None, bias is not None]
     dx, dw, db = _aten.native_layer_norm_backward(
         _wide(dy), _wide(x), (x.shape[1],), mean, rstd, _wide(weight), _wide(bias), wanted
@@ -77,29 +100,52 @@ def layer_norm_backward(
     return dx.to(x.dtype), dw, db
 
 
-def silu_backward_into(target: Tensor, dy: Tensor, x: Tensor) -> None:
-    """Writes the gradient of ``silu(x)`` to ``target``, which may be a part of a wider tensor."""
-    _aten.silu_backward.grad_input(dy, x, grad_input=target)
+def bias_silu(h: Tensor, bias: Tensor | None) -> Tensor:
+    """``silu(h + bias)`` of (rows, columns)."""
+    if kernels := _kernels("bias_silu_fwd", None, h):
+        given = h.new_zeros(h.shape[1]) if bias is None else bias
+        out: Tensor = kernels.bias_silu(h, given, h.shape[1])
+        return out
+    return F.silu(h if bias is None else h + bias)
+
+
+def bias_silu_backward(
+    grads: Sequence[Tensor], h: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of h and bias.
+
+    Args:
+        grads: of two or four equal parts of the columns.
+        h, bias: as they were given.
+    """
+    if kernels := _kernels("bias_silu_bwd", None, h):
+        given = h.new_zeros(h.shape[1]) if bias is None else bias
+        nothing = [h.new_empty((h.shape[0], 0))] * (4 - len(grads))
+        dh, db = kernels.bias_silu_bwd(*grads, *nothing, h, given, h.shape[1])
+        return dh, None if bias is None else db
+    dh = torch.empty_like(h)
+    biased = h if bias is None else h + bias
+    parts = len(grads)
+    for target, dy, x in zip(dh.chunk(parts, 1), grads, biased.chunk(parts, 1), strict=True):
+        _aten.silu_backward.grad_input(dy, x, grad_input=target)
+    return dh, None if bias is None else dh.sum(0)
 
 
 def _weights(weight: Tensor | None, bias: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
-    columns = like.shape[1]
-    if weight is None:
-        weight = torch.ones(columns, dtype=torch.float32, device=like.device)
-    if bias is None:
-        bias = torch.zeros(columns, dtype=torch.float32, device=like.device)
-    return weight, bias
+    return (
+        like.new_ones(like.shape[1]) if weight is None else weight.to(like.dtype),
+        like.new_zeros(like.shape[1]) if bias is None else bias.to(like.dtype),
+    )
 
 
 def norm_mul_dropout(
     a: Tensor, u: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, drop: Drop
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``dropout(layer_norm(a) * u)``, and the statistics of ``a``."""
-    if a.is_cuda:
-        from generative_recommenders.ops.triton import triton_hstu_linear as triton
-
-        given = (a, u, *_weights(weight, bias, a), drop.seed(a.device), eps)
-        return triton._fwd_op(*given, drop.ratio if drop.acts else 0.0, *_PLAIN)  # type: ignore[no-any-return]
+    if kernels := _kernels("norm_mul_dropout_fwd", a.shape[1], a):
+        given = (a, u, *_weights(weight, bias, a), drop.seed(a.device), eps, drop.drawn, *_PLAIN)
+        out: tuple[Tensor, Tensor, Tensor] = kernels.norm_mul_dropout_fwd(*given)
+        return out
     normed, mean, rstd = layer_norm(_wide(a), weight, bias, eps)
     return drop(normed * u).to(a.dtype), mean, rstd
 
@@ -116,21 +162,21 @@ def norm_mul_dropout_backward(
     drop: Drop,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of a, u, weight and bias."""
-    if a.is_cuda:
-        from generative_recommenders.ops.triton import triton_hstu_linear as triton
-
-        given = (dy, a, u, *_weights(weight, bias, a), mean, rstd, drop.seed(a.device), eps)
-        da, du, dw, db = triton._bwd_op(*given, drop.ratio if drop.acts else 0.0, *_PLAIN)
-        return da, du, dw, db
+    if kernels := _kernels("norm_mul_dropout_bwd", a.shape[1], a):
+        given = (a, u, *_weights(weight, bias, a), drop.seed(a.device), eps, drop.drawn, *_PLAIN)
+        out: tuple[Tensor, Tensor, Tensor, Tensor] = kernels.norm_mul_dropout_bwd(
+            dy, mean, rstd, *given
+        )
+        return out
     wide = drop(_wide(dy))
     x, w, b = _wide(a), _wide(weight), _wide(bias)
     normed = (x - mean) * rstd
     if w is not None:
         normed = normed * w + (0 if b is None else b)
     dnormed = wide * u
-    da, dw, db = layer_norm_backward(dnormed, x, weight, bias, mean, rstd)
+    da, dw, db = layer_norm_backward(dnormed, x, weight, bias, mean, rstd, eps)
     return da.to(a.dtype), (wide * normed).to(u.dtype), dw, db
 
 
-# Of the Triton op: u as it is, no concatenation, one norm over all columns.
-_PLAIN = (False, False, False, "none", False, 1, -1)
+# Of the op: u as it is, no concatenation, one norm over all columns.
+_PLAIN = (False, False, False, 0, False, 1)

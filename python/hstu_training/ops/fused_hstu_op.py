@@ -4,8 +4,8 @@
     y = dropout(LN(a) * u)                        out = x + y Wo (+ bo)
 
 With ``rows`` (of the last layer, where candidates alone are read) u, q, a, y and out are of those.
-In units of tokens * hidden * 2 bytes it keeps x, n, h = n W + b (4), SiLU(h) (4), a and y: 12;
-without n and SiLU(h), which the two recompute flags drop, 7.
+In units of tokens * hidden * 2 bytes it keeps x, n, h = n W (4), SiLU(h + b) (4), a and y: 12;
+without n and SiLU(h + b), which the two recompute flags drop, 7.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from torch import Tensor
 
 from hstu_training.ops.elementwise import (
     Drop,
+    bias_silu,
+    bias_silu_backward,
     layer_norm,
     layer_norm_backward,
     norm_mul_dropout,
     norm_mul_dropout_backward,
-    silu_backward_into,
 )
 
 
@@ -90,14 +91,20 @@ class _Parts(NamedTuple):
         return cls(*halves[0].chunk(2, 1), *halves[1].chunk(2, 1))
 
 
-def _project(
-    n: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None
-) -> tuple[Tensor, ...]:
+def _project(n: Tensor, weight: Tensor, rows: Tensor | None) -> tuple[Tensor, ...]:
     if rows is None:
-        return (n @ weight if bias is None else torch.addmm(bias, n, weight),)
+        return (n @ weight,)
     half = weight.shape[1] // 2
-    first, second = n[rows] @ weight[:, :half], n @ weight[:, half:]
-    return (first, second) if bias is None else (first + bias[:half], second + bias[half:])
+    return n[rows] @ weight[:, :half], n @ weight[:, half:]
+
+
+def _silu(h: tuple[Tensor, ...], bias: Tensor | None) -> tuple[Tensor, ...]:
+    """Of all columns, or of both halves."""
+    return tuple(map(bias_silu, h, _halves(bias, len(h))))
+
+
+def _halves(bias: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
+    return (None,) * count if bias is None else bias.chunk(count)
 
 
 def _attention(parts: _Parts, rab: Tensor | None, has_drab: bool, plan: Plan) -> Tensor:
@@ -123,8 +130,8 @@ class _FusedLayer(torch.autograd.Function):
         *_leaves: Tensor | None,
     ) -> Tensor:
         n, mean, rstd = layer_norm(x, *norm1, plan.eps)
-        h = _project(n, weight, bias, plan.rows)
-        s = tuple(F.silu(t) for t in h)
+        h = _project(n, weight, plan.rows)
+        s = _silu(h, bias)
         parts = _Parts.of(s)
         has_drab = rab is not None and rab.requires_grad
         a = _attention(parts, rab, has_drab, plan)
@@ -135,21 +142,21 @@ class _FusedLayer(torch.autograd.Function):
             out += proj_bias
         kept = (None if plan.recompute_norm else n, *h)
         ctx.save_for_backward(
-            x, mean, rstd, a, mean2, rstd2, y, weight, proj, *norm1, *norm2, rab, *kept,
+            x, mean, rstd, a, mean2, rstd2, y, weight, bias, proj, *norm1, *norm2, rab, *kept,
             *(() if plan.recompute_silu else s),
         )  # fmt: skip
         ctx.plan, ctx.halves, ctx.has_drab = plan, len(h), has_drab
-        ctx.biased = (bias is not None, proj_bias is not None)
+        ctx.proj_biased = proj_bias is not None
         return out
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
-        x, mean, rstd, a, mean2, rstd2, y, weight, proj, *rest = ctx.saved_tensors
+        x, mean, rstd, a, mean2, rstd2, y, weight, bias, proj, *rest = ctx.saved_tensors
         norm1, norm2, rab, n = (rest[0], rest[1]), (rest[2], rest[3]), rest[4], rest[5]
         plan, halves = ctx.plan, ctx.halves
         h, s = tuple(rest[6 : 6 + halves]), tuple(rest[6 + halves :])
         if not s:
-            s = tuple(F.silu(t) for t in h)
+            s = _silu(h, bias)
         parts = _Parts.of(s)
         dout = dout.contiguous()
         dproj = y.t() @ dout
@@ -160,20 +167,19 @@ class _FusedLayer(torch.autograd.Function):
         dq, dk, dv, drab = torch.ops.hstu_attn.varlen_bwd(
             _heads(da, plan), q, k, v, *plan.attend.arguments(rab, ctx.has_drab)
         )
-        dh = tuple(torch.empty_like(t) for t in h)
         grads = (du, *(_flat(t, plan) for t in (dq, dk, dv)))
-        for target, grad, value in zip(_Parts.of(dh), grads, _Parts.of(h), strict=True):
-            silu_backward_into(target, grad, value)
+        shares = [grads] if halves == 1 else [grads[:2], grads[2:]]
+        dh, dbs = zip(*map(bias_silu_backward, shares, h, _halves(bias, halves)), strict=True)
         if n is None:
             n = layer_norm(x, *norm1, plan.eps)[0]
         dn, dweight = _project_backward(n, weight, dh, plan.rows)
-        dbias = torch.cat([t.sum(0) for t in dh]) if ctx.biased[0] else None
-        dx, dw1, db1 = layer_norm_backward(dn, x, *norm1, mean, rstd)
+        dbias = None if bias is None else torch.cat(dbs)
+        dx, dw1, db1 = layer_norm_backward(dn, x, *norm1, mean, rstd, plan.eps)
         if plan.rows is None:
             dx += dout
         else:
             dx[plan.rows] = dx[plan.rows] + dout  # rows are distinct
-        dproj_bias = dout.sum(0) if ctx.biased[1] else None
+        dproj_bias = dout.sum(0) if ctx.proj_biased else None
         leaves = (dw1, db1, dw2, db2)
         given = (*norm1, *norm2)
         norms = [None if w is None else g for g, w in zip(leaves, given, strict=True)]
