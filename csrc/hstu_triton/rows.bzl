@@ -56,7 +56,7 @@ _ATTENTION = {
 # What the general mask takes instead where with the above its kernels would spill hundreds of bytes.
 _GENERAL = {
     "sm_90": {
-        "attention_fwd.{}.long": {128: (128, 64, 8, 2, 2), 256: (64, 32, 8, 3, 2)},
+        "attention_fwd.{}.long": {128: (64, 64, 4, 2, 0), 256: (64, 32, 8, 3, 2)},
         "attention_bwd_columns.{}.long": {128: (64, 64, 8, 2, 2), 256: (32, 64, 8, 1, 2)},
         "attention_bwd_rows.{}.long": {256: (64, 32, 8, 2, 2)},
     },
@@ -122,7 +122,6 @@ def _only(types, names):
 def _norm_rows(dtype):
     rows = []
     for width, block in _WIDTHS.items():
-        shape = {"BLOCK_D": block, "BLOCK_N": 1024 // block, "D": width}
         unaligned = _STRIDES if width % 16 else []
         forward, backward = ["MEAN", "RSTD", "eps"], ["MEAN", "RSTD", "SUMS"]
         for kernel, file, tensors, constants, others in [
@@ -132,7 +131,9 @@ def _norm_rows(dtype):
             ("norm_mul_dropout_bwd", "_linear_kernels", ["DY", "X", "U", "W", "B", "DX", "DU"], {}, _only(_STATISTICS, backward) | _DROPOUT),
         ]:
             options = {"enable_fp_fusion": False} if kernel == "norm_fwd" else {}
-            rows.append(_row("%s.%s.%d" % (kernel, dtype, width), file, "_" + kernel, dtype, tensors, shape | constants, others, unaligned = unaligned, options = options))
+            numbers, warps = {"norm_fwd": (1024, 1), "norm_bwd": (2048, 2)}.get(kernel, (1024, 4))
+            shape = {"BLOCK_D": block, "BLOCK_N": numbers // block, "D": width}
+            rows.append(_row("%s.%s.%d" % (kernel, dtype, width), file, "_" + kernel, dtype, tensors, shape | constants, others, unaligned = unaligned, options = options, warps = warps))
     for heads, block in {"": 32, ".heads": 256}.items():
         rows.append(_row("add_up.%s%s" % (dtype, heads), "_norm_kernels", "_add_up", dtype, ["DW", "DB"], {"BLOCK_D": block, "BLOCK_P": 2048 // block}, {"SUMS": "*fp32"}))
     return rows

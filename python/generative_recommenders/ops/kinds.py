@@ -94,7 +94,8 @@ def choose(p: Problem, gpu: str, major: int, compiled: bool = False) -> Kinds:
     dim = rounded(max(p.q.shape[2], p.v.shape[2]))
     taken = []
     for op in ("kind forward", "kind backward"):
-        shares = _share(nearest(op, gpu, major, dim, rounded(p.max_seq_len)).values, p, compiled)
+        row = nearest(op, gpu, major, dim, rounded(p.max_seq_len), p.general)
+        shares = _share(row.values, p, compiled)
         taken.append(max(shares, key=shares.__getitem__) if shares else "TRITON")
     of_name = {"CUDA": HammerKernel.CUDA, "TMA": HammerKernel.TRITON}
     triton = HammerKernel.TRITON_CC if compiled else HammerKernel.TRITON

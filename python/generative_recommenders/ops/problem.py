@@ -31,6 +31,13 @@ class Problem(NamedTuple):
     order: Tensor | None = None
     enable_tma: bool = False
 
+    @property
+    def general(self) -> bool:
+        """Whether there is any rule beside the causal one."""
+        m = self.mask
+        given = (m.num_targets, self.attn_scale, self.order)
+        return any(t is not None for t in given) or bool(m.max_attn_len or m.contextual_seq_len)
+
     def _rest(self) -> tuple[Any, ...]:
         m = self.mask
         softmax_heads = 0

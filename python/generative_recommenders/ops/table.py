@@ -42,6 +42,7 @@ ROWS = (
     Row(H200, "forward", 64, 2048, _blocks(64, 64, 4, 2, 1)),
     Row(H200, "forward", 128, 2048, _blocks(128, 64, 4, 2, 0)),
     Row(H200, "forward", 256, 2048, _blocks(128, 32, 8, 3, 2)),
+    Row(H200, "forward general", 128, 2048, _blocks(64, 64, 4, 2, 0)),
     Row(H200, "rows", 64, 2048, _blocks(128, 128, 8, 2, 2)),
     Row(H200, "rows", 128, 2048, _blocks(128, 64, 8, 2, 2)),
     Row(H200, "rows", 256, 2048, _blocks(128, 32, 8, 2, 2)),
@@ -64,6 +65,8 @@ ROWS = (
     Row(H200, "kind backward", 64, 2048, _kinds(0.285, 0.285, 0.31)),
     Row(H200, "kind backward", 128, 2048, _kinds(0.327, 0.327, 0.38)),
     Row(H200, "kind backward", 256, 2048, _kinds(0.264, 0.264, 0.35)),
+    Row(H200, "kind forward general", 128, 2048, _kinds(0.397, 0.425, 0.411)),
+    Row(H200, "kind backward general", 128, 2048, _kinds(0.279, 0.279, 0.227)),
     # No shares but an order: hstu_attn's kernels are made for mma.sync, which is all that there is.
     Row(A100, "kind forward", 128, 2048, _kinds(0.0, 0.0, 1.0), tuned=False),
     Row(A100, "kind backward", 128, 2048, _kinds(0.0, 0.0, 1.0), tuned=False),
@@ -85,7 +88,7 @@ def _distance(row: Row, dim: int, length: int) -> int:
 
 
 @functools.cache
-def nearest(op: str, gpu: str, major: int, dim: int, length: int) -> Row:
+def nearest(op: str, gpu: str, major: int, dim: int, length: int, general: bool = False) -> Row:
     """The row for what is asked for, or the nearest one of that op.
 
     Args:
@@ -94,10 +97,12 @@ def nearest(op: str, gpu: str, major: int, dim: int, length: int) -> Row:
         major: of its compute capability: 9 is like an H200, others like an A100.
         dim: the wider head dim.
         length: the longest sequence.
+        general: the mask is more than causal: rows of "<op> general", if there are any of that dim.
     """
     known = next((name for name in (H200, A100) if name in gpu), H200 if major == 9 else A100)
-    shipped = [row for row in ROWS if row.op == op and row.gpu == known]
-    rows = [row for row in own_rows(gpu) if row.op == op] + shipped
+    every = own_rows(gpu) + [row for row in ROWS if row.gpu == known]
+    rows = [row for row in every if general and (row.op, row.dim) == (f"{op} general", dim)]
+    rows = rows or [row for row in every if row.op == op]
     return min(rows, key=lambda row: _distance(row, dim, length))
 
 

@@ -30,13 +30,15 @@ def configuration(
     longest: int,
     interpreted: bool,
     gpu: str = "",
+    general: bool = False,
 ) -> Config:
     """The row of the table; smaller blocks for short sequences and for float32."""
     if interpreted:
         return Config(16, 16, 1, 1, 2)
     if direction in FORCED:
         return FORCED[direction]
-    found = Config(**nearest(direction, gpu, major, rounded(dim), rounded(longest)).values)
+    row = nearest(direction, gpu, major, rounded(dim), rounded(longest), general)
+    found = Config(**row.values)
     if bytes_per_number > 2:
         found = Config(32, 32, 4, 1, 2)
     most = max(16, rounded(longest))

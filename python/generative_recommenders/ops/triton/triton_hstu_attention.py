@@ -143,13 +143,13 @@ def _forward(
     rows = min(delta or max_seq_len, max_seq_len)
     dim = max(q.shape[2], v.shape[2])
     sizes = (q.element_size(), _launch.capability(q)[0], rows, _launch.INTERPRETED)
-    c = configuration("forward", dim, *sizes, _launch.gpu_name(q))
-    # A block of the last rows begins where they do, in the worst case before the first of them.
-    grid = (batch * heads, cdiv(delta or max_seq_len, c.block_m))
     (targets, order, scale), rules, general = _rules(
         seq_offsets, q, num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len,
         order, attn_scale,
     )  # fmt: skip
+    c = configuration("forward", dim, *sizes, _launch.gpu_name(q), general)
+    # A block of the last rows begins where they do, in the worst case before the first of them.
+    grid = (batch * heads, cdiv(delta or max_seq_len, c.block_m))
     _hstu_attn_fwd[grid](
         q, k, v, seq_offsets, targets, order, scale, out, *_strides(q, k, v, out),
         alpha, 1.0 / max_seq_len, heads, batch, out.shape[0], max_seq_len, delta, *rules,
@@ -235,7 +235,8 @@ def triton_hstu_attention_bwd(
         sort_by_length_indices, attn_scale,
     )  # fmt: skip
     for of_rows in (False, True):
-        c = configuration("rows" if of_rows else "columns", dim, *sizes, _launch.gpu_name(q))
+        op = "rows" if of_rows else "columns"
+        c = configuration(op, dim, *sizes, _launch.gpu_name(q), general)
         grid = (batch * heads, cdiv(N, c.block_m if of_rows else c.block_n))
         _hstu_attn_bwd[grid](
             q, k, v, seq_offsets, targets, order, scale, dout, dq, dk, dv,

@@ -19,13 +19,13 @@ PARTS = 1056  # programs of the backward, each with its own sums
 GATES = ("none", "swish", "silu")
 
 
-def block_rows(block_d: int, interpreted: bool = False) -> int:
-    """Rows of a block: 1024 numbers, which is one load of 16 bytes for each of 128 threads."""
-    return max(1, min(16, 1024 // block_d)) if interpreted else max(1, 1024 // block_d)
+def block_rows(block_d: int, interpreted: bool = False, numbers: int = 1024) -> int:
+    """Rows of a block."""
+    return max(1, min(16 if interpreted else numbers, numbers // block_d))
 
 
-def warps(block_d: int) -> int:
-    return max(1, min(16, block_d // 256)) if block_d > 1024 else 4
+def warps(block_d: int, few: int = 4) -> int:
+    return max(1, min(16, block_d // 256)) if block_d > 1024 else few
 
 
 def programs_of(rows: int, block: int, parts: int = PARTS) -> tuple[int, int]:
@@ -85,7 +85,7 @@ def norm_fwd(
         _norm_fwd[(cdiv(rows, block_n),)](
             x, x if weight is None else weight, x if bias is None else bias, y, mean, rstd,
             x.stride(0), y.stride(0), rows, eps, _parts(weight, bias, is_rms), GATES.index(gate),
-            D=dim, BLOCK_D=block_d, BLOCK_N=block_n, GIVEN=given, num_warps=warps(block_d),
+            D=dim, BLOCK_D=block_d, BLOCK_N=block_n, GIVEN=given, num_warps=warps(block_d, 1),
             enable_fp_fusion=False,
         )  # fmt: skip
     return y, mean, rstd
@@ -109,13 +109,13 @@ def norm_bwd(
     if rows == 0 or dim == 0:
         dw, db = (None if t is None else torch.zeros_like(t) for t in (weight, bias))
         return dx, dw, db
-    block_n = block_rows(block_d, _launch.INTERPRETED)
+    block_n = block_rows(block_d, _launch.INTERPRETED, 2048)
     programs, per_program = programs_of(rows, block_n)
     sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
     _norm_bwd[(programs,)](
         dy, x, x if weight is None else weight, x if bias is None else bias, mean, rstd, dx, sums,
         dy.stride(0), x.stride(0), dx.stride(0), rows, per_program, _parts(weight, bias, is_rms),
-        GATES.index(gate), D=dim, BLOCK_D=block_d, BLOCK_N=block_n, num_warps=warps(block_d),
+        GATES.index(gate), D=dim, BLOCK_D=block_d, BLOCK_N=block_n, num_warps=warps(block_d, 2),
     )  # fmt: skip
     like = bias if weight is None else weight
     if like is None:
