@@ -167,7 +167,9 @@ def transposed_sizes(sizes: Sequence[Sequence[int]], device: torch.device) -> Tr
     ]
     pinned = device.type == "cuda"
     numbers = torch.tensor([*offsets, *starts, *moves], pin_memory=pinned)
-    there = numbers.to(device, non_blocking=True).split([len(offsets), len(starts), len(moves)])
+    there = torch.split(
+        numbers.to(device, non_blocking=True), [len(offsets), len(starts), len(moves)]
+    )
     at = torch.arange(starts[-1], device=device)
     return Transposed(at + there[2][ops.expand_ids(there[1], starts[-1])], there[0])
 

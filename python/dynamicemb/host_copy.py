@@ -21,8 +21,12 @@ def leaving(given: Tensor) -> tuple[Tensor, Any]:
 class Numbers:
     """Those of a tensor, asked for now and read later, without waiting for what came between."""
 
+    _event: Any
+
     def __init__(self, given: Tensor) -> None:
-        self._there, self._event = (given, None) if given.device.type == "cpu" else leaving(given)
+        self._there, self._event = given, None
+        if given.device.type != "cpu":
+            self._there, self._event = leaving(given)
 
     def read(self) -> Any:
         if self._event is not None:
