@@ -43,6 +43,7 @@ void HashTable<Key, Value, Score, kStrategy>::LaunchHostRows(const DeviceStorage
                                                              const Args& args,
                                                              const device::HostMoves& host,
                                                              cudaStream_t stream) const {
+  device::SortBinKernel<device::kThreads><<<device::kHostBins, device::kThreads, 0, stream>>>(host);
   device::HostRowsKernel<device::kHostThreads>
       <<<device::kHostBlocks, device::kHostThreads, 0, stream>>>(storage.view, args.values,
                                                                  args.pitch, args.word_bytes, host);
@@ -184,6 +185,9 @@ void HashTable<Key, Value, Score, kStrategy>::LaunchPasses(const DeviceStorage& 
     LaunchHostRows(storage, args, plan.host, stream);
   }
   if (Inserts(kMode)) {
+    if (device::KnowsLowest(args)) {
+      LaunchEvictKnown(kMode, view, args, plan, Resident(blocks, device::kKnownBlocks), stream);
+    }
     const unsigned wanted = std::max(blocks, Blocks(view.layout.num_buckets));
     LaunchEvict(kMode, view, args, plan, Resident(wanted, device::kEvictBlocks), stream);
   }

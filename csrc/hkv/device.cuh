@@ -18,8 +18,9 @@ namespace device {
 using accel::Append;
 using accel::kFullMask;
 
-constexpr uint32_t kNone = 0xffffffff;  // no position
-constexpr int kThreads = 128;           // per block, in every kernel; a warp works on 32 keys
+constexpr uint32_t kNone = 0xffffffff;       // no position
+constexpr uint64_t kNoSlots = ~uint64_t{0};  // of BucketState::lowest
+constexpr int kThreads = 128;                // per block, in every kernel; a warp works on 32 keys
 
 // The insertions of equal keys exclude each other by a lock of their home bucket; several locks
 // keep different keys apart.
@@ -35,13 +36,16 @@ constexpr uint32_t kLineKeys = 8;
 struct CallState {
   uint32_t calls;
   uint32_t blocks_done;  // of the kernel that ends the call
+  uint32_t lowered;      // how many kernels may have made scores that are less than older ones
 };
 
 // What evictions remember of a bucket. All of it should stay in the L2 cache.
-struct alignas(16) BucketState {
+struct alignas(32) BucketState {
   uint64_t level;    // about the smallest score, when it was last looked for; 0: it was not
-  uint32_t waiting;  // the first of the keys that evict here (passes.cuh), kNone between calls
-  uint32_t unused;
+  uint64_t lowest;   // slots that leave next (lowest.cuh), a byte each, in order; 0xff: none
+  uint64_t below;    // the smallest score of all other slots, when they were read
+  uint32_t lowered;  // CallState's then: if it has changed, lowest says nothing
+  uint32_t waiting;  // the first of the keys that evict here (evict.cuh), kNone between calls
 };
 
 struct View {
@@ -168,6 +172,10 @@ __device__ __forceinline__ uint64_t LoadInCache(const uint64_t* p) {
                : "l"(p), "l"(KeepPolicy())
                : "memory");
   return x;
+}
+
+__device__ __forceinline__ void PrefetchToCache(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 __device__ __forceinline__ uint64_t GlobalTimer() {

@@ -96,10 +96,11 @@ class PassMemory {
     plan.waiters = lists_.As<device::Waiter>();
     plan.rest = reinterpret_cast<uint32_t*>(plan.waiters + kKeys);
     plan.buckets = plan.rest + kKeys;
+    plan.pending = plan.buckets + kKeys;
     if (marks) {
       CheckCuda(cudaMemsetAsync(storage.touched.As<char>(), 0, storage.touched.bytes(), stream),
                 "clearing a filter");
-      plan.positions = plan.buckets + kKeys;
+      plan.positions = plan.pending;
       plan.touched = storage.touched.As<uint32_t>();
     }
     return plan;

@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(kBlock)
   const uint64_t before = score;
   f(static_cast<Key>(*t.KeyAt(position)), reinterpret_cast<Value*>(t.RowAt(position)), &score);
   if (score != before) *t.ScoreAt(position) = score;
+  if (score < before) atomicAdd(&t.state->lowered, 1);
 }
 
 }  // namespace device

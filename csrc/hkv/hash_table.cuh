@@ -414,7 +414,7 @@ class HashTable : public NativeTable {
   // What the device's clock shows.
   uint64_t ReadClock(cudaStream_t stream) const {
     device::ClockKernel<device::kThreads>
-        <<<1, device::kThreads, 0, stream>>>(counter_.As<uint64_t>());
+        <<<1, device::kThreads, 0, stream>>>(storage_->view, counter_.As<uint64_t>());
     return ReadCounter(stream);
   }
 

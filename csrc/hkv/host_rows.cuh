@@ -2,8 +2,8 @@
 //
 // Rows in pinned host memory, in the order of their addresses. A GPU that reads such rows in random
 // order waits for the translation of their pages, not for the link; so a large batch first moves
-// its rows in device memory and puts the others into bins of neighbouring rows, and then a few
-// blocks go through the bins in order.
+// its rows in device memory and puts the others into bins of neighbouring rows; then the bins are
+// put in order, and a few blocks go through all of them.
 #pragma once
 
 #include "csrc/hkv/copy.cuh"
@@ -15,6 +15,7 @@ constexpr uint32_t kHostBins = 4096;
 constexpr uint32_t kHostBinKeys = 256;   // of a full batch, on average
 constexpr uint32_t kHostBinSlots = 448;  // twelve standard deviations more
 constexpr int kHostThreads = 256;
+constexpr int kHostUnroll = 8;   // row words of a lane in flight
 constexpr int kHostBlocks = 16;  // in all: together they should touch few pages
 
 struct HostMoves {
@@ -37,26 +38,58 @@ struct HostMoves {
   }
 };
 
-// Launch with kHostBlocks blocks. values: (n, dim) of the batch.
+// Puts the moves of a bin in the order of their rows. A block for each bin.
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock) SortBinKernel(const HostMoves host) {
+  __shared__ uint2 moves[kHostBinSlots];
+  const uint32_t size = min(host.sizes[blockIdx.x], kHostBinSlots);
+  uint2* const bin = host.moves + blockIdx.x * kHostBinSlots;
+  for (uint32_t i = threadIdx.x; i < size; i += kBlock) moves[i] = bin[i];
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; i < size; i += kBlock) {
+    const uint2 mine = moves[i];
+    uint32_t rank = 0;
+    for (uint32_t j = 0; j < size; ++j) {
+      rank += moves[j].x < mine.x || (moves[j].x == mine.x && j < i);
+    }
+    bin[rank] = mine;
+  }
+}
+
+// Launch with kHostBlocks blocks. values: (n, dim) of the batch. Neighbouring warps move
+// neighbouring rows.
 template <int kBlock>
 __global__ void __launch_bounds__(kBlock)
     HostRowsKernel(const View t, char* values, uint64_t pitch, uint32_t word_bytes,
                    const HostMoves host) {
+  constexpr uint32_t kMine = kHostBins / kBlock;
   __shared__ WarpScratch scratches[kBlock / 32];
-  for (uint32_t bin = blockIdx.x; bin < kHostBins; bin += gridDim.x) {
-    const uint32_t size = min(host.sizes[bin], kHostBinSlots);
-    for (uint32_t at = threadIdx.x; (at & ~31u) < size; at += kBlock) {
-      char *from = nullptr, *to = nullptr;
-      if (at < size) {
-        const uint2 move = host.moves[bin * kHostBinSlots + at];
-        char* const row = t.RowAt(move.x);
-        char* const mine = values + (move.y & 0x7fffffff) * pitch;
-        const bool reads = move.y >> 31 != 0;
-        from = reads ? row : mine;
-        to = reads ? mine : row;
+  __shared__ uint32_t ends[kHostBins], sums[kBlock / 32];  // moves in the bins up to each
+  uint32_t mine = 0;
+  for (uint32_t i = 0; i < kMine; ++i) {
+    mine += min(host.sizes[threadIdx.x * kMine + i], kHostBinSlots);
+    ends[threadIdx.x * kMine + i] = mine;
+  }
+  const uint32_t before = accel::BlockExclusiveSum(mine, sums);
+  for (uint32_t i = 0; i < kMine; ++i) ends[threadIdx.x * kMine + i] += before;
+  __syncthreads();
+  const uint32_t size = ends[kHostBins - 1], step = gridDim.x * kBlock;
+  for (uint32_t at = blockIdx.x * kBlock + threadIdx.x; (at & ~31u) < size; at += step) {
+    char *from = nullptr, *to = nullptr;
+    if (at < size) {
+      uint32_t bin = 0;  // the first one that ends behind `at`
+      for (uint32_t half = kHostBins / 2; half != 0; half /= 2) {
+        if (ends[bin + half - 1] <= at) bin += half;
       }
-      CopyRows<4, true>(scratches[threadIdx.x / 32], from, to, t.row_bytes, word_bytes);
+      const uint32_t slot = at - (bin == 0 ? 0 : ends[bin - 1]);
+      const uint2 move = host.moves[bin * kHostBinSlots + slot];
+      char* const row = t.RowAt(move.x);
+      char* const given = values + (move.y & 0x7fffffff) * pitch;
+      const bool reads = move.y >> 31 != 0;
+      from = reads ? row : given;
+      to = reads ? given : row;
     }
+    CopyRows<kHostUnroll, true>(scratches[threadIdx.x / 32], from, to, t.row_bytes, word_bytes);
   }
 }
 

@@ -3,14 +3,17 @@
 // Launches of the passes over large batches, and of lookups.
 #pragma once
 
+#include "csrc/hkv/evict.cuh"
 #include "csrc/hkv/launch.cuh"
 #include "csrc/hkv/lookup_kernel.cuh"
-#include "csrc/hkv/passes.cuh"
 
 namespace hkv {
 
 void LaunchClaim(WriteMode mode, const device::View& view, const device::UpsertArgs& args,
                  const device::Plan& plan, unsigned blocks, cudaStream_t stream);
+// Of a mode that inserts, where KnowsLowest(args).
+void LaunchEvictKnown(WriteMode mode, const device::View& view, const device::UpsertArgs& args,
+                      const device::Plan& plan, unsigned blocks, cudaStream_t stream);
 // Of a mode that inserts; the blocks run at the same time.
 void LaunchEvict(WriteMode mode, const device::View& view, const device::UpsertArgs& args,
                  const device::Plan& plan, unsigned blocks, cudaStream_t stream);
@@ -39,19 +42,38 @@ HKV_KERNELS_INLINE void LaunchClaim(WriteMode mode, const device::View& view,
   }
 }
 
-HKV_KERNELS_INLINE void LaunchEvict(WriteMode mode, const device::View& view,
-                                    const device::UpsertArgs& args, const device::Plan& plan,
-                                    unsigned blocks, cudaStream_t stream) {
+HKV_KERNELS_INLINE void LaunchEvictKnown(WriteMode mode, const device::View& view,
+                                         const device::UpsertArgs& args, const device::Plan& plan,
+                                         unsigned blocks, cudaStream_t stream) {
   const auto launch = [&](auto kernel) {
-    LaunchTogether(kernel, blocks, stream, view, args, plan);
+    kernel<<<blocks, device::kThreads, 0, stream>>>(view, args, plan);
   };
   switch (mode) {
     case WriteMode::kInsertOrAssign:
-      return launch(device::EvictKernel<WriteMode::kInsertOrAssign>);
+      return launch(device::EvictKnownKernel<WriteMode::kInsertOrAssign>);
     case WriteMode::kInsertAndEvict:
-      return launch(device::EvictKernel<WriteMode::kInsertAndEvict>);
+      return launch(device::EvictKnownKernel<WriteMode::kInsertAndEvict>);
     default:
-      return launch(device::EvictKernel<WriteMode::kFindOrInsert>);
+      return launch(device::EvictKnownKernel<WriteMode::kFindOrInsert>);
+  }
+}
+
+HKV_KERNELS_INLINE void LaunchEvict(WriteMode mode, const device::View& view,
+                                    const device::UpsertArgs& args, const device::Plan& plan,
+                                    unsigned blocks, cudaStream_t stream) {
+  const auto launch = [&](auto with, auto without) {
+    LaunchTogether(device::KnowsLowest(args) ? with : without, blocks, stream, view, args, plan);
+  };
+  switch (mode) {
+    case WriteMode::kInsertOrAssign:
+      return launch(device::EvictKernel<WriteMode::kInsertOrAssign, true>,
+                    device::EvictKernel<WriteMode::kInsertOrAssign, false>);
+    case WriteMode::kInsertAndEvict:
+      return launch(device::EvictKernel<WriteMode::kInsertAndEvict, true>,
+                    device::EvictKernel<WriteMode::kInsertAndEvict, false>);
+    default:
+      return launch(device::EvictKernel<WriteMode::kFindOrInsert, true>,
+                    device::EvictKernel<WriteMode::kFindOrInsert, false>);
   }
 }
 

@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(kBlock)
                 const uint64_t* scores, const char* values, uint32_t word_bytes) {
   __shared__ WarpScratch scratches[kBlock / 32];
   const uint64_t i = ThreadIndex();
+  if (i == 0) ++t.state->lowered;
   const char* mine = nullptr;
   char* row = nullptr;
   if (i < n) {
@@ -41,8 +42,10 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 template <int kBlock>
-__global__ void __launch_bounds__(kBlock) ClockKernel(uint64_t* ns) {
-  if (ThreadIndex() == 0) *ns = GlobalTimer();
+__global__ void __launch_bounds__(kBlock) ClockKernel(const View t, uint64_t* ns) {
+  if (ThreadIndex() != 0) return;
+  *ns = GlobalTimer();
+  ++t.state->lowered;  // the table's clock may be set back
 }
 
 }  // namespace device

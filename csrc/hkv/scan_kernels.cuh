@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kBlock) ClearKernel(const View t) {
       t.holders[bucket * kBucketSlots + slot] = 0;
     }
   }
-  if (lane == 0) t.buckets[bucket] = {0, kNone, 0};
+  if (lane == 0) t.buckets[bucket] = {0, kNoSlots, 0, 0, kNone};
   if (lane < kLocksPerBucket) t.locks[bucket * kLocksPerBucket + lane] = 0;
   if (lane < kBucketSlots / 32) {
     t.busy[bucket * (kBucketSlots / 32) + lane] = 0;

@@ -59,6 +59,11 @@ ACCEL_HD constexpr bool NeedsClock(ScoreRule rule) {
   return rule == ScoreRule::kClock || rule == ScoreRule::kEpochClock;
 }
 
+// Whether a call may make a score that is less than one that was made before.
+ACCEL_HD constexpr bool MayLowerScores(ScoreRule rule, bool inserts) {
+  return rule != ScoreRule::kClock && (inserts || rule != ScoreRule::kKept);
+}
+
 ACCEL_HD constexpr bool AddsUp(ScoreRule rule) {
   return rule == ScoreRule::kAdd || rule == ScoreRule::kEpochAdd;
 }

@@ -105,6 +105,7 @@ __global__ void __launch_bounds__(kThreads, kUpsertBlocks)
     const SegmentTable& table = s.table[part.t];
     const UpsertArgs mine = ArgsFor(table, a, part);
     const uint64_t i = part.begin + (threadIdx.x & 31);
+    if (i == part.first && MayLowerScores(mine.rule, Inserts(kMode))) ++table.view.state->lowered;
     UpsertKeys<kMode, char>(table.view, mine, scratches[threadIdx.x / 32], Guard(table.view, mine),
                             i, i < part.end, true);
   }

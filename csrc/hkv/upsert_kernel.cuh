@@ -20,6 +20,7 @@ __device__ __forceinline__ void UpsertAll(const View& t, const UpsertArgs& a, co
                                           WarpScratch& scratch) {
   const Guard guard(t, a);
   const bool leads = blockIdx.x == 0 && threadIdx.x == 0;
+  if (leads && MayLowerScores(a.rule, Inserts(kMode))) ++t.state->lowered;
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * kThreads;
   const uint32_t* list = a.list;
   uint64_t size = list != nullptr ? Load(a.list_size) : a.n;
