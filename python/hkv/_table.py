@@ -102,7 +102,7 @@ class HashTable(KeyCalls, RowCalls, WholeCalls):
             "always" lets the smallest score leave all the same, as HierarchicalKV does under "lfu".
         evict_from: "both": the smaller of the smallest scores of a key's two buckets leaves; 99.5 %
             of the rows that stay are then of the greatest scores. "home": that of its home bucket
-            (96.5 %), which takes a GPU less time in a full table, 7 % at most.
+            (96.5 %), which takes a GPU less time in a full table, 11 % at most.
 
     Arrays are contiguous, on the table's device, of any library with DLPack or
     ``__cuda_array_interface__``; NumPy arrays for the host table. Calls on a GPU table are
