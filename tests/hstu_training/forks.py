@@ -4,6 +4,7 @@ takes longer than these runs."""
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401 - before a fork
+import torch._dynamo  # noqa: F401 - before a fork: an optimizer imports it
 from hstu_training.training import build, command, trainer  # noqa: F401 - before a fork
 
 from tests.hstu_training.runs import Program, free_port
@@ -94,3 +96,30 @@ class Forked:
 
 def run(program: Program, prepare: Callable[[], object] = int) -> Done:
     return Forked(program, prepare).wait()
+
+
+def killed(start: Callable[[Path], Program], folder: Path, kills: int) -> list[Path]:
+    """Kills runs at random moments, so often in all, and starts each anew where it was.
+
+    Args:
+        start: the program that saves into a folder and goes on from there.
+        folder: for folders.
+
+    Returns:
+        those of the runs that came to their end.
+    """
+    draw, done, ended = random.Random(4), 0, [folder / "0"]
+    while done < kills:
+        one = Forked(start(ended[-1]))
+        one.begun()
+        time.sleep(draw.uniform(0, 0.6))
+        one.send(signal.SIGKILL)  # of one that has ended nobody takes note
+        last = one.wait()
+        if last.returncode == -signal.SIGKILL:
+            done += 1
+        else:
+            assert last.returncode == 0, last.stderr
+            ended.append(folder / str(len(ended)))
+    last = run(start(ended[-1]))
+    assert last.returncode == 0, last.stderr
+    return ended

@@ -19,6 +19,7 @@ from tests.hstu_training import forks, runs
 if "process_group" not in inspect.signature(DynamicEmbeddingCollection).parameters:
     pytest.skip("needs a dynamicemb that deals tables out", allow_module_level=True)
 
+KILLS = int(os.environ.get("HSTU_TRAINING_KILLS", "2"))
 STEPS = 50
 SAVED = ("TrainerArgs.ckpt_save_interval=10", f"TrainerArgs.max_train_iters={STEPS}",
          "TrainerArgs.ckpt_load_dir='latest'", "TrainerArgs.eval_interval=50",
@@ -73,19 +74,11 @@ def test_two_processes_of_16_are_one_of_32(
 def test_two_processes_that_are_killed_go_on_with_the_same_bits(
     data: Path, two: Path, tmp_path: Path
 ) -> None:
-    killed = program(data, tmp_path, 2)
-    for _ in range(int(os.environ.get("HSTU_TRAINING_KILLS", "2"))):
-        run = forks.Forked(killed)
-        assert run.begun()
-        time.sleep(0.2)
-        run.send(signal.SIGKILL)
-        run.wait()
-    done = forks.run(killed)
-    assert done.returncode == 0, done.stderr
-    assert runs.checksums(tmp_path / f"saved/iter{STEPS}") == runs.checksums(
-        two / f"saved/iter{STEPS}"
-    )
-    assert runs.numbers(tmp_path / "out") == runs.numbers(two / "out")
+    for folder in forks.killed(lambda f: program(data, f, 2), tmp_path, KILLS):
+        assert runs.checksums(folder / f"saved/iter{STEPS}") == runs.checksums(
+            two / f"saved/iter{STEPS}"
+        )
+        assert runs.numbers(folder / "out") == runs.numbers(two / "out")
 
 
 def test_another_number_of_processes_loads(data: Path, two: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import resource
 import shutil
@@ -74,20 +73,8 @@ def test_two_runs_are_the_same_bits(data: Path, whole: Path, tmp_path: Path) -> 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    draw, kills, folder = random.Random(4), 0, tmp_path
-    while kills < KILLS:
-        run = forks.Forked(retrieval(data, folder))
-        run.begun()
-        time.sleep(draw.uniform(0, 0.6))
-        run.send(signal.SIGKILL)  # of one that has ended nobody takes note
-        if run.wait().returncode == -signal.SIGKILL:
-            kills += 1
-        else:  # it ended before it was killed: another begins
-            same(folder, whole)
-            folder = tmp_path / str(kills)
-    done = forks.run(retrieval(data, folder))
-    assert done.returncode == 0, done.stderr
-    same(folder, whole)
+    for folder in forks.killed(lambda f: retrieval(data, f), tmp_path, KILLS):
+        same(folder, whole)
 
 
 def test_sigterm_finishes_the_step_saves_and_exits_with_0(
@@ -127,21 +114,24 @@ def test_a_checkpoint_of_another_model_is_refused(data: Path, whole: Path, tmp_p
     assert "another model: num_layers is 2 there and 1 here" in done.stderr
 
 
-def test_code_in_a_checkpoint_is_not_run(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_run(whole: Path, tmp_path: Path) -> None:
     class Code:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(tmp_path / "run"),)
 
-    folder = tmp_path / "saved/iter40"
+    folder = tmp_path / "iter40"
     shutil.copytree(whole / "saved/iter40", folder)
-    torch.save({"loss_sums": Code()}, folder / "torch_module/extra.pt")
+    torch.save({"state": Code()}, folder / "torch_module/model.pt")
     manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").unlink()
     manifest["files"] = checkpoint._files(folder)
-    del manifest["files"]["manifest.json"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    done = forks.run(retrieval(data, tmp_path))
-    assert done.returncode == 1 and not (tmp_path / "run").exists()
-    assert "extra.pt: it holds more than tensors, numbers and text" in done.stderr
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    said = r"model\.pt: it holds more than tensors, numbers and text; none of it was run"
+    with pytest.raises(checkpoint.CheckpointError, match=said):
+        checkpoint.load(folder, manifest["model"], model, optimizer, None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_scalars_go_to_tensorboard_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
