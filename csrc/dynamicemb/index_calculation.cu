@@ -4,6 +4,7 @@
 #include <cub/device/device_radix_sort.cuh>
 
 #include "csrc/common/scratch.h"
+#include "csrc/dynamicemb/host_rows.cuh"
 #include "csrc/dynamicemb/scan.cuh"
 
 namespace accel::dynamicemb {
@@ -71,8 +72,31 @@ struct CopyRowsBody {
   }
 };
 
+void CopyRowsOnHost(int threads, int64_t n, const int64_t* rows, char* data, int64_t bytes,
+                    bool load, const uint8_t* chosen) {
+  const auto size = static_cast<size_t>(bytes);
+  Share(threads, n, 1 << 10, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) {
+      if (u + kFetchAhead < end) Fetch(reinterpret_cast<void*>(rows[u + kFetchAhead]), bytes);
+      auto* const row = reinterpret_cast<char*>(rows[u]);
+      char* const mine = data + u * bytes;
+      if (load && row == nullptr) {
+        std::memset(mine, 0, size);
+      } else if (load) {
+        std::memcpy(mine, row, size);
+      } else if (row != nullptr && (chosen == nullptr || chosen[u] != 0)) {
+        std::memcpy(row, mine, size);
+      }
+    }
+  });
+}
+
 int CopyRows(const Where& where, int64_t n, const int64_t* rows, void* data, int64_t bytes,
              bool load, const uint8_t* chosen) {
+  if (!where.cuda) {
+    CopyRowsOnHost(where.threads, n, rows, static_cast<char*>(data), bytes, load, chosen);
+    return cudaSuccess;
+  }
   if (bytes % 16 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0) {
     return EachTeam(where, n,
                     CopyRowsBody<uint4>{rows, static_cast<uint4*>(data), bytes / 16, load, chosen});

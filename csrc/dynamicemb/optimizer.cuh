@@ -81,8 +81,8 @@ struct RowUpdate {
     }
     Real fix1 = 1, fix2 = 1;
     if (optimizer == Optimizer::kAdam) {
-      fix1 = Real(1) / MinusExpm1(step * h.log_beta1);
-      fix2 = Real(1) / MinusExpm1(step * h.log_beta2);
+      fix1 = Fix(step, h.log_beta1);
+      fix2 = Fix(step, h.log_beta2);
     }
     Real norm = 0;
     for (int64_t g = Team::lane(); g * 4 < info.dim; g += Team::kLanes) {
@@ -96,7 +96,7 @@ struct RowUpdate {
       for (int j = 0; j < 4; ++j) {
         if (decay == Decay::kL2) d[j] += h.weight_decay * w[j];
         const Real old = w[j];
-        One(h, d[j], fix1, fix2, denominator, &w[j], &s0[j], &s1[j]);
+        Any(h, d[j], fix1, fix2, denominator, &w[j], &s0[j], &s1[j]);
         if (decay == Decay::kDecoupled) w[j] -= h.lr * h.weight_decay * old;
         if (g * 4 + j < info.dim) norm += w[j] * w[j];
       }
@@ -123,49 +123,41 @@ struct RowUpdate {
     reinterpret_cast<Group<typename Type::Stored>*>(row)[g] = out;
   }
 
- private:
-  ACCEL_HD static void Sync() {
-#if defined(__CUDA_ARCH__)
-    __syncwarp();
-#endif
-  }
   ACCEL_HD static float Root(float x) { return Sqrt(x); }
   ACCEL_HD static double Root(double x) { return sqrt(x); }
-  ACCEL_HD static float Power(float x, float y) { return powf(x, y); }
-  ACCEL_HD static double Power(double x, double y) { return pow(x, y); }
 
-  ACCEL_HD void One(const Numbers<Real>& h, Real g, Real fix1, Real fix2, Real denominator, Real* w,
-                    Real* s0, Real* s1) const {
+  // What corrects the bias of Adam's first and second moment at a step.
+  ACCEL_HD static Real Fix(Real step, Real log_beta) {
+    return Real(1) / MinusExpm1(step * log_beta);
+  }
+
+  // One weight and its state.
+  template <Optimizer kOptimizer>
+  ACCEL_HD static void One(const Numbers<Real>& h, Real g, Real fix1, Real fix2, Real denominator,
+                           Real* w, Real* s0, Real* s1) {
     const Real lr = h.lr, eps = h.eps;
-    switch (optimizer) {
-      case Optimizer::kSgd:
-        *w -= lr * g;
-        return;
-      case Optimizer::kAdam:
-        *s0 = h.beta1 * *s0 + (Real(1) - h.beta1) * g;
-        *s1 = h.beta2 * *s1 + (Real(1) - h.beta2) * g * g;
-        *w -= lr * (*s0 * fix1) / (Root(*s1 * fix2) + eps);
-        return;
-      case Optimizer::kAdaGrad:
-        *s0 += g * g;
-        *w -= lr * g / (Root(*s0) + eps);
-        return;
-      case Optimizer::kRowwiseAdaGrad:
-        *w -= lr * g / denominator;
-        return;
-      case Optimizer::kFtrl: {
-        const Real n = *s1 + g * g;
-        const Real p = -h.power;
-        const Real now = p == Real(0.5) ? Root(n) : Power(n, p);
-        const Real before = p == Real(0.5) ? Root(*s1) : Power(*s1, p);
-        *s0 += g - (now - before) / lr * *w;
-        *s1 = n;
-        const Real size = *s0 < 0 ? -*s0 : *s0, l1 = h.l1;
-        const Real past = size - l1;
-        *w = past <= 0 ? Real(0)
-                       : (*s0 < 0 ? past : -past) / ((h.ftrl_beta + now) / lr + Real(2) * h.l2);
-        return;
-      }
+    if constexpr (kOptimizer == Optimizer::kSgd) {
+      *w -= lr * g;
+    } else if constexpr (kOptimizer == Optimizer::kAdam) {
+      *s0 = h.beta1 * *s0 + (Real(1) - h.beta1) * g;
+      *s1 = h.beta2 * *s1 + (Real(1) - h.beta2) * g * g;
+      *w -= lr * (*s0 * fix1) / (Root(*s1 * fix2) + eps);
+    } else if constexpr (kOptimizer == Optimizer::kAdaGrad) {
+      *s0 += g * g;
+      *w -= lr * g / (Root(*s0) + eps);
+    } else if constexpr (kOptimizer == Optimizer::kRowwiseAdaGrad) {
+      *w -= lr * g / denominator;
+    } else {
+      const Real n = *s1 + g * g;
+      const Real p = -h.power;
+      const Real now = p == Real(0.5) ? Root(n) : Power(n, p);
+      const Real before = p == Real(0.5) ? Root(*s1) : Power(*s1, p);
+      *s0 += g - (now - before) / lr * *w;
+      *s1 = n;
+      const Real size = *s0 < 0 ? -*s0 : *s0, l1 = h.l1;
+      const Real past = size - l1;
+      *w = past <= 0 ? Real(0)
+                     : (*s0 < 0 ? past : -past) / ((h.ftrl_beta + now) / lr + Real(2) * h.l2);
     }
   }
 
@@ -178,6 +170,31 @@ struct RowUpdate {
       LoadRow(Type{}, row, g, w);
       for (int j = 0; j < 4; ++j) w[j] *= most / norm;
       Store(row, key, g, w);
+    }
+  }
+
+ private:
+  ACCEL_HD static void Sync() {
+#if defined(__CUDA_ARCH__)
+    __syncwarp();
+#endif
+  }
+  ACCEL_HD static float Power(float x, float y) { return powf(x, y); }
+  ACCEL_HD static double Power(double x, double y) { return pow(x, y); }
+
+  ACCEL_HD void Any(const Numbers<Real>& h, Real g, Real fix1, Real fix2, Real denominator, Real* w,
+                    Real* s0, Real* s1) const {
+    switch (optimizer) {
+      case Optimizer::kSgd:
+        return One<Optimizer::kSgd>(h, g, fix1, fix2, denominator, w, s0, s1);
+      case Optimizer::kAdam:
+        return One<Optimizer::kAdam>(h, g, fix1, fix2, denominator, w, s0, s1);
+      case Optimizer::kAdaGrad:
+        return One<Optimizer::kAdaGrad>(h, g, fix1, fix2, denominator, w, s0, s1);
+      case Optimizer::kRowwiseAdaGrad:
+        return One<Optimizer::kRowwiseAdaGrad>(h, g, fix1, fix2, denominator, w, s0, s1);
+      case Optimizer::kFtrl:
+        return One<Optimizer::kFtrl>(h, g, fix1, fix2, denominator, w, s0, s1);
     }
   }
 };

@@ -117,46 +117,6 @@ struct Held {
   }
 };
 
-// On the host a key after the other.
-template <class Real>
-struct HeldRow {
-  const Real* value;
-  ACCEL_HD void operator()(int64_t g, Real* x) const {
-    for (int j = 0; j < 4; ++j) x[j] = value[g * 4 + j];
-  }
-};
-
-template <class Real>
-Numbers<Real> NumbersOf(const Hyper& hyper) {
-  Numbers<Real> numbers;
-  for (int k = 0; k < Numbers<Real>::kParts; ++k) numbers.Load(hyper, k);
-  return numbers;
-}
-
-template <class Type>
-void HostReduce(const Where& where, const ReduceParams<Type>& p, int64_t max_dim) {
-  using Real = typename Type::Real;
-  Share(where.threads, p.n, 1 << 10, [&](int64_t first, int64_t last) {
-    std::vector<Real> sum(static_cast<size_t>(CeilDiv<int64_t>(max_dim, 4) * 4));
-    const Numbers<Real> numbers = NumbersOf<Real>(*p.hyper);
-    while (first > 0 && first < last && p.ids[first] == p.ids[first - 1]) ++first;
-    for (int64_t at = first; at < last;) {
-      const int64_t id = p.ids[at];
-      const RowInfo& info = p.InfoOf(id);
-      std::fill(sum.begin(), sum.end(), Real(0));
-      for (; at < p.n && p.ids[at] == id; ++at) {
-        const auto place = p.source.PlaceOf(p.order[at]);
-        for (int64_t g = 0; g * 4 < info.dim; ++g) {
-          Real x[4];
-          p.source.Load(place, g, info.dim, x);
-          p.source.Add(place.scale, numbers.clip, x, &sum[static_cast<size_t>(g * 4)]);
-        }
-      }
-      p.finish(numbers, id, info, HeldRow<Real>{sum.data()});
-    }
-  });
-}
-
 // Of the GPU.
 struct ReduceScratchParts {
   size_t span_count_at, bytes;

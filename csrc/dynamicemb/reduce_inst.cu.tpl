@@ -1,6 +1,7 @@
 // File: {name}.cu
 //
 // The backward for one type of weights, written from reduce_inst.cu.tpl and instances.bzl.
+#include "csrc/dynamicemb/host_reduce.cuh"
 #include "csrc/dynamicemb/reduce_kernels.cuh"
 
 namespace accel::dynamicemb {
@@ -37,7 +38,7 @@ template <>
 int ReduceOf<{TYPE}>(const Where& where, const ReduceArgs& args, int64_t max_dim) {
   const ReduceParams<{TYPE}> p = ParamsOf<{TYPE}>(args, max_dim);
   if (!where.cuda) {
-    HostReduce(where, p, max_dim);
+    ReduceOnHost(where.threads, p, max_dim);
     return cudaSuccess;
   }
   return Launch{TYPE}(where, p, max_dim);
@@ -53,8 +54,7 @@ int UpdateOf<{TYPE}>(const Where& where, const ReduceArgs& a) {
   const int64_t n = a.bags.n;
   if (n == 0) return cudaSuccess;
   if (!where.cuda) {
-    const Numbers<Real> numbers = NumbersOf<Real>(*a.hyper);
-    HostEach(where.threads, n, 1 << 10, [&](int64_t u) { body(numbers, u); });
+    UpdateOnHost(where.threads, n, *a.hyper, body);
     return cudaSuccess;
   }
   UpdateKernel<<<static_cast<unsigned>(CeilDiv<int64_t>(n, kWarps)), kBlock, 0,

@@ -248,3 +248,22 @@ def test_gradients_add_up_over_micro_batches(device: str) -> None:
     ids, offsets = on(device, [1, 2, 3], [0, 1, 2, 3])
     assert torch.allclose(whole.eval()(ids, offsets), parts.eval()(ids, offsets))
     assert not parts.grads()[0][0].numel()
+
+
+@pytest.mark.parametrize("pooling", ["NONE", "SUM"])
+def test_threads_share_a_batch_without_changing_a_bit(pooling: str) -> None:
+    n, ids = 1 << 13, (torch.rand(1 << 13, generator=torch.Generator().manual_seed(1)) ** 4 * 999)
+    offsets = torch.arange(0, n + 1, 1 if pooling == "NONE" else 4)
+    outs = []
+    for threads in (1, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            module = tables([20], "cpu", pooling, optimizer="ADAM", learning_rate=0.1)
+            for _ in range(3):
+                out = module(ids.long(), offsets)
+                out.backward(torch.linspace(-1, 1, out.numel()).view(out.shape))
+        finally:
+            torch.set_num_threads(before)
+        outs.append(out.detach())
+    assert torch.equal(*outs)
