@@ -77,7 +77,6 @@ from dynamicemb.extension_updates import (
     dynamic_emb_sgd_fused,
 )
 from dynamicemb.key_value_table import (
-    ASSIGN,
     ERASE,
     FIND_OR_INSERT,
     INSERT_AND_EVICT,
@@ -145,8 +144,15 @@ def accum_or_assign(
     old = table.rows.load(rows[both])
     table.unpack(old, width).add_(some[both].to(table.dtype))
     table.rows.store(old, rows[both])
-    at = None if score is None else torch.as_tensor(score, device=keys.device).expand(n)[new]
-    table.write(INSERT_OR_ASSIGN, len(new), keys[:n][new], some[new], at)
+    _write_some(table, new, n, keys, some, score)
+
+
+def _write_some(
+    table: DynamicEmbTable, at: Tensor, n: int, keys: Tensor, values: Tensor, score: Any
+) -> None:
+    """Writes the entries ``at`` of the first n."""
+    scores = None if score is None else torch.as_tensor(score, device=keys.device).expand(n)[at]
+    table.write(INSERT_OR_ASSIGN, len(at), keys[:n][at], values[:n][at], scores)
 
 
 def _found(table: DynamicEmbTable, n: int, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +224,8 @@ def assign(
     table: DynamicEmbTable, n: int, keys: Tensor, values: Tensor, score: Any = None,
     unique_key: bool = True,
 ) -> None:  # fmt: skip
-    table.write(ASSIGN, n, keys, values, score)
+    _, there = _found(table, n, keys)
+    _write_some(table, torch.nonzero(there)[:, 0], n, keys, values, score)
 
 
 def erase(table: DynamicEmbTable, n: int, keys: Tensor) -> None:
