@@ -115,18 +115,19 @@ def start(
     target.parent.mkdir(parents=True, exist_ok=True)
     made = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     writers = {t: Writer(module, made, t, optim, counter) for t in tables}
-    chunk = one.CHUNK if module.device.type == "cuda" else one.CHUNK // 8
+    chunk = one.CHUNK if module.device.type == "cuda" else one.CHUNK // 2
     snapshot = Snapshot(module.tiers, tables, kept_bytes, chunk)
     module.tiers.snapshot = snapshot
 
     def work() -> None:
         try:
             with torch.cuda.stream(snapshot.stream):
-                _write(target, made, writers, snapshot.walk())
+                _write(target, made, writers, snapshot.rows())
         finally:
             snapshot.end()
 
-    return Dump(work)
+    module.tiers.dump = Dump(work)
+    return module.tiers.dump
 
 
 def _write(target: Path, made: Path, writers: Mapping[int, Writer], pieces: Iterable[Rows]) -> None:

@@ -18,6 +18,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -30,7 +31,7 @@ from dynamicemb._core.files import sha256, sync
 if TYPE_CHECKING:
     from dynamicemb.table_api import TableApi as Module
 
-CHUNK = 65536
+CHUNK = 16384  # rows; memory of this size is used again, not given back
 MANIFEST = "manifest.json"
 FORMAT = "dynamicemb dump 1"
 
@@ -107,20 +108,37 @@ def _rows_of(module: Module, table: int, weights: Tensor, state: Tensor | None) 
 
 
 class _File:
-    """A file of a dump, its SHA-256 made as it is written."""
+    """A file of a dump, its SHA-256 made as it is written.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    With ``threads`` writing, summing, and what the caller does next go on at once; a call of
+    ``write`` waits for the one before.
+    """
+
+    def __init__(self, folder: Path, name: str, threads: bool = False) -> None:
         self.name, self.path = name, folder / name
         self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by end()
         self.sum, self.bytes = hashlib.sha256(), 0
+        self.workers = ThreadPoolExecutor(2) if threads else None
+        self.running: list[Future[Any]] = []
 
     def write(self, array: Tensor) -> None:
         data = array.contiguous().cpu().numpy().data
-        self.file.write(data)
-        self.sum.update(data)
+        self._done()
+        for work in (self.file.write, self.sum.update):
+            if self.workers is None:
+                work(data)
+            else:
+                self.running.append(self.workers.submit(work, data))
         self.bytes += array.nbytes
 
+    def _done(self) -> None:
+        while self.running:
+            self.running.pop().result()
+
     def end(self) -> dict[str, Any]:
+        self._done()
+        if self.workers is not None:
+            self.workers.shutdown()
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
@@ -158,7 +176,7 @@ def _write_table(
     parts = ["emb_keys", "emb_values", "emb_scores"]
     if optim:
         parts.append("opt_values")
-    files = {part: _File(folder, f"{name}_{part}.{suffix}") for part in parts}
+    files = {part: _File(folder, f"{name}_{part}.{suffix}", threads=True) for part in parts}
     layout, count = module.layouts[table], 0
     total = module.tiers.size(table)
     for keys, rows, scores in module.tiers.export(table, batch=CHUNK):
@@ -191,7 +209,7 @@ def _chosen(module: Module, table_names: Sequence[str] | None) -> list[int]:
 
 def check_none_runs(module: Module) -> None:
     """Raises where a dump beside training has not ended."""
-    if module.tiers.snapshot is not None:
+    if module.tiers.dump is not None and not module.tiers.dump.done():
         raise RuntimeError("dynamicemb: a dump of these tables is being written: wait for its end")
 
 
@@ -276,11 +294,14 @@ def tables_in(folder: Path) -> list[str]:
 
 
 def _array(path: Path, dtype: torch.dtype, width: int, begin: int, end: int) -> Tensor:
-    size = width * torch.empty((), dtype=dtype).element_size()
-    with open(path, "rb") as file:
-        file.seek(begin * size)
-        data = bytearray(file.read((end - begin) * size))
-    flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    flat = torch.empty((end - begin) * width, dtype=dtype)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(begin * width * flat.element_size())
+        data = memoryview(flat.numpy()).cast("B")
+        while len(data) and (read := file.readinto(data)):
+            data = data[read:]
+    if len(data):
+        _fail(path, f"{len(data)} bytes of rows {begin} to {end} are missing")
     return flat.reshape(-1, width) if width > 1 else flat
 
 
@@ -299,8 +320,11 @@ def _check_table(module: Module, folder: Path, manifest: dict[str, Any], table: 
             _fail(there, "the file is missing")
         if there.stat().st_size != said["bytes"]:
             _fail(there, f"{there.stat().st_size} bytes, expected {said['bytes']}")
-        if sha256(there) != said["sha256"]:
-            _fail(there, f"its SHA-256 is not {said['sha256']}: the file was altered")
+    with ThreadPoolExecutor(4) as pool:
+        sums = list(pool.map(lambda file: sha256(folder / file), entry["files"]))
+    for (file, said), found in zip(entry["files"].items(), sums, strict=True):
+        if found != said["sha256"]:
+            _fail(folder / file, f"its SHA-256 is not {said['sha256']}: the file was altered")
     args = json.loads((folder / f"{name}_opt_args.json").read_text())
     wanted_of = [("evict_strategy", module._scores.strategy.name)]
     if module.part is None:  # ranks find their keys whatever dealt them out before
@@ -323,7 +347,8 @@ def _read_rows(
         end = min(begin + CHUNK, entry["rows"])
 
         def part(kind: str, dtype: torch.dtype, width: int, a: int = begin, b: int = end) -> Tensor:
-            return _array(folder / f"{name}_{kind}.{suffix}", dtype, width, a, b)
+            found = _array(folder / f"{name}_{kind}.{suffix}", dtype, width, a, b)
+            return found.to(module.device)
 
         keys, scores = part("emb_keys", torch.int64, 1), part("emb_scores", torch.int64, 1)
         weights = part("emb_values", torch.float32, dim).reshape(-1, dim)

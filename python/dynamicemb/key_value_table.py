@@ -20,6 +20,7 @@ from dynamicemb.ops import SETS, ops
 from dynamicemb.types import Storage
 
 if TYPE_CHECKING:
+    from dynamicemb.dump_beside import Dump
     from dynamicemb.snapshot import Snapshot
 
 # What table_set_write does, and what it says of a key (csrc/hkv/types.h).
@@ -201,6 +202,7 @@ class Tiers:
         self.capture = capture
         self.gone: list[tuple[Tensor, Tensor]] = []
         self.snapshot: Snapshot | None = None
+        self.dump: Dump | None = None  # the last one beside training
 
     @property
     def _lists_last(self) -> bool:

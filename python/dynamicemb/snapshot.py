@@ -1,8 +1,9 @@
 """Tables as they were at one moment, read while training goes on.
 
-A reader walks the slots of the tables. Before a step changes a row that the reader has not reached,
-the row is kept aside; ``met``, a table of keys alone, knows whom either of them had. Reader and
-steps take turns by a lock and by the order of their streams; rows are copied and written outside.
+A reader walks the slots of the tables, ahead of who writes the rows to files: what it has read is
+kept aside. Before a step changes a row that the reader has not reached, the row is kept aside, too;
+``met``, a table of keys alone, knows whom either of them had. Reader and steps take turns by a lock
+and by the order of their streams; rows are written outside.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Rows(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes + self.scores.nbytes
+        parts = self.keys, self.values, self.scores
+        return sum(part.untyped_storage().nbytes() for part in parts)
 
 
 class Snapshot:
@@ -50,7 +52,8 @@ class Snapshot:
     Args:
         tiers: whose rows; its ``snapshot`` is set until the reader has all of them.
         tables: which tables.
-        kept_bytes: the most that rows kept aside may take before training waits for the reader.
+        kept_bytes: the most that rows kept aside may take before training waits; the reader
+            leaves training half of it.
         batch: rows that the reader takes at a time.
     """
 
@@ -60,6 +63,7 @@ class Snapshot:
         self.kept: deque[Rows] = deque()
         self.bytes = 0
         self.waited = False
+        self.error: Exception | None = None  # of the reader
         first = tiers.first
         self.met = TableSet(
             [self._room(int(size)) for size in first.sizes()[:, 0].tolist()], first.device
@@ -157,21 +161,6 @@ class Snapshot:
 
     # -- what the reader does
 
-    def _taken(self) -> Rows | None:
-        with self.ordered():
-            return self.kept.popleft() if self.kept else None
-
-    def _freed(self, rows: Rows) -> None:
-        with self.turn:
-            self.bytes -= rows.bytes
-            self.turn.notify_all()
-
-    def aside(self) -> Iterator[Rows]:
-        """Rows that were kept aside so far; each is forgotten when the next one is asked for."""
-        while (rows := self._taken()) is not None:
-            yield rows
-            self._freed(rows)
-
     def _slots(self, tier: TableSet, table: int, begin: int) -> tuple[Rows | None, int]:
         """The unmet rows of the slots from ``begin`` on, and where the next ones begin; 0: the
         table has no more."""
@@ -185,27 +174,69 @@ class Snapshot:
             offsets = torch.zeros(len(tier.tables) + 1, dtype=torch.int64)
             offsets[table + 1 :] = n
             new, _ = self._new(keys, offsets.to(keys.device))
-        rows = Rows(table, keys[new], values[new], scores[new]) if len(new) else None
+        parts = keys, values, scores
+        some = (part[:n] if len(new) == n > len(keys) // 2 else part[new] for part in parts)
+        rows = Rows(table, *some) if len(new) else None
         return rows, end if end < capacity else 0
 
-    def walk(self) -> Iterator[Rows]:
-        """Every row of the moment once, in pieces; ends the snapshot."""
+    def _reads(self) -> bool:
+        """Whether the reader is to go on, when there is room for what it reads."""
+        with self.turn:
+            while self.bytes > self.kept_bytes // 2 and self.tiers.snapshot is self:
+                self.turn.wait(0.1)
+            return self.tiers.snapshot is self
+
+    def _read(self) -> None:
         tiers = [tier for tier in (self.tiers.first, self.tiers.host) if tier is not None]
         for tier in tiers:
             for table in self.chosen:
                 begin, capacity = 0, int(tier.sizes()[table, 1])
-                while True:
+                while self._reads():
                     rows, begin = self._slots(tier, table, begin)
                     if rows is not None:
-                        yield rows
-                    yield from self.aside()
+                        here = Rows(table, *(part.cpu() for part in rows[1:]))
+                        with self.turn:
+                            self._keep(here)
+                            self.turn.notify_all()
                     grown = int(tier.sizes()[table, 1])
                     if grown != capacity:  # its rows lie elsewhere now
                         begin, capacity = 0, grown
                     elif begin == 0:
                         break
+
+    def _run(self) -> None:
+        try:
+            with torch.cuda.stream(self.stream):
+                self._read()
+        except Exception as error:  # noqa: BLE001 - the writer raises it
+            self.error = error
         self.end()
-        yield from self.aside()
+
+    # -- what the writer does
+
+    def _taken(self) -> Rows | None:
+        with self.turn:
+            while not self.kept and self.tiers.snapshot is self:
+                self.turn.wait(0.1)
+            with self.ordered():
+                return self.kept.popleft() if self.kept else None
+
+    def rows(self) -> Iterator[Rows]:
+        """Every row of the moment once, in pieces; each is forgotten when the next one is asked
+        for. The snapshot ends when all are in memory."""
+        reader = threading.Thread(target=self._run, name="dynamicemb snapshot")
+        reader.start()
+        try:
+            while (rows := self._taken()) is not None:
+                yield rows
+                with self.turn:
+                    self.bytes -= rows.bytes
+                    self.turn.notify_all()
+        finally:
+            self.end()
+            reader.join()
+        if self.error is not None:
+            raise self.error
 
     def settle(self) -> None:
         """Returns when the reader has everything."""

@@ -74,7 +74,7 @@ def dumped(folder: Path, module: BatchedDynamicEmbeddingTablesV2) -> Any:
 def test_it_holds_the_moment_of_the_call(
     device: str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dump_load, "CHUNK", 512 if device == "cpu" else 64)
+    monkeypatch.setattr(dump_load, "CHUNK", 128 if device == "cpu" else 64)
     draw = random.Random(1)
     module = tables([5, 8], device, **CASES[case])
     for _ in range(8):
@@ -117,12 +117,38 @@ def test_rows_kept_aside_have_a_bound_and_training_says_that_it_waits(
 
     monkeypatch.setattr(dump_beside.Writer, "write", late)
     monkeypatch.setattr("dynamicemb.snapshot.warnings.warn", warn)
-    monkeypatch.setattr(dump_load, "CHUNK", 512 if device == "cpu" else 64)
+    monkeypatch.setattr(dump_load, "CHUNK", 128 if device == "cpu" else 64)
     dump = module.dump(str(tmp_path / "d"), optim=True, blocking=False, kept_bytes=1000)
     assert dump is not None
     for _ in range(4):
         step(module, draw)
     assert reached.is_set()
+    dump.wait()
+    assert dumped(tmp_path / "d", module) == wanted
+
+
+def test_rows_that_fit_into_kept_bytes_are_read_before_they_are_written(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    go = threading.Event()
+    module = tables([5, 8], device)
+    step(module, random.Random(0))
+    wanted, write = contents(module), dump_beside.Writer.write
+
+    def late(self: Any, *rows: Tensor) -> None:
+        assert go.wait(60)
+        write(self, *rows)
+
+    monkeypatch.setattr(dump_beside.Writer, "write", late)
+    dump = module.dump(str(tmp_path / "d"), optim=True, blocking=False)
+    assert dump is not None
+    module.tiers._settle()
+    assert module.tiers.snapshot is None and not dump.done()
+    for seed in range(1, 4):
+        step(module, random.Random(seed))
+    go.set()
     dump.wait()
     assert dumped(tmp_path / "d", module) == wanted
 
