@@ -19,7 +19,9 @@ FOLDER = Path(harness.__file__).parent
 SMALLEST = {
     "causal_convolution.py": (["--case=update, batch 1,"],),
     "dump_rates.py": (["--rows=100000"],),
+    "dynamic_beyond.py": (["--rows=2000000", "--hbm=0.1"],),
     "dynamic_embeddings.py": (["--case=small"],),
+    "dynamic_tiers.py": (["--case=fits"],),
     "dynamicemb_dist.py": (["--case=small"], ["--case=small", "--simulate=8"]),
     "hash_small.py": (["--rows=1"],),
     "hash_table.py": (["--rows=2"], ["--rows=2", "--hot"], ["--host"]),
