@@ -41,7 +41,7 @@ from dynamicemb.optimizer import (
 from dynamicemb.scores import Scores
 from dynamicemb.table_api import TableApi
 from dynamicemb.tiers import make_tiers
-from dynamicemb.training import Gradients, admitted, tell_refused
+from dynamicemb.training import Gradients, InPlace, Later, admitted, tell_refused
 from dynamicemb.types import DynamicEmbPoolingMode, enum_of
 
 _REFUSED: dict[str, Any] = {
@@ -61,6 +61,7 @@ class Prepared(NamedTuple):
     pinned: bool
     version: int
     snapshot: object  # that was being read; it knows these rows
+    in_place: InPlace
 
 
 class BatchedDynamicEmbeddingTablesV2(TableApi):
@@ -178,7 +179,7 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         self._counter = None
         if self._strategy is not None:
             self._counter = self._strategy.counter or first.admission_counter
-        self._prefetched: deque[Prepared] = deque()
+        self._prefetched: deque[Prepared | Later] = deque()
         self._gradients = Gradients()
         self._warned = False
         self._anchor = nn.Parameter(torch.zeros(1, device=self.device))
@@ -283,11 +284,13 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         lookup = Lookup(state, rows, keys, inverse, key_offsets, offsets.to(torch.int64))
         ops.init_rows(*lookup.source(self._features), status, self._scores.stamp())
         self._warned = tell_refused(self.options[0].safe_check_mode, keys, status, self._warned)
-        return Prepared(lookup, indices, pin, self.tiers.first.version, snapshot)
+        in_place = InPlace(self.tiers.in_place if pin else None)
+        return Prepared(lookup, indices, pin, self.tiers.first.version, snapshot, in_place)
 
     def _refreshed(self, prepared: Prepared, lookup: Lookup) -> Lookup:
         """The lookup with its rows as they lie now: another batch may have moved them."""
-        if prepared.pinned or prepared.version == self.tiers.first.version:
+        stays = prepared.pinned and not prepared.in_place.any()
+        if stays or prepared.version == self.tiers.first.version:
             return lookup
         return lookup._replace(rows=self.tiers.locate(lookup.keys, lookup.row_offsets))
 
@@ -340,12 +343,7 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
             return self._evaluate(indices, offsets, weights)
         self._scores.check()
         if self._prefetched:
-            prepared = self._prefetched.popleft()
-            self._check_prefetched(prepared, indices)
-            prepared = prepared._replace(
-                lookup=self._refreshed(prepared, prepared.lookup),
-                version=self.tiers.first.version,
-            )
+            prepared = self._brought(indices)
         else:
             prepared = self._prepare(indices, offsets, frequency_counters)
         self._scores.advance()
@@ -448,6 +446,9 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
             )
         if not (self.training and self.trains):
             return
+        if any(isinstance(one, Later) or one.in_place.any() for one in self._prefetched):
+            self._prefetched.append(Later(indices, offsets, frequency_counters))
+            return
         prepared = self._prepare(indices, offsets, frequency_counters, pin=True)
         if forward_stream is not None:
             forward_stream.wait_stream(torch.cuda.current_stream(self.device))
@@ -456,7 +457,17 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
                     tensor.record_stream(forward_stream)
         self._prefetched.append(prepared)
 
-    def _check_prefetched(self, prepared: Prepared, indices: Tensor) -> None:
+    def _brought(self, indices: Tensor) -> Prepared:
+        """The batch that was prefetched first."""
+        prepared = self._prefetched.popleft()
+        self._check_prefetched(prepared, indices)
+        if isinstance(prepared, Later):
+            return self._prepare(*prepared)
+        return prepared._replace(
+            lookup=self._refreshed(prepared, prepared.lookup), version=self.tiers.first.version
+        )
+
+    def _check_prefetched(self, prepared: Prepared | Later, indices: Tensor) -> None:
         same = prepared.indices.shape == indices.shape
         if same and self.device.type == "cpu":
             same = torch.equal(prepared.indices, indices.view(torch.int64))

@@ -159,17 +159,18 @@ def _end(handle: int) -> None:
 
 def evicted_of(written: Written, offsets: Tensor) -> Listed:
     """What a call evicted, without gaps between the tables."""
-    keys, counts = written.evicted_keys, written.evicted_count
-    ends = torch.cumsum(counts, 0)
+    keys, values, scores = written[2:5]
+    ends = torch.cumsum(written.evicted_count, 0)
     tight = torch.cat([ends.new_zeros(1), ends])
-    at = torch.arange(keys.numel(), device=keys.device)
+    if len(ends) == 1:
+        return Listed(keys, tight, values, scores)
+    n = keys.numel() if keys.is_cuda else int(ends[-1])  # a GPU is not waited for
+    at = torch.arange(n, device=keys.device)
     # Entry i of the tight list is entry i - tight[t] of table t's.
-    table = torch.searchsorted(ends, at, right=True).clamp_(max=counts.numel() - 1)
+    table = torch.searchsorted(ends, at, right=True).clamp_(max=len(ends) - 1)
     source = at - tight[table] + offsets[:-1][table]
     source = torch.where(at < ends[-1], source, torch.zeros_like(source))
-    return Listed(
-        keys[source], tight, written.evicted_values[source], written.evicted_scores[source]
-    )
+    return Listed(keys[source], tight, values[source], scores[source])
 
 
 def _of_tables(listed: Listed) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -179,6 +180,10 @@ def _of_tables(listed: Listed) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     parts = (listed.keys[:n], tables, listed.values[:n], listed.scores[:n])
     keys, ids, values, scores = (part.cpu() for part in parts)
     return keys, ids, values, scores
+
+
+def _is_new(status: Tensor) -> Tensor:
+    return (status == INSERTED) | (status == EVICTED)
 
 
 class Tiers:
@@ -203,6 +208,7 @@ class Tiers:
         self.gone: list[tuple[Tensor, Tensor]] = []
         self.snapshot: Snapshot | None = None
         self.dump: Dump | None = None  # the last one beside training
+        self.in_place: Tensor | None = None  # (1) keys of the last batch with rows in the host's
 
     @property
     def _lists_last(self) -> bool:
@@ -251,11 +257,13 @@ class Tiers:
             self.leave(evicted_of(written, offsets))
         if self.host is not None:
             below, _ = self.host.find(keys, offsets)
+            # Only rows that the cache has not got cross the link.
+            below = torch.where(_is_new(status), below, torch.zeros_like(below))
             status = self._take(self.host.load(below), below != 0, rows, status)
             rows, status = self._in_host(keys, offsets, scores, rows, status)
         if self.external is not None:
             n = int(offsets[-1])
-            missing = torch.nonzero((status[:n] == INSERTED) | (status[:n] == EVICTED))[:, 0]
+            missing = torch.nonzero(_is_new(status[:n]))[:, 0]
             if len(missing):
                 tables = ops.expand_ids(offsets, n).long()
                 found = self.external.find(keys[missing].cpu(), tables[missing].cpu())
@@ -274,8 +282,7 @@ class Tiers:
 
     def _take(self, values: Tensor, has: Tensor, rows: Tensor, status: Tensor) -> Tensor:
         """Writes rows that another tier has to new rows; they are new no more."""
-        new = (status == INSERTED) | (status == EVICTED)
-        take = new & has
+        take = _is_new(status) & has
         self.first.store(values, rows, take.to(torch.uint8))
         return torch.where(take, torch.full_like(status, UPDATED), status)
 
@@ -287,6 +294,7 @@ class Tiers:
         at = torch.arange(keys.numel(), device=keys.device)
         refused = (rows == 0) & (at < offsets[-1])
         chosen, count = ops.flagged_compact(refused, None)
+        self.in_place = count
         real = at < count
         chosen = torch.where(real, chosen, torch.zeros_like(chosen))
         before = torch.nn.functional.pad(refused.cumsum(0), (1, 0))

@@ -15,6 +15,7 @@ from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.key_value_table import UNLOCK, Tiers
 from dynamicemb.optimizer import RowLayout, RowOptimizer
 from dynamicemb.scores import Scores
+from dynamicemb.training import Later
 from dynamicemb.types import Counter
 
 
@@ -81,7 +82,9 @@ class TableApi(nn.Module):
     def reset_cache_states(self) -> None:
         """Forgets outstanding prefetches."""
         while self._prefetched:
-            self._unpin(self._prefetched.popleft().lookup)
+            dropped = self._prefetched.popleft()
+            if not isinstance(dropped, Later):
+                self._unpin(dropped.lookup)
 
     def set_record_cache_metrics(self, record: bool) -> None:
         """Accepted; ``stats()`` always counts."""
@@ -178,8 +181,9 @@ class TableApi(nn.Module):
             pg: not looked at.
             blocking: False: returns at once; the files hold the tables as they are now, while
                 training goes on. ``load``, ``flush`` and a further dump wait for its end.
-            kept_bytes: with ``blocking=False`` the most memory for rows that change before they
-                are written; at that bound training waits, with a warning.
+            kept_bytes: with ``blocking=False`` the most memory for rows that were read, or kept
+                aside as they were, and are not written yet; at that bound training waits, with a
+                warning.
 
         Returns:
             With ``blocking=False`` a ``Dump``: ``done()``, and ``wait()``, which raises what went
