@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -64,12 +63,11 @@ def checked_map(given: Sequence[int] | None, tables: int) -> list[int]:
 
 
 def check_offsets(offsets: Tensor, n: int) -> None:
-    values = offsets.tolist()
-    falls = any(a > b for a, b in itertools.pairwise(values))
-    if values[0] != 0 or values[-1] != n or falls:
+    falls = bool((offsets[1:] < offsets[:-1]).any())
+    if falls or int(offsets[0]) != 0 or int(offsets[-1]) != n:
         raise ValueError(
             f"dynamicemb: offsets must ascend from 0 to the number of indices, {n}, got "
-            f"{values[:4]} ... {values[-4:]}"
+            f"{offsets[:4].tolist()} ... {offsets[-4:].tolist()}"
         )
 
 

@@ -297,7 +297,7 @@ def _array(path: Path, dtype: torch.dtype, width: int, begin: int, end: int) -> 
     flat = torch.empty((end - begin) * width, dtype=dtype)
     with open(path, "rb", buffering=0) as file:
         file.seek(begin * width * flat.element_size())
-        data = memoryview(flat.numpy()).cast("B")
+        data = flat.view(torch.uint8).numpy().data
         while len(data) and (read := file.readinto(data)):
             data = data[read:]
     if len(data):
