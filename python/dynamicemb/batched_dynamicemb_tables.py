@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,10 @@ from dynamicemb.optimizer import (
     info_words,
     row_layout,
 )
+from dynamicemb.prefetching import InPlace, Later, Prefetching, Prepared
 from dynamicemb.scores import Scores
-from dynamicemb.table_api import TableApi
 from dynamicemb.tiers import make_tiers
-from dynamicemb.training import Gradients, InPlace, Later, admitted, tell_refused
+from dynamicemb.training import Gradients, admitted, tell_refused
 from dynamicemb.types import DynamicEmbPoolingMode, enum_of
 
 _REFUSED: dict[str, Any] = {
@@ -53,18 +53,7 @@ _REFUSED: dict[str, Any] = {
 }
 
 
-class Prepared(NamedTuple):
-    """A batch whose rows are there."""
-
-    lookup: Lookup
-    indices: Tensor
-    pinned: bool
-    version: int
-    snapshot: object  # that was being read; it knows these rows
-    in_place: InPlace
-
-
-class BatchedDynamicEmbeddingTablesV2(TableApi):
+class BatchedDynamicEmbeddingTablesV2(Prefetching):
     """Dynamic embedding tables with a fused optimizer, on one device.
 
     Args:
@@ -180,6 +169,7 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         if self._strategy is not None:
             self._counter = self._strategy.counter or first.admission_counter
         self._prefetched: deque[Prepared | Later] = deque()
+        self._awaiting: list[InPlace] = []  # of prefetched batches between forward and update
         self._gradients = Gradients()
         self._warned = False
         self._anchor = nn.Parameter(torch.zeros(1, device=self.device))
@@ -352,14 +342,14 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
             self._keep_for_snapshot(prepared, lookup)
             self._update(grad, bag_of, w, lookup)
             if prepared.pinned:
-                self._unpin(lookup)
+                self._released(prepared, lookup)
 
         out: Tensor = LookupFunction.apply(  # type: ignore[no-untyped-call]
             self._anchor, weights, prepared.lookup, self._features, self._refused_infos, update,
             lambda lookup: self._refreshed(prepared, lookup),
         )  # fmt: skip
         if prepared.pinned and not torch.is_grad_enabled():
-            self._unpin(prepared.lookup)
+            self._released(prepared, prepared.lookup)
         return out
 
     def _evaluate(self, indices: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
@@ -425,54 +415,3 @@ class BatchedDynamicEmbeddingTablesV2(TableApi):
         checks.boolean(set_to_none, "set_to_none")
         super().zero_grad(set_to_none)
         self._gradients.clear()
-
-    # -- ahead of time
-
-    def prefetch(
-        self,
-        indices: Tensor,
-        offsets: Tensor,
-        forward_stream: Any = None,
-        batch_size_per_feature_per_rank: object = None,
-        frequency_counters: Tensor | None = None,
-    ) -> None:
-        """Brings the rows of a later forward, in the order of the calls; they stay until its
-        backward. The current stream is the prefetch's; ``forward_stream`` waits for it.
-        """
-        if batch_size_per_feature_per_rank is not None:
-            raise ValueError(
-                "dynamicemb: batch_size_per_feature_per_rank must be None, got "
-                f"{batch_size_per_feature_per_rank!r}"
-            )
-        if not (self.training and self.trains):
-            return
-        if any(isinstance(one, Later) or one.in_place.any() for one in self._prefetched):
-            self._prefetched.append(Later(indices, offsets, frequency_counters))
-            return
-        prepared = self._prepare(indices, offsets, frequency_counters, pin=True)
-        if forward_stream is not None:
-            forward_stream.wait_stream(torch.cuda.current_stream(self.device))
-            for tensor in (*prepared.lookup, prepared.indices):
-                if isinstance(tensor, Tensor):
-                    tensor.record_stream(forward_stream)
-        self._prefetched.append(prepared)
-
-    def _brought(self, indices: Tensor) -> Prepared:
-        """The batch that was prefetched first."""
-        prepared = self._prefetched.popleft()
-        self._check_prefetched(prepared, indices)
-        if isinstance(prepared, Later):
-            return self._prepare(*prepared)
-        return prepared._replace(
-            lookup=self._refreshed(prepared, prepared.lookup), version=self.tiers.first.version
-        )
-
-    def _check_prefetched(self, prepared: Prepared | Later, indices: Tensor) -> None:
-        same = prepared.indices.shape == indices.shape
-        if same and self.device.type == "cpu":
-            same = torch.equal(prepared.indices, indices.view(torch.int64))
-        if not same:
-            raise ValueError(
-                f"dynamicemb: indices {tuple(indices.shape)} are not those that were prefetched "
-                f"first, {tuple(prepared.indices.shape)}"
-            )

@@ -152,11 +152,13 @@ def load(
     kind = module.options[table].dist_type
     same = saved == world and entry.get("dist_type", kind) == kind
     same = same and (kind != "continuous" or entry.get("num_embeddings", numbers) == numbers)
-    refused = 0
+    refused = done = 0
     for writer in [rank] if same else range(saved):
         suffix = f"rank_{writer}.world_size_{saved}"
         of_writer = {**entry, "rows": rows[writer]}
         for keys, values, scores in one._read_rows(module, folder, of_writer, table, optim, suffix):
+            done += len(keys)
+            one._progress(f"load {name}", done, sum(rows))
             if not same and world > 1:
                 mine = owners(keys, kind, world, numbers) == rank
                 keys, values, scores = keys[mine], values[mine], scores[mine]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.key_value_table import UNLOCK, Tiers
 from dynamicemb.optimizer import RowLayout, RowOptimizer
 from dynamicemb.scores import Scores
-from dynamicemb.training import Later
 from dynamicemb.types import Counter
 
 
@@ -32,7 +30,6 @@ class TableApi(nn.Module):
     _optimizer: RowOptimizer
     _scores: Scores
     _counter: Counter | None
-    _prefetched: deque[Any]
     part: dump_ranks.Part | None = None  # of tables that are dealt out to ranks
 
     def _prepare(
@@ -78,13 +75,6 @@ class TableApi(nn.Module):
 
     def flush(self) -> None:
         self.tiers.flush()
-
-    def reset_cache_states(self) -> None:
-        """Forgets outstanding prefetches."""
-        while self._prefetched:
-            dropped = self._prefetched.popleft()
-            if not isinstance(dropped, Later):
-                self._unpin(dropped.lookup)
 
     def set_record_cache_metrics(self, record: bool) -> None:
         """Accepted; ``stats()`` always counts."""

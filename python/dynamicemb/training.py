@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,32 +50,6 @@ class Gradients:
         total.index_add_(0, inverse.long(), values)
         self.parts = [(unique[:n], unique_offsets, total)]
         return self.parts[0]
-
-
-class InPlace:
-    """How many rows of a prefetched batch stayed in host memory for want of room in the cache."""
-
-    def __init__(self, count: Tensor | None) -> None:
-        self._count, self._event = count, None
-        if count is not None and count.is_cuda:
-            self._count = torch.empty(1, dtype=count.dtype, pin_memory=True)
-            self._count.copy_(count, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
-
-    def any(self) -> bool:
-        """Waits for the prefetch, and for nothing behind it."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._count is not None and int(self._count) > 0
-
-
-class Later(NamedTuple):
-    """A batch that is brought at its forward: one before it has rows that a prefetch may move."""
-
-    indices: Tensor
-    offsets: Tensor
-    frequencies: Tensor | None
 
 
 def admitted(

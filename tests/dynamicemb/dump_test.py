@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,19 @@ while True:
         other = trained(steps=0)
         other.load(str(tmp_path / "d"))
         assert torch.equal(rows(other), wanted)
+
+
+def test_dump_and_load_draw_a_bar_where_somebody_looks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, folder = trained(), str(tmp_path / "d")
+    module.dump(folder), module.load(folder)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    module.dump(folder), module.load(folder)
+    bars = capsys.readouterr().err.split("\r")
+    for call in ("dump", "load"):
+        assert f"{call} table0 [{'#' * 30}] 100%\n" in bars
 
 
 def test_a_smaller_table_says_what_found_no_room(tmp_path: Path) -> None:
