@@ -136,7 +136,8 @@ def _write(target: Path, made: Path, writers: Mapping[int, Writer], pieces: Iter
         for writer in writers.values():
             writer.open()
         for rows in pieces:
-            writers[rows.table].write(rows.keys, rows.values, rows.scores)
+            assert isinstance(rows.tables, int)
+            writers[rows.tables].write(rows.keys, rows.values, rows.scores)
         entries = {writer.name: writer.end() for writer in writers.values()}
         manifest = {"format": one.FORMAT, "world_size": 1, "tables": entries}
         file = one._File(made, one.MANIFEST)

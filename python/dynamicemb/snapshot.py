@@ -33,17 +33,24 @@ from dynamicemb.ops import ops
 
 
 class Rows(NamedTuple):
-    """Some rows of a table: keys (n), rows (n, words), scores (n)."""
+    """Some rows: keys (n), rows (n, words), scores (n), and of each the table, or -1: there is no
+    such row. ``tables`` an int: of all."""
 
-    table: int
+    tables: int | Tensor
     keys: Tensor
     values: Tensor
     scores: Tensor
 
     @property
     def bytes(self) -> int:
-        parts = self.keys, self.values, self.scores
-        return sum(part.untyped_storage().nbytes() for part in parts)
+        return sum(part.untyped_storage().nbytes() for part in self[1:])
+
+    def of(self, table: int) -> Rows | None:
+        """Those of one table, if there are any."""
+        if isinstance(self.tables, int):
+            return self if self.tables == table else None
+        mine = torch.nonzero(self.tables == table)[:, 0]
+        return Rows(table, *(part[mine] for part in self[1:])) if len(mine) else None
 
 
 class Snapshot:
@@ -110,26 +117,25 @@ class Snapshot:
                 self.turn.wait(0.1)
 
     def _new(self, keys: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of distinct keys nobody has met, and their tables."""
+        """Which of distinct keys nobody has met, and their tables. Waits for the device, once."""
         status = self.met.write(FIND_OR_INSERT, keys, offsets).status
-        n = int(offsets[-1])
-        new = torch.nonzero(status[:n] == INSERTED)[:, 0]
-        return new, ops.expand_ids(offsets, n)[new]
+        new = torch.nonzero(status == INSERTED)[:, 0]
+        return new, ops.expand_ids(offsets, keys.numel())[new]
 
     def _tight(self, tables: Tensor) -> Tensor:
         """Where the keys of each table begin among keys of these tables, ascending."""
-        counts = torch.bincount(tables, minlength=len(self.met.tables))
-        return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        every = torch.arange(len(self.met.tables) + 1, device=tables.device, dtype=tables.dtype)
+        return torch.searchsorted(tables, every)
 
     def before(self, keys: Tensor, offsets: Tensor) -> None:
         """Rows of these distinct keys, if there are any, are about to change. In ``ordered``."""
         new, tables = self._new(keys, offsets)
         if not len(new):
             return
-        some, tight = keys[new], self._tight(tables)
-        rows, scores = self.tiers.locate_scored(some, tight)
-        for table, mine in self._chosen_of(tables, rows != 0):
-            self._keep(Rows(table, some[mine], self.tiers.first.load(rows[mine]), scores[mine]))
+        some = keys[new]
+        rows, scores = self.tiers.locate_scored(some, self._tight(tables))
+        tables = torch.where(rows != 0, tables, torch.full_like(tables, -1))
+        self._keep(Rows(tables, some, self.tiers.first.load(rows), scores))
 
     def left(self, listed: Listed, tier: TableSet) -> None:
         """Rows left a tier. In ``ordered``."""
@@ -143,17 +149,7 @@ class Snapshot:
             )
         new, tables = self._new(listed.keys, listed.offsets)
         if len(new):
-            every = torch.ones_like(tables, dtype=torch.bool)
-            for table, mine in self._chosen_of(tables, every):
-                at = new[mine]
-                self._keep(Rows(table, listed.keys[at], listed.values[at], listed.scores[at]))
-
-    def _chosen_of(self, tables: Tensor, there: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Each table that is dumped, and which of the keys that are there are its."""
-        for table in self.chosen:
-            mine = torch.nonzero(there & (tables == table))[:, 0]
-            if len(mine):
-                yield table, mine
+            self._keep(Rows(tables, listed.keys[new], listed.values[new], listed.scores[new]))
 
     def _keep(self, rows: Rows) -> None:
         self.kept.append(rows)
@@ -228,7 +224,9 @@ class Snapshot:
         reader.start()
         try:
             while (rows := self._taken()) is not None:
-                yield rows
+                for table in self.chosen:
+                    if (mine := rows.of(table)) is not None:
+                        yield mine
                 with self.turn:
                     self.bytes -= rows.bytes
                     self.turn.notify_all()
