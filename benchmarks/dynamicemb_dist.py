@@ -5,26 +5,29 @@
 Without torchrun it is one rank. Keys follow a power law (1.05), Adam. `alone`: a step of the rank's
 batch on tables of its own; `step`: the same dealt out; `host`: until its calls have returned;
 `cpu`: processor time of its process; `MB`: what this rank hands to collectives for others, counted;
-`GB/s`: of an all-to-all of half of that; `ceiling`: alone and those bytes at that rate. Medians.
-With ``--simulate W`` one rank does the work of one of W, and transfers are copies on its device.
+`GB/s`: of an all-to-all of half of that; `ceiling`: alone and those bytes at that rate; `waits`: in
+which the CPU waits for the GPU. Medians. With ``--simulate W`` one rank does the work of one of W,
+and transfers are copies on its device. Where TorchRec is installed, its DistributedModelParallel
+moves the same tables' rows: each key that occurs (`TorchRec`), distinct ones (`TR dedup`).
 """
 
 from __future__ import annotations
 
 import os
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import harness
 import torch
 import torch.distributed as dist
-from dynamicemb import modules
+from dynamicemb import KeyedJaggedTensor, modules
 from dynamicemb.link import LinkBytes
+from rank_times import link_gbps, times, waits
 from sharded_tables import (
     CASES,
     LAW,
     SIMULATED,
+    Case,
     CopyingLink,
     batch,
     collection,
@@ -32,37 +35,35 @@ from sharded_tables import (
     step_of,
 )
 
-COLUMNS = {"case": "<9", "exchange": "<8", "ranks": ">5d"} | dict.fromkeys(
+try:
+    import torchrec_tables
+except ImportError as error:
+    torchrec_tables = None
+    WITHOUT = str(error)
+COLUMNS = {"case": "<9", "exchange": "<8", "ranks": ">5d", "waits": ">5"} | dict.fromkeys(
     ["alone ms", "step ms", "host ms", "cpu ms", "MB", "GB/s", "ceiling ms", "x ceiling"], ">10.2f"
 )
 
 
-def times(step: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
-    """Median milliseconds of a step, of its calls, and of the process's processor time."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    taken = []
-    for _ in range(repeats + 2):
-        wait()
-        dist.barrier()
-        begin, worked = time.perf_counter(), time.process_time()
-        step()
-        host = time.perf_counter() - begin
-        wait()
-        taken.append((time.perf_counter() - begin, host, time.process_time() - worked))
-    return [1e3 * statistics.median(column) for column in zip(*taken[2:], strict=True)]
-
-
-def link_gbps(total: int, device: torch.device, world: int) -> float | None:
-    """Of an all-to-all in which a rank hands half of ``total`` bytes to the others."""
-    if world == 1:
-        return None
-    most = torch.tensor(total, device=device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    each = max(int(most) // 2 // (world - 1) // 4, 1)
-    given = torch.zeros(each * world, device=device)
-    came = torch.empty_like(given)
-    ms, _, _ = times(lambda: dist.all_to_all_single(came, given), device, 9)
-    return each * 4 * (world - 1) / ms / 1e6
+def steps(
+    case: Case, device: torch.device, given: KeyedJaggedTensor, of: int
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each way of dealing the tables out, one at a time."""
+    for text, options in options_of(case, of).items():
+        group = dist.group.WORLD
+        yield (
+            text,
+            step_of(collection(case, device, of, process_group=group, exchange=options), given),
+        )
+    if torchrec_tables is None or SIMULATED[0] > 1:
+        return
+    for text, dedup in {"TorchRec": False, "TR dedup": True}.items():
+        if case.hot == 1 or not dedup:
+            made = torchrec_tables.sharded(case, device, dedup)
+            yield (
+                text,
+                step_of(lambda one, made=made: made(torchrec_tables.jagged(case, one)), given),
+            )
 
 
 def measure(name: str, device: torch.device, table: harness.Table | None, repeats: int) -> None:
@@ -70,19 +71,25 @@ def measure(name: str, device: torch.device, table: harness.Table | None, repeat
     given = batch(case, device, rank)
     of = max(world, SIMULATED[0])
     alone, _, _ = times(step_of(collection(case, device, 1), given), device, repeats)
-    for text, options in options_of(case, of).items():
-        group = dist.group.WORLD
-        made = collection(case, device, of, process_group=group, exchange=options)
-        step = step_of(made, given)
+    for text, step in steps(case, device, given, of):
         whole, host, cpu = times(step, device, repeats)
-        with LinkBytes(rank, world) as counted:
+        with LinkBytes() as counted:
             step()
         rate = link_gbps(counted.total, device, world)
         ceiling = alone + (counted.total / rate / 1e6 if rate else 0.0)
-        cells = (alone, whole, host, cpu, counted.total / 1e6, rate, ceiling, whole / ceiling)
+        cells = (
+            waits(step, device),
+            alone,
+            whole,
+            host,
+            cpu,
+            counted.total / 1e6,
+            rate,
+            ceiling,
+            whole / ceiling,
+        )
         if table is not None:
             table.row(name, text, of, *cells)
-        del made, step
 
 
 def main() -> None:
@@ -113,6 +120,8 @@ def main() -> None:
         table = harness.Table(ceilings, title, COLUMNS, harness.files(arguments))
     for name in arguments.case or ["sequences", "bags"]:
         measure(name, device, table, arguments.repeats)
+    if rank == 0 and torchrec_tables is None:
+        print(f"skipped: TorchRec ({WITHOUT})", file=sys.stderr)
     dist.destroy_process_group()
 
 

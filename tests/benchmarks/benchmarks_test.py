@@ -105,6 +105,7 @@ def test_tables_of_ranks_are_measured_without_a_gpu() -> None:
     first, second, columns, *rows = done.stdout.splitlines()
     assert "CPU cores" in first and "1 rank(s), gloo" in second and columns.endswith("x ceiling")
     assert [row.split()[2] for row in rows[:1]] == ["2"] and len(rows) == 5
+    assert "skipped: TorchRec (dynamicemb: " in done.stderr
 
 
 def test_the_loader_of_training_is_measured_without_a_gpu() -> None:

@@ -1,4 +1,4 @@
-"""TorchRec as it is found: no FBGEMM at all, versions that do not fit, the example."""
+"""TorchRec as it is found: versions that do not fit, the example, the benchmark."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ pytest.importorskip("tensordict", reason="an environment without TorchRec")
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples/torchrec_dlrm.py"
-
-
-def test_dynamic_tables_train_under_torchrec_without_any_fbgemm(tmp_path: Path) -> None:
-    (tmp_path / "fbgemm_gpu.py").write_text("raise ImportError('there is none')")
-    ran = python(HERE / "torchrec_alone.py", first=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    assert "trained; fbgemm: []" in ran.stdout
+BENCHMARK = HERE.parents[1] / "benchmarks/dynamicemb_dist.py"
 
 
 def test_use_stubs_comes_before_torchrec(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +72,11 @@ def test_the_example_learns_on_two_processes() -> None:
     assert ran.returncode == 0, ran.stderr
     losses = [float(line.split()[-1]) for line in ran.stdout.splitlines() if "loss" in line]
     assert losses[0] > 0.6 and losses[-1] < 0.3, ran.stdout
+
+
+def test_the_benchmark_has_torchrec_beside_ours() -> None:
+    options = ("--device=cpu", "--case=small", "--repeats=1")
+    ran = python(BENCHMARK, *options, first=BENCHMARK.parent)
+    assert ran.returncode == 0, ran.stderr
+    kinds = [line[10:18].strip() for line in ran.stdout.splitlines() if line.startswith("small")]
+    assert kinds[0] == "dedup" and kinds[-2:] == ["TorchRec", "TR dedup"]
