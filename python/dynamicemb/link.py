@@ -194,7 +194,7 @@ def agreed(link: Link, said: Mapping[str, Any], own: int) -> int:
     return int(every[0][-1])
 
 
-_SENT = {  # collective -> what of its arguments is handed over
+_SENT = {  # collective -> which argument is handed over; the group is the next
     "alltoall_base_": 1, "alltoall_": 1, "_reduce_scatter_base_": 1, "reduce_scatter_": 1,
     "_allgather_base_": 1, "allgather_": 1, "allreduce_": 0, "broadcast_": 0,
 }  # fmt: skip
@@ -211,13 +211,12 @@ def _tensors(given: Any) -> Iterator[Tensor]:
 class LinkBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that this process hands to collectives for other ranks, also TorchRec's.
 
-    Within ``with LinkBytes(rank, world) as counted:`` ``counted.bytes`` are those of each
-    collective, ``counted.calls`` their number, ``counted.total`` the sum of bytes.
+    Within ``with LinkBytes() as counted:`` ``counted.bytes`` are those of each collective, of
+    whatever process group, ``counted.calls`` their number, ``counted.total`` the sum of bytes.
     """
 
-    def __init__(self, rank: int, world: int) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.rank, self.world = rank, world
         self.bytes: dict[str, int] = {}
         self.calls: dict[str, int] = {}
 
@@ -236,13 +235,15 @@ class LinkBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
     def _crossing(self, name: str, args: tuple[Any, ...]) -> int:
+        group = dist.ProcessGroup.unbox(args[_SENT[name] + 1])
+        rank, world = group.rank(), group.size()
         sizes = [t.nbytes for t in _tensors(args[_SENT[name]])]
         total = sum(sizes)
         if name == "alltoall_base_" and args[4]:
             rows = sum(args[4])
-            return total - (total // rows * args[4][self.rank] if rows else 0)
+            return total - (total // rows * args[4][rank] if rows else 0)
         if name == "alltoall_":
-            return total - sizes[self.rank]
+            return total - sizes[rank]
         if name in ("alltoall_base_", "_reduce_scatter_base_", "reduce_scatter_"):
-            return total * (self.world - 1) // self.world
-        return total * (self.world - 1)
+            return total * (world - 1) // world
+        return total * (world - 1)

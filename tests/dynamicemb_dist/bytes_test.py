@@ -19,6 +19,7 @@ from dynamicemb.dealing import (
 )
 from dynamicemb.link import LinkBytes
 from torch.profiler import ProfilerActivity, profile
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.dynamicemb_dist import cases
 from tests.dynamicemb_dist.cases import Case
@@ -80,7 +81,7 @@ def moved(group: Any, case: Case) -> dict[str, int]:
     made = cases.collection(case, group)
     rank = dist.get_rank(group)
     given = cases.batch(case, rank, 0)
-    with LinkBytes(rank, dist.get_world_size(group)) as counted:
+    with LinkBytes() as counted:
         out = cases.look_up(case, made, given)
         cases.learn(out, cases.grads_of(case, given, out))
     return {"bytes": counted.total, "calls": sum(counted.calls.values())}
@@ -98,10 +99,27 @@ def zipf(group: Any, options: ExchangeOptions) -> int:
     keys = torch.multinomial(chances, n * features, True, generator=draw)
     names = [f"f{t}" for t in range(features)]
     batch = KeyedJaggedTensor(names, keys, torch.ones(n * features, dtype=torch.int64))
-    with LinkBytes(rank, dist.get_world_size(group)) as counted:
+    with LinkBytes() as counted:
         out = made(batch)
         torch.cat([part.values() for part in out.values()]).sum().backward()
     return counted.total
+
+
+def test_bytes_are_counted_by_the_rank_in_the_group_of_each_collective() -> None:
+    dist.init_process_group("fake", rank=3, world_size=4, store=FakeStore())
+    try:
+        pair = dist.new_group([1, 3])
+        rows = torch.ones(8, 2)
+        with LinkBytes() as counted:
+            dist.all_to_all_single(torch.empty(8, 2), rows, [3, 5], [3, 5], group=pair)
+            dist.all_reduce(rows[:4], group=pair)
+            dist.all_gather([torch.empty(4, 2) for _ in range(2)], rows[:4], group=pair)
+            dist.reduce_scatter(torch.empty(2), [rows[0], rows[1]], group=pair)
+            dist.broadcast(rows[:1], 1)
+    finally:
+        dist.destroy_process_group()
+    wanted = {"alltoall_base_": 24, "allreduce_": 32, "allgather_": 32, "reduce_scatter_": 8}
+    assert counted.bytes == wanted | {"broadcast_": 24}
 
 
 def test_distinct_keys_move_at_most_half_of_all_keys_bytes(pool: Pool) -> None:

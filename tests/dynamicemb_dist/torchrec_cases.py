@@ -209,12 +209,12 @@ def _static_rows(made: Any) -> list[tuple[int, Tensor]]:
 def train(group: Any, model: Model) -> Any:
     """Of one rank: what each step gave, its rows, names of the state, the static table's rows
     before and after, bytes that it handed to others."""
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    rank = dist.get_rank(group)
     made = build(model, group)
     before = _static_rows(made) if model.static else []
     outs = []
     case = cases.Case(model.kind)
-    counted = LinkBytes(rank, world)
+    counted = LinkBytes()
     with counted if model.counted else nullcontext():
         for step in range(model.steps):
             jagged, whole = given(model, rank, step)
