@@ -11,7 +11,7 @@ import argparse
 
 import torch
 import torch.distributed as dist
-from dynamicemb import DynamicEmbTableOptions, torchrec_compat
+from dynamicemb import DynamicEmbTableOptions
 from dynamicemb.get_planner import get_planner
 from dynamicemb.shard import DynamicEmbeddingBagCollectionSharder
 from torch import Tensor, nn
@@ -60,7 +60,6 @@ def main() -> None:
     device = torch.device(device)
     if on_gpu:
         torch.cuda.set_device(device)
-        torchrec_compat.register_cuda_ops()
     torch.manual_seed(0)
 
     tables = [

@@ -87,6 +87,9 @@ SCHEMAS = {
     "invert_permute": "(Tensor permute) -> Tensor",
     "permute_1D_sparse_data": _PERMUTE,
     "permute_2D_sparse_data": _PERMUTE,
+    "expand_into_jagged_permute": (
+        "(Tensor permute, Tensor input_offset, Tensor output_offset, SymInt output_size) -> Tensor"
+    ),
     "segment_sum_csr": "(SymInt batch_size, Tensor csr_seg, Tensor values) -> Tensor",
     "block_bucketize_sparse_features": (
         "(Tensor lengths, Tensor indices, bool bucketize_pos, bool sequence, Tensor block_sizes, "
@@ -101,6 +104,10 @@ SCHEMAS = {
         "(Tensor inputs, Tensor indices, SymInt[] input_num_indices, SymInt[] input_rows, "
         "SymInt[] input_columns, bool permute_output_dim_0_1=False, "
         "SymInt? total_num_indices=None) -> Tensor"
+    ),
+    "keyed_jagged_index_select_dim1": (
+        "(Tensor values, Tensor lengths, Tensor offsets, Tensor indices, SymInt batch_size, "
+        "Tensor? weights=None, SymInt? selected_lengths_sum=None) -> Tensor[]"
     ),
 }
 

@@ -1,7 +1,7 @@
 """Whether TorchRec and FBGEMM are there and fit, what differs between their versions, and the
 FBGEMM ops that a build without CUDA lacks.
 
-TorchRec's row-wise path calls nine small ops of FBGEMM once the tables are ours. The wheel
+TorchRec's row-wise path calls small ops of FBGEMM once the tables are ours. The wheel
 ``fbgemm-gpu-cpu`` has them for CPU tensors; ``register_cuda_ops`` gives them CUDA kernels, so that
 many GPUs need no FBGEMM built for CUDA.
 """
@@ -152,6 +152,15 @@ def permute_2D_sparse_data(
     return new.view(permute.numel(), batch), values, weights
 
 
+def expand_into_jagged_permute(
+    permute: Tensor, input_offset: Tensor, output_offset: Tensor, output_size: int
+) -> Tensor:
+    """The permutation of elements of which that of their segments is given."""
+    at = torch.arange(output_size, dtype=permute.dtype, device=permute.device)
+    lengths = torch.diff(input_offset)
+    return permute_1D_sparse_data(permute, lengths, at, None, output_size)[1]
+
+
 def segment_sum_csr(batch_size: int, csr_seg: Tensor, values: Tensor) -> Tensor:
     sums = _ends(values.double() if values.is_floating_point() else values)
     at = csr_seg.long() * batch_size
@@ -241,6 +250,23 @@ def batch_index_select_dim0(
     return torch.cat([part.reshape(-1) for part in out])
 
 
+def keyed_jagged_index_select_dim1(
+    values: Tensor,
+    lengths: Tensor,
+    offsets: Tensor,
+    indices: Tensor,
+    batch_size: int,
+    weights: Tensor | None = None,
+    selected_lengths_sum: int | None = None,
+) -> list[Tensor]:
+    """The bags at ``indices`` of each key, and their lengths."""
+    keys = torch.arange(lengths.numel() // batch_size, device=indices.device)
+    order = (keys[:, None] * batch_size + indices).reshape(-1)
+    size = selected_lengths_sum
+    found, chosen, moved = permute_1D_sparse_data(order, lengths, values, weights, size)
+    return [chosen, found] if moved is None else [chosen, found, moved]
+
+
 OPS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
@@ -250,12 +276,16 @@ OPS: dict[str, Callable[..., Any]] = {
         invert_permute,
         permute_1D_sparse_data,
         permute_2D_sparse_data,
+        expand_into_jagged_permute,
         segment_sum_csr,
         block_bucketize_sparse_features,
         permute_pooled_embs,
         batch_index_select_dim0,
+        keyed_jagged_index_select_dim1,
     )
 }
+_WITH_GRADIENT = ("batch_index_select_dim0", "keyed_jagged_index_select_dim1")
+_OF_CUDA = ("CUDA", "AutogradCUDA", "CompositeImplicitAutograd")
 _libraries: list[Any] = []
 
 
@@ -267,14 +297,15 @@ def register_cuda_ops() -> list[str]:
         name
         for name in OPS
         if hasattr(torch.ops.fbgemm, name)
-        and not has(f"fbgemm::{name}", "CUDA")
-        and not has(f"fbgemm::{name}", "CompositeImplicitAutograd")
+        and not any(has(f"fbgemm::{name}", key) for key in _OF_CUDA)
     ]
     if lacking:
         kind: Any = torch.library.Library
         library = kind("fbgemm", "IMPL")
         for name in lacking:
             library.impl(name, OPS[name], "CUDA")
+            if name in _WITH_GRADIENT:
+                library.impl(name, OPS[name], "AutogradCUDA")
         _libraries.append(library)  # kernels live as long as it does
     return lacking
 

@@ -1,7 +1,9 @@
-"""TorchRec's sharded collections with dynamic tables."""
+"""TorchRec's sharded collections with dynamic tables. FBGEMM's ops get CUDA kernels where it has
+none."""
 
 from __future__ import annotations
 
+from dynamicemb import torchrec_compat
 from dynamicemb.shard.embedding import (
     DynamicEmbeddingCollectionSharder,
     ShardedDynamicEmbeddingCollection,
@@ -17,3 +19,5 @@ __all__ = [
     "ShardedDynamicEmbeddingBagCollection",
     "ShardedDynamicEmbeddingCollection",
 ]
+
+torchrec_compat.register_cuda_ops()
