@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from dynamicemb import torchrec_compat
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
+from dynamicemb.dealing import constant
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
 from dynamicemb.exchange import shard_options
 from dynamicemb.types import DynamicEmbPoolingMode
@@ -147,9 +149,9 @@ class BatchedDynamicEmbedding(_Kernel, BaseBatchedEmbedding):  # type: ignore[mi
         self._make(pg, device, DynamicEmbPoolingMode.NONE)
 
     def forward(self, features: Any) -> Tensor:
-        ends = torch.tensor([0, *features.stride_per_key()]).cumsum(0)
+        ends = tuple(accumulate(features.stride_per_key(), initial=0))
         offsets = features.offsets().to(torch.int64)
-        offsets = offsets[ends.to(offsets.device)]
+        offsets = offsets[constant(ends, offsets.device)]
         weights = features.weights_or_none()
         counts = None if weights is None else weights.view(torch.int32).to(torch.int64)
         rows: Tensor = self._emb_module(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -15,6 +16,12 @@ from dynamicemb.ops import ops
 CONTINUOUS, HASHED = DIST_TYPES.index("continuous"), DIST_TYPES.index("hash_roundrobin")
 ROUND = DIST_TYPES.index("roundrobin")
 LONG = 64  # keys of a segment
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64; on a GPU the CPU waits for its copy once."""
+    return torch.tensor(values, dtype=torch.int64, device=device)
 
 
 class Dealt(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynamicemb import torchrec_compat
-from dynamicemb.dealing import dist_codes
+from dynamicemb.dealing import constant, dist_codes
 from dynamicemb.ops import ops
 
 torchrec_compat.require()
@@ -57,14 +58,16 @@ class Bucketizer(torch.nn.Module):
         self.mixed = any(static)
         self.moves = blocks is not None and not all(static)
 
-    def forward(self, kjt: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor]:
-        """(features of bucket 0, of bucket 1 ..., where each value went)."""
+    def forward(self, kjt: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
+        """(features of bucket 0, of bucket 1 ..., where each value went; None: it stayed)."""
+        if self.buckets == 1:
+            return kjt, None
         lengths, values, weights = kjt.lengths().view(-1), kjt.values(), kjt.weights_or_none()
         keys, dist, blocks = values.to(torch.int64), self.dist, self.blocks
         varies = kjt.variable_stride_per_key()
         offsets = kjt.offsets().to(torch.int64)
         if varies:  # a batch of bags of its own each: as features of one sample
-            sizes = torch.tensor(kjt.stride_per_key(), device=lengths.device)
+            sizes = constant(tuple(kjt.stride_per_key()), lengths.device)
             of = torch.repeat_interleave(
                 torch.arange(len(sizes), device=lengths.device), sizes, output_size=lengths.numel()
             )
@@ -96,7 +99,7 @@ class Bucketizer(torch.nn.Module):
     ) -> Tensor:
         if not self.mixed:
             return torch.empty_like(keys).scatter_(0, place, keys)
-        ends = torch.tensor([0, *kjt.stride_per_key()]).cumsum(0).to(offsets.device)
+        ends = constant((0, *accumulate(kjt.stride_per_key())), offsets.device)
         feature = ops.expand_ids(offsets[ends].contiguous(), keys.numel()).long()
         chosen = torch.where(self.static[feature], new[place], keys)
         return torch.empty_like(keys).scatter_(0, place, chosen)

@@ -1,24 +1,26 @@
-"""A process without FBGEMM trains a TorchRec model: a script of torchrec_alone_test.py."""
+"""A process trains a TorchRec model without FBGEMM, or with ``--fbgemm``: a script of tests."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from dynamicemb import torchrec_compat
 
-torchrec_compat.use_stubs()
-torchrec_compat.use_stubs()  # it may be called again
+if "--fbgemm" not in sys.argv:
+    torchrec_compat.use_stubs()
+    torchrec_compat.use_stubs()  # it may be called again
 
-from dynamicemb import DynamicEmbTableOptions  # noqa: E402
-from dynamicemb.planner import (  # noqa: E402
+from dynamicemb import DynamicEmbTableOptions
+from dynamicemb.planner import (
     DynamicEmbeddingShardingPlanner,
     DynamicEmbParameterConstraints,
 )
-from dynamicemb.shard import DynamicEmbeddingBagCollectionSharder  # noqa: E402
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor  # noqa: E402
-from torchrec.distributed import DistributedModelParallel  # noqa: E402
+from dynamicemb.shard import DynamicEmbeddingBagCollectionSharder
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.distributed import DistributedModelParallel
 
 
 def main() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynamicemb import torchrec_compat
+from dynamicemb.dealing import constant
 from dynamicemb.ops import ops
 
 torchrec_compat.require()
@@ -60,7 +63,7 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
             super().reset_parameters()
 
     def _dedup_indices(self, ctx: Any, input_feature_splits: list[Any]) -> list[Any]:
-        """Each table's distinct keys stand in the first bag of its first feature."""
+        """Each table's distinct keys are dealt out and looked up in place of all."""
         found = []
         shardings = list(self._sharding_type_to_sharding.values())
         for features, sharding in zip(input_feature_splits, shardings, strict=True):
@@ -69,6 +72,34 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
             ctx.reverse_indices.append(inverse)
             found.append(dedup)
         return found
+
+    def _compute_sequence_vbe_context(self, ctx: Any, unpadded_features: Any) -> None:
+        """Rows of a batch of its own for each feature are selected as those of distinct keys are.
+
+        TorchRec permutes them by an FBGEMM op that has no gradient on the CPU, nor a CUDA kernel in
+        the wheel for CPUs.
+        """
+        super()._compute_sequence_vbe_context(ctx, unpadded_features)
+        every = torch.arange(unpadded_features.values().numel(), device=unpadded_features.device())
+        shardings = self._sharding_type_to_sharding.values()
+        came = ctx.reverse_indices or [every] * len(shardings)
+        ctx.input_features, ctx.reverse_indices = [], []
+        for sharding, found, values in zip(shardings, ctx.seq_vbe_ctx, came, strict=True):
+            lengths, n = found.reindexed_lengths, sum(found.reindexed_length_per_key)
+            _, rows, _ = torchrec_compat.permute_1D_sparse_data(
+                found.recat, found.unpadded_lengths, values, permuted_lengths_sum=n
+            )
+            ids = rows if found.reindexed_values is None else found.reindexed_values
+            bags = KeyedJaggedTensor(
+                keys=sharding.embedding_names(),
+                values=ids,
+                lengths=lengths.reshape(-1),
+                stride=lengths.shape[1],
+                length_per_key=found.reindexed_length_per_key,
+            )
+            ctx.input_features.append(bags)
+            ctx.reverse_indices.append(rows)
+        ctx.seq_vbe_ctx = []
 
 
 def _tables_of(sharding: Any) -> list[int]:
@@ -97,26 +128,30 @@ def _counts(sharding: Any) -> bool:
 
 
 def deduplicated(features: Any, tables: list[int], counted: bool) -> tuple[Any, Tensor]:
-    """The distinct keys of each table, and where each value's is among them.
+    """The distinct keys of each table, spread over its bags, and where each value's is among them.
 
     Counts travel as the bits of the weights: whole numbers, not rounded.
     """
     values = features.values().to(torch.int64).contiguous()
     strides = features.stride_per_key()
-    bags = torch.tensor([0, *strides]).cumsum(0).tolist()
+    bags = list(accumulate(strides, initial=0))
     firsts = [f for f in range(len(tables)) if f == 0 or tables[f] != tables[f - 1]]
-    offsets = features.offsets().to(torch.int64)
+    begins = (*(bags[f] for f in firsts), bags[-1])
     device = values.device
-    begins = [bags[f] for f in firsts]
-    at = torch.tensor([*begins, bags[-1]]).to(device)
+    at = constant(begins, device)
+    offsets = features.offsets().to(torch.int64)
     keys, inverse, ends, counts = ops.segmented_unique(values, offsets[at], None, counted)
-    n = int(ends[-1])  # the one wait for the device
-    lengths = torch.zeros(bags[-1], dtype=features.lengths().dtype, device=device)
-    if bags[-1] and n:
-        full = [i for i, f in enumerate(firsts) if _has_bag(strides, tables, f)]
-        places = torch.tensor([_first_bag(strides, tables, bags, firsts[i]) for i in full])
-        which = torch.tensor(full).to(device)
-        lengths[places.to(device)] = torch.diff(ends)[which].to(lengths.dtype)
+    upto = ends.tolist()  # the one wait for the device
+    of = ops.expand_ids(at, bags[-1]).long()  # the table of each bag
+    found, room = torch.diff(ends)[of], torch.diff(at)[of]
+    place = torch.arange(bags[-1], device=device) - at[of]
+    lengths = (found // room + (place < found % room)).to(features.lengths().dtype)
+    n, per_key = upto[-1], []
+    for f in range(len(tables)):
+        t = bisect_right(firsts, f) - 1
+        whole, more = divmod(upto[t + 1] - upto[t], max(begins[t + 1] - begins[t], 1))
+        before = bags[f] - begins[t]
+        per_key.append(strides[f] * whole + min(max(more - before, 0), strides[f]))
     weights = counts[:n].to(torch.int32).view(torch.float32) if counted else None
     varies = features.variable_stride_per_key()
     made = KeyedJaggedTensor(
@@ -126,17 +161,9 @@ def deduplicated(features: Any, tables: list[int], counted: bool) -> tuple[Any, 
         lengths=lengths,
         stride=None if varies else features.stride(),
         stride_per_key_per_rank=features.stride_per_key_per_rank() if varies else None,
+        length_per_key=per_key,
     )
     return made, inverse.to(torch.int64)
-
-
-def _has_bag(strides: list[int], tables: list[int], first: int) -> bool:
-    return any(strides[f] for f in range(first, len(tables)) if tables[f] == tables[first])
-
-
-def _first_bag(strides: list[int], tables: list[int], bags: list[int], first: int) -> int:
-    of_table = [f for f in range(first, len(tables)) if tables[f] == tables[first]]
-    return bags[next(f for f in of_table if strides[f])]
 
 
 class DynamicEmbeddingCollectionSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
