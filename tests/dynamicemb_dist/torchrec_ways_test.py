@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from tests.dynamicemb_dist.pool import Pool
 
 torchrec = pytest.importorskip("torchrec")
 
-from tests.dynamicemb_dist.torchrec_cases import DIM, Model, assert_same, given  # noqa: E402
+from tests.dynamicemb_dist.torchrec_cases import DIM, Model, assert_same, build, given  # noqa: E402
 
 # Means are dyadic no more: Adam's first steps would turn a sum's rounding around.
 MEAN = Model("MEAN", optimizer="SGD")
@@ -55,6 +57,16 @@ def test_a_batch_of_its_own_for_each_feature_trains_as_one_table(pool: Pool, mod
 @pytest.mark.parametrize("dedup", [False, True])
 def test_sequences_of_batches_of_other_sizes_train_as_one_table(pool: Pool, dedup: bool) -> None:
     assert_same(pool, Model("sequence", batches="uneven", dedup=dedup))
+
+
+def without_samples(group: Any) -> None:
+    none = torch.empty(0, dtype=torch.int64)
+    build(Model(), group)(torchrec.KeyedJaggedTensor(FEATURES, none, lengths=none, stride=0))
+
+
+def test_sequences_of_no_sample_are_named(pool: Pool) -> None:
+    for said in pool.errors(without_samples, 2):
+        assert "features must have one sample or more on each rank, got none" in said
 
 
 @pytest.mark.parametrize("kind", ["sequence", "SUM"])

@@ -62,6 +62,14 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
         with static_alone(self, "_embedding_configs"):
             super().reset_parameters()
 
+    def input_dist(self, ctx: Any, features: Any) -> Any:
+        if isinstance(features, KeyedJaggedTensor) and not any(features.stride_per_key()):
+            raise ValueError(
+                "dynamicemb: features must have one sample or more on each rank, got none: "
+                "TorchRec has no sequences of no sample (without TorchRec they work)"
+            )
+        return super().input_dist(ctx, features)
+
     def _dedup_indices(self, ctx: Any, input_feature_splits: list[Any]) -> list[Any]:
         """Each table's distinct keys are dealt out and looked up in place of all."""
         found = []
