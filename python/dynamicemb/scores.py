@@ -38,13 +38,13 @@ class Scores:
         if self.strategy is DynamicEmbScoreStrategy.STEP:
             assert self.given is not None
             self.given += 1
-        self.set_names: set[str] = set()
+        self.were_set: dict[str, int] = {}  # on the CPU: a step waits for no number of the device
 
     def check(self) -> None:
         """Raises where a table waits for its ``set_score``."""
         if self.strategy is not DynamicEmbScoreStrategy.CUSTOMIZED:
             return
-        missing = [name for name in self.names if name not in self.set_names]
+        missing = [name for name in self.names if name not in self.were_set]
         if missing:
             raise ValueError(
                 f"dynamicemb: score_strategy CUSTOMIZED needs set_score before a forward; tables "
@@ -76,7 +76,6 @@ class Scores:
                 f"{self.strategy.name}"
             )
         assert self.given is not None
-        before = self.given.tolist()
         for name, score in scores.items():
             if name not in self.names:
                 raise ValueError(
@@ -89,15 +88,15 @@ class Scores:
                     f"{score!r}"
                 )
         for name, score in scores.items():
-            table = self.names.index(name)
-            falls = name in self.set_names and score < before[table]
+            table, before = self.names.index(name), self.were_set.get(name, 0)
+            falls = score < before
             if falls and os.environ.get("DYNAMICEMB_CSTM_SCORE_CHECK") != "0":
                 warnings.warn(
-                    f"dynamicemb: score of table {name!r} falls from {before[table]} to {score}",
+                    f"dynamicemb: score of table {name!r} falls from {before} to {score}",
                     stacklevel=3,
                 )
-            self.given[table] = score
-            self.set_names.add(name)
+            self.given[table].fill_(score)
+            self.were_set[name] = score
 
     def current(self, table: int, tiers: Tiers) -> int:
         """A threshold: rows written from now on have at least this score, older ones less (with
