@@ -72,7 +72,7 @@ def floor_bytes(case: Case, distinct: int, kind: str) -> float:
 
 def eager_ms(call: harness.Call, device: str) -> float:
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    return harness.best_seconds(call, wait, repeats=20 if device == "cuda" else 3) * 1e3
+    return harness.best_seconds(call, wait, repeats=20 if device == "cuda" else 7) * 1e3
 
 
 def torch_ms(case: Case, kind: str, ids: torch.Tensor, offsets: torch.Tensor) -> Any:
