@@ -81,6 +81,7 @@ class Dump:
             self._work()
         except Exception as error:  # noqa: BLE001 - wait() raises it
             self._error = error
+        del self._work  # it holds the module, which may hold this dump
 
     def done(self) -> bool:
         """Whether it has ended, well or not."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,22 @@ def test_rows_that_fit_into_kept_bytes_are_read_before_they_are_written(
     go.set()
     dump.wait()
     assert dumped(tmp_path / "d", module) == wanted
+
+
+def test_a_dump_that_has_ended_keeps_no_table_alive(device: str, tmp_path: Path) -> None:
+    module = tables([5, 8], device)
+    step(module, random.Random(0))
+    dump = module.dump(str(tmp_path / "d"), blocking=False)
+    assert dump is not None
+    dump.wait()
+    alive = weakref.ref(module)
+    gc.collect()
+    gc.disable()
+    try:
+        del module
+        assert alive() is None and dump.done()
+    finally:
+        gc.enable()
 
 
 def test_one_dump_at_a_time_and_its_error_is_told(
