@@ -16,6 +16,7 @@ from hstu_training.modules.embeddings import (
     TableOptimizer,
     collection_of,
 )
+from hstu_training.modules.jagged import take
 from hstu_training.modules.mlp import MLP
 from hstu_training.modules.multi_task_loss import labels_of, multi_task_losses
 from hstu_training.modules.negatives_sampler import NegativesSampler
@@ -78,6 +79,15 @@ def test_the_loss_is_a_softmax_with_the_positive_masked_among_negatives(
         most = max([scores[own], *others])
         total = sum(math.exp(s - most) for s in [scores[own], *others])
         assert losses[p].item() == pytest.approx(most + math.log(total) - scores[own], abs=1e-9)
+
+
+def test_distinct_rows_have_the_gradients_of_any_selection() -> None:
+    x = torch.randn(6, 3, dtype=torch.float64).requires_grad_()
+    for rows in (torch.tensor([4, 0, 5]), torch.randperm(6), torch.tensor([], dtype=torch.int64)):
+        grad = torch.randn(len(rows), 3, dtype=torch.float64)
+        (found,) = torch.autograd.grad(take(x, rows), x, grad)
+        (wanted,) = torch.autograd.grad(x[rows], x, grad)
+        assert torch.equal(found, wanted)
 
 
 def test_scores_that_are_gathered_are_those_of_the_whole_product() -> None:

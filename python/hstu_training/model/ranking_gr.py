@@ -33,7 +33,7 @@ class RankingGR(nn.Module):
         self.task, self.positive_action, self.rank = task, positive_action, rank
         self.embeddings = embeddings
         dims = {feature: table.dim for feature, table in embeddings.table_of.items()}
-        self.processor = HSTUProcessor(dims, config.hidden_size, config.param_dtype)
+        self.processor = HSTUProcessor(dims, config.hidden_size, config.param_dtype, config.dtype)
         self.block = HSTUBlock(config)
         self.head = MLP(
             config.hidden_size, task.prediction_head_arch, task.prediction_head_act_type,
@@ -44,7 +44,8 @@ class RankingGR(nn.Module):
         """(outputs, logits); with a seed in training."""
         sequences = sequences_of(batch, seed, self.rank)
         tokens = self.processor.tokens(self.embeddings(batch.features), batch)
-        out: Tensor = self.head(self.processor.outputs(self.block(tokens, sequences), batch))
+        read = self.processor.outputs(self.block(tokens, sequences), batch)
+        out: Tensor = self.head(read.to(self.processor.dtype))
         return out
 
     def labels(self, batch: Batch) -> Tensor:

@@ -52,7 +52,7 @@ class RetrievalGR(nn.Module):
         self.embeddings = embeddings
         dims = {feature: table.dim for feature, table in embeddings.table_of.items()}
         self.processor = HSTUProcessor(
-            dims, config.hidden_size, config.param_dtype, task.l2_norm_eps
+            dims, config.hidden_size, config.param_dtype, config.dtype, task.l2_norm_eps
         )
         self.block = HSTUBlock(config)
         self.register_buffer("catalogue", catalogue, persistent=False)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from hstu_training.configs.hstu_config import HSTUConfig, HSTULayerType
 from hstu_training.modules.fused_hstu_layer import FusedHSTULayer
-from hstu_training.modules.jagged import Sequences
+from hstu_training.modules.jagged import Sequences, take
 from hstu_training.modules.native_hstu_layer import DebugHSTULayer, HSTULayer, NativeHSTULayer
 from hstu_training.modules.position_encoder import PositionEncoder
 from hstu_training.modules.relative_bias import RelativeBias, buckets_of
@@ -42,7 +42,7 @@ class HSTUBlock(nn.Module):
 
     def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
         c, rows = self.config, sequences.target_rows
-        x = self.positions(x.to(c.param_dtype), sequences).to(c.dtype)
+        x = self.positions(x.to(c.dtype), sequences)
         buckets = buckets_of(sequences) if c.relative_bias == "position_time" else None
         only = rows is not None and c.targets_only_last_layer
         for i, layer in enumerate(self.layers):
@@ -51,4 +51,4 @@ class HSTUBlock(nn.Module):
                 rab = self.biases[i](sequences.max_len, buckets).to(c.dtype)
                 rab = rab.expand(sequences.cu.numel() - 1, -1, -1, -1)
             x = layer(x, sequences, rab, only and i == c.num_layers - 1)
-        return x if rows is None or only else x[rows]
+        return x if rows is None or only else take(x, rows)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hstu_training.data.batches import Batch
-from hstu_training.modules.jagged import Sequences
+from hstu_training.modules.jagged import Sequences, take
 from hstu_training.modules.sampled_softmax_loss import l2_normalised
 from hstu_training.ops.counter import Randomness, token_keys
 
@@ -28,31 +28,41 @@ class HSTUProcessor(nn.Module):
     Args:
         dims: widths of the features' rows.
         hidden: of the tokens; features of another width go through a linear map of their own.
-        dtype: of parameters.
+        param_dtype: of parameters.
+        dtype: of the tokens.
         eps: the least norm of an output, which is divided by its own.
     """
 
     def __init__(
-        self, dims: dict[str, int], hidden: int, dtype: torch.dtype, eps: float = 1e-6
+        self,
+        dims: dict[str, int],
+        hidden: int,
+        param_dtype: torch.dtype,
+        dtype: torch.dtype,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.eps, self.dtype = eps, dtype
+        narrow = {name: width for name, width in dims.items() if width != hidden}
         self.maps = nn.ModuleDict(
-            {name: nn.Linear(d, hidden, dtype=dtype) for name, d in dims.items() if d != hidden}
+            {name: nn.Linear(d, hidden, dtype=param_dtype) for name, d in narrow.items()}
         )
 
     def tokens(self, rows: dict[str, Tensor], batch: Batch) -> Tensor:
         """(tokens, hidden) of each feature's rows."""
         parts = []
-        for name, part in rows.items():
+        for name, given in rows.items():
+            part = given.to(self.dtype)
             if name in self.maps:
-                part = self.maps[name](part.to(self.dtype))
+                linear = self.maps[name]
+                assert isinstance(linear, nn.Linear)
+                weight, bias = linear.weight.to(self.dtype), linear.bias.to(self.dtype)
+                part = nn.functional.linear(part, weight, bias)
             parts.append(part)
-        dtype = max((p.dtype for p in parts), key=lambda d: torch.finfo(d).bits)
-        return torch.cat([part.to(dtype) for part in parts]).index_select(0, batch.order)
+        return take(torch.cat(parts), batch.order)
 
     def outputs(self, encoded: Tensor, batch: Batch) -> Tensor:
         """(outputs, hidden), each of norm 1, in float32 or more."""
         if batch.read_rows is not None:
-            encoded = encoded.index_select(0, batch.read_rows)
+            encoded = take(encoded, batch.read_rows)
         return l2_normalised(encoded, self.eps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,3 +58,23 @@ class Sequences(NamedTuple):
         row = torch.arange(tokens, device=self.cu.device)
         sequence = torch.searchsorted(self.cu[1:].long().contiguous(), row, right=True)
         return sequence, row - self.cu.long()[sequence]
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.count = x.shape[0]
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.count, grad.shape[1]).index_copy_(0, rows, grad), None
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a matrix that are all different: gradients are put in their place, not added up by
+    atomic operations, which are slow for narrow dtypes."""
+    taken: Tensor = _Take.apply(x, rows)  # type: ignore[no-untyped-call]
+    return taken
