@@ -190,6 +190,12 @@ def _chunks(members: list[int], chunks: int) -> list[list[int]]:
     return [members[a:b] for a, b in itertools.pairwise(ends)]
 
 
+def _known_sizes(features: Any) -> list[int] | None:
+    """The values of each feature, where a batch knows them on the host, as TorchRec's may."""
+    known = getattr(features, "length_per_key_or_none", None)
+    return None if known is None else known()
+
+
 class _Collection(nn.Module):
     """Tables with equal options and pooling form a group: one module that does them at once."""
 
@@ -317,9 +323,9 @@ class _Collection(nn.Module):
         if wanted == keys:
             return values, features.offsets(), weights
         lengths = features.lengths().view(len(keys), -1)
-        sizes = lengths.sum(1).tolist()
+        sizes = _known_sizes(features) or lengths.sum(1).tolist()
         parts = dict(zip(keys, values.split(sizes), strict=True))
-        chosen = lengths[[keys.index(name) for name in wanted]].reshape(-1).to(torch.int64)
+        chosen = torch.cat([lengths[keys.index(name)] for name in wanted]).to(torch.int64)
         offsets = torch.cat([chosen.new_zeros(1), chosen.cumsum(0)])
         if weights is not None:
             of = dict(zip(keys, weights.split(sizes), strict=True))
@@ -415,13 +421,15 @@ class DynamicEmbeddingCollection(_Collection):
             torch.diff(offsets).view(len(names), -1)
             for (_, offsets), names in zip(batches, self._features, strict=True)
         ]
-        sizes = [Numbers(one.sum(1)) for one in lengths]
+        known = dict(zip(features.keys(), _known_sizes(features) or (), strict=False))
+        sizes = [None if known else Numbers(one.sum(1)) for one in lengths]
         looked_up = self._looked_up([(values, offsets, None) for values, offsets in batches])
         for rows, of, size, names, dims in zip(
             looked_up, lengths, sizes, self._features, self._dims, strict=True
         ):
+            counts = [known[name] for name in names] if size is None else size.read()
             for name, dim, length, part in zip(
-                names, dims, of, torch.split(rows, size.read()), strict=True
+                names, dims, of, torch.split(rows, counts), strict=True
             ):
                 found[name] = JaggedTensor(part[:, :dim], length)
         return found

@@ -81,6 +81,31 @@ def test_sequences_come_a_row_an_id(device: str) -> None:
     assert torch.equal(found["h"].values()[0], found["h"].values()[2])
 
 
+def test_a_batch_may_know_on_the_host_how_many_values_its_features_have(device: str) -> None:
+    class Known(KeyedJaggedTensor):
+        def length_per_key_or_none(self) -> list[int]:
+            return [1, 2]
+
+    tables = [EmbeddingConfig("a", 4, 100, ["f"]), EmbeddingConfig("b", 4, 100, ["g"])]
+    for wide in (tables, [tables[0], EmbeddingConfig("b", 8, 100, ["g"])]):  # one group, and two
+        collection = DynamicEmbeddingCollection(wide, device=device)
+        keys, lengths = torch.tensor([5, 7, 9], device=device), torch.tensor([1, 2], device=device)
+        plain = collection(KeyedJaggedTensor(["f", "g"], keys, lengths))
+        before = torch.cuda.get_sync_debug_mode() if device == "cuda" else 0
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = collection(Known(["f", "g"], keys, lengths))
+        finally:
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode(before)
+        for name in ("f", "g"):
+            assert torch.equal(found[name].values(), plain[name].values())
+        wrong = KeyedJaggedTensor(["f", "g"], keys, lengths.flip(0))
+        wrong.length_per_key_or_none = lambda: [1, 2]  # type: ignore[attr-defined]
+        assert collection(wrong)["f"].values().shape[0] == 1  # what it says is believed
+
+
 def test_what_the_configs_do_not_say_comes_from_options() -> None:
     given = {"a": DynamicEmbTableOptions(score_strategy="STEP", max_capacity=5)}
     ebc = DynamicEmbeddingBagCollection(configs()[:1], device="cpu", options=given)

@@ -106,6 +106,19 @@ def collection_of(
     )  # fmt: skip
 
 
+class _Batch(KeyedJaggedTensor):
+    """Ids of each feature, whose numbers the host knows: nobody waits for a GPU."""
+
+    def __init__(self, names: Sequence[str], ids: Sequence[Tensor]) -> None:
+        values = torch.cat(list(ids))
+        self._sizes = [one.numel() for one in ids]
+        lengths = torch.tensor(self._sizes, pin_memory=values.is_cuda)
+        super().__init__(names, values, lengths.to(values.device, non_blocking=True))
+
+    def length_per_key_or_none(self) -> list[int]:
+        return self._sizes
+
+
 class Embeddings(nn.Module):
     """Looks up every feature of a batch.
 
@@ -168,9 +181,7 @@ class Embeddings(nn.Module):
         if not features.keys().isdisjoint(self.dynamic):  # the collection asks for all of its own
             nothing = next(iter(features.values())).new_zeros(0, dtype=torch.int64)
             every = [features.get(name, nothing) for name in self.dynamic]
-            values, lengths = torch.cat(every), torch.tensor([ids.numel() for ids in every])
-            batch = KeyedJaggedTensor(self.dynamic, values, lengths.to(values.device))
-            rows = self.collection(batch)
+            rows = self.collection(_Batch(self.dynamic, every))
             found |= {name: self._unscaled(rows[name].values()) for name in self.dynamic}
         return {name: found[name] for name in features}  # tokens are counted in this order
 

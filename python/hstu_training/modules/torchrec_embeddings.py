@@ -79,9 +79,11 @@ class TorchRecCollection(nn.Module):
 
     def forward(self, features: Any) -> Any:
         """Rows of every feature: see ``DynamicEmbeddingCollection``."""
-        return self.sharded(
-            KeyedJaggedTensor(features.keys(), features.values(), lengths=features.lengths())
-        )
+        given = KeyedJaggedTensor(
+            features.keys(), features.values(), lengths=features.lengths(), stride=1,
+            length_per_key=features.length_per_key_or_none(),
+        )  # fmt: skip
+        return self.sharded(given)
 
 
 class _Alone(nn.Module):
