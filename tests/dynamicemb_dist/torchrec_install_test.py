@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from dynamicemb import torchrec_compat
 
+from tests.common.processes import python
+
 HERE = Path(__file__).parent
 FLAG = "DYNAMICEMB_INSTALL_TESTS"
 
@@ -19,8 +21,7 @@ FLAG = "DYNAMICEMB_INSTALL_TESTS"
 @pytest.mark.skipif(not os.environ.get(FLAG), reason=f"fetches packages: {FLAG}=1 runs it")
 def test_what_the_two_lines_install_trains(tmp_path: Path) -> None:
     """Into a folder that this Python, which must have torch and no TorchRec, sees alone."""
-    asked = [sys.executable, "-c", "import torchrec"]
-    assert subprocess.run(asked, capture_output=True, check=False).returncode != 0
+    assert python("-c", "import torchrec").returncode != 0
     begin = time.monotonic()
     for line in torchrec_compat.install_lines():
         pip, *arguments = shlex.split(line)
@@ -30,13 +31,6 @@ def test_what_the_two_lines_install_trains(tmp_path: Path) -> None:
     took = time.monotonic() - begin
     size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     print(f"installed in {took:.1f} s: {size / 1e6:.1f} MB")
-    path = os.pathsep.join([os.environ["PYTHONPATH"], str(tmp_path)])
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "torchrec_alone.py"), "--fbgemm"],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = python(HERE / "torchrec_alone.py", "--fbgemm", first=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "trained; fbgemm: [" in ran.stdout and str(tmp_path / "fbgemm_gpu") in ran.stdout
