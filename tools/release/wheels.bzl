@@ -86,11 +86,12 @@ PACKAGES = {
         wheels = ["//python/hstu_training:wheel"],
     ),
     "hstu-triton": _package(
+        conda = [_GLIBC],  # any PyTorch, and no Triton
         import_name = "generative_recommenders",
-        max_kib = 160,
+        max_kib = 14336,
         shared_name = True,
         umbrella = "offers",
-        wheels = ["//python/generative_recommenders:wheel"],
+        wheels = ["//python/generative_recommenders:whole_wheel"],
     ),
     "mustafar": _package(
         all_seconds = 180,
