@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "csrc/common/large_pages.h"
-
 namespace hkv {
 
 class RowMemory {
@@ -33,7 +31,6 @@ class RowMemory {
     void* const data = std::realloc(data_, bytes);
     if (data == nullptr) throw std::bad_alloc();
     data_ = static_cast<char*>(data);
-    accel::InLargePages(data_, bytes);
   }
 
   char* operator[](uint64_t offset) const { return data_ + offset; }

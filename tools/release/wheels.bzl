@@ -64,11 +64,11 @@ PACKAGES = {
         wheels = ["//python/dynamicemb:wheel"],
     ),
     "hkv": _package(
-        all_seconds = 450,
+        all_seconds = 600,
         conda = [_GLIBC],
         import_name = "hkv",
         max_kib = 24576,
-        unit_seconds = 20,
+        unit_seconds = 25,
         wheels = ["//python/hkv:wheel"],
     ),
     "hstu-attn": _package(
