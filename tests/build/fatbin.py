@@ -1,4 +1,5 @@
-"""Reads which GPU code an ELF file carries: the .nv_fatbin section that nvcc writes.
+"""Reads which GPU code an ELF file carries: the .nv_fatbin section that nvcc writes, and images
+that lie in its data, as Triton's do.
 
 The section is a row of containers, one per translation unit. A container is a 16-byte header and
 entries; an entry is PTX or machine code (a cubin, itself an ELF file) for one architecture. The
@@ -7,7 +8,9 @@ layout is not documented by NVIDIA; a test of ours builds the numbers from known
 
 from __future__ import annotations
 
+import re
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from typing import IO
 
@@ -16,6 +19,7 @@ from elftools.elf.elffile import ELFFile
 _MAGIC = 0xBA55ED50
 _CONTAINER = struct.Struct("<IHHQ")  # magic, version, header bytes, bytes of all entries
 _ENTRY = struct.Struct("<HHIQIIHHI")  # kind, -, header bytes, payload bytes, -, -, -, -, arch
+_CUDA_MACHINE, _MACHINE_AT, _FLAGS_AT = 190, 18, 48  # of a cubin's ELF header
 _KINDS = {1: "compute", 2: "sm"}
 
 
@@ -56,3 +60,15 @@ def containers(file: IO[bytes]) -> list[Container]:
     """The containers of an ELF file; none where it has no GPU code."""
     section = ELFFile(file).get_section_by_name(".nv_fatbin")
     return parse(section.data()) if section else []
+
+
+def images(data: bytes) -> Counter[str]:
+    """How many cubins and PTX texts for each target lie in the data as they are."""
+    found: Counter[str] = Counter()
+    for match in re.finditer(rb"\x7fELF\x02\x01|\.target sm_(\d+)", data):
+        if match[1]:
+            found[f"compute_{int(match[1])}"] += 1
+        elif struct.unpack_from("<H", data, match.start() + _MACHINE_AT)[0] == _CUDA_MACHINE:
+            flags = struct.unpack_from("<I", data, match.start() + _FLAGS_AT)[0]
+            found[f"sm_{flags & 0xFF}"] += 1
+    return found
