@@ -131,7 +131,7 @@ def _norm_rows(dtype):
             ("norm_mul_dropout_bwd", "_linear_kernels", ["DY", "X", "U", "W", "B", "DX", "DU"], {}, _only(_STATISTICS, backward) | _DROPOUT),
         ]:
             options = {"enable_fp_fusion": False} if kernel == "norm_fwd" else {}
-            numbers, warps = {"norm_fwd": (1024, 1), "norm_bwd": (2048, 2)}.get(kernel, (1024, 4))
+            numbers, warps = {"norm_fwd": (1024, 1), "norm_bwd": (1024, 4) if unaligned else (2048, 2)}.get(kernel, (1024, 4))
             shape = {"BLOCK_D": block, "BLOCK_N": numbers // block, "D": width}
             rows.append(_row("%s.%s.%d" % (kernel, dtype, width), file, "_" + kernel, dtype, tensors, shape | constants, others, unaligned = unaligned, options = options, warps = warps))
     for heads, block in {"": 32, ".heads": 256}.items():

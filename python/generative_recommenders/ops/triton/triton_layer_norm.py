@@ -109,13 +109,14 @@ def norm_bwd(
     if rows == 0 or dim == 0:
         dw, db = (None if t is None else torch.zeros_like(t) for t in (weight, bias))
         return dx, dw, db
-    block_n = block_rows(block_d, _launch.INTERPRETED, 2048)
+    numbers, few = (2048, 2) if dim % 16 == 0 else (1024, 4)  # which else spills
+    block_n = block_rows(block_d, _launch.INTERPRETED, numbers)
     programs, per_program = programs_of(rows, block_n)
     sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
     _norm_bwd[(programs,)](
         dy, x, x if weight is None else weight, x if bias is None else bias, mean, rstd, dx, sums,
         dy.stride(0), x.stride(0), dx.stride(0), rows, per_program, _parts(weight, bias, is_rms),
-        GATES.index(gate), D=dim, BLOCK_D=block_d, BLOCK_N=block_n, num_warps=warps(block_d, 2),
+        GATES.index(gate), D=dim, BLOCK_D=block_d, BLOCK_N=block_n, num_warps=warps(block_d, few),
     )  # fmt: skip
     like = bias if weight is None else weight
     if like is None:
