@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamicemb.batched_dynamicemb_function import Lookup
+from dynamicemb.host_copy import Numbers
 from dynamicemb.table_api import TableApi
 
 
@@ -16,18 +17,11 @@ class InPlace:
     """How many rows of a prefetched batch stayed in host memory for want of room in the cache."""
 
     def __init__(self, count: Tensor | None) -> None:
-        self._count, self._event = count, None
-        if count is not None and count.is_cuda:
-            self._count = torch.empty(1, dtype=count.dtype, pin_memory=True)
-            self._count.copy_(count, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
+        self._count = None if count is None else Numbers(count)
 
     def any(self) -> bool:
         """Waits for the prefetch, and for nothing behind it."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._count is not None and int(self._count) > 0
+        return self._count is not None and bool(self._count.read()[0])
 
 
 class Later(NamedTuple):
