@@ -1,8 +1,8 @@
 // File: upstream_adapter.cuh
 //
 // NVIDIA HierarchicalKV (nv::merlin::HashTable) as a Table. What upstream does not have is refused
-// by name before anything is launched; docs/hkv.md says call by call what differs. A batch may hold
-// equal keys: upstream is told that keys are not unique.
+// by name before anything is launched; docs/hkv_upstream.md says call by call what differs. A batch
+// may hold equal keys: upstream is told that keys are not unique.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,4 +1,4 @@
-"""What docs/hstu_triton.md names in place of Meta's files and functions exists."""
+"""What docs/hstu_triton_files.md names in place of Meta's files and functions exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = "python/generative_recommenders"
 
 def rows() -> list[list[str]]:
     """The cells of the table whose heading is there, here, remarks."""
-    text = (tree.root() / "docs/hstu_triton.md").read_text()
+    text = (tree.root() / "docs/hstu_triton_files.md").read_text()
     table = text.partition("| there | here | remarks |\n|---|---|---|\n")[2].partition("\n\n")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 

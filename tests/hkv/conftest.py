@@ -2,7 +2,7 @@
 with batches that take one kernel, once with batches that are written in passes.
 
 Where the GPU tables are HierarchicalKV's, the tests with the mark `any_engine` run on it; the
-others ask for what it does otherwise (docs/hkv.md) and skip.
+others ask for what it does otherwise (docs/hkv_upstream.md) and skip.
 """
 
 from __future__ import annotations

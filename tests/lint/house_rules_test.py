@@ -61,6 +61,15 @@ def test_build_files_are_short() -> None:
     assert not long
 
 
+def test_a_package_s_page_is_short() -> None:
+    # What has no room there is a page of its own, to which it leads.
+    packages = {p.split("/")[1] for p in TEXTS if p.startswith("python/")}
+    packages |= {"hstu_triton"}  # generative_recommenders, by its wheel's name
+    pages = {p: t for p, t in TEXTS.items() if p in {f"docs/{name}.md" for name in packages}}
+    assert len(pages) >= 7
+    assert not [p for p, t in pages.items() if t.count("\n") > 120]
+
+
 def test_benchmarks_are_short_and_have_no_package_s_name() -> None:
     # A script's own folder comes first where Python looks: its name would shadow the package's.
     packages = {p.split("/")[1] for p in TEXTS if p.startswith("python/")}
