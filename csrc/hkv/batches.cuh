@@ -185,11 +185,13 @@ void HashTable<Key, Value, Score, kStrategy>::LaunchPasses(const DeviceStorage& 
     LaunchHostRows(storage, args, plan.host, stream);
   }
   if (Inserts(kMode)) {
-    if (device::KnowsLowest(args)) {
+    const bool knows = device::KnowsLowest(args);
+    if (knows) {
       LaunchEvictKnown(kMode, view, args, plan, Resident(blocks, device::kKnownBlocks), stream);
     }
     const unsigned wanted = std::max(blocks, Blocks(view.layout.num_buckets));
-    LaunchEvict(kMode, view, args, plan, Resident(wanted, device::kEvictBlocks), stream);
+    const int resident = knows ? device::kPendingBlocks : device::kEvictBlocks;
+    LaunchEvict(kMode, view, args, plan, Resident(wanted, resident), stream);
   }
   args.list = plan.rest;
   args.list_size = plan.counters + device::kRest;

@@ -13,6 +13,8 @@ namespace device {
 
 constexpr int kEvictBlocks = 4;         // resident per multiprocessor
 constexpr int kEvictPrefetch = 4;       // buckets whose scores a warp reads at a time
+constexpr int kPendingBlocks = 6;       // the same where few keys are left by EvictKnownKernel
+constexpr int kPendingPrefetch = 2;
 constexpr uint64_t kFewWaiters = 1024;  // that are no round by themselves
 
 // Chooses the victim for the key of lane `owner`. Where rows are handed out, its slot is none of
@@ -81,10 +83,10 @@ __device__ __forceinline__ void ReadLowest(const View& t, const UpsertArgs& a, c
   Lowest lowest;
 #pragma unroll 1
   while (wanted != 0) {
-    SlotScores scores[kEvictPrefetch];
+    SlotScores scores[kPendingPrefetch];
     LoadScoresOf<false>(t, wanted, bucket, guard, scores);
 #pragma unroll
-    for (int u = 0; u < kEvictPrefetch; ++u) {
+    for (int u = 0; u < kPendingPrefetch; ++u) {
       if (wanted == 0) continue;
       const uint32_t owner = __ffs(wanted) - 1;
       wanted &= wanted - 1;
@@ -178,7 +180,7 @@ __device__ __forceinline__ void ChooseBuckets(const View& t, const UpsertArgs& a
 // In rounds of at most about one waiter for two buckets, so that a choice sees the evictions before
 // it. Its blocks wait for one another (a cooperative launch). kKnows: behind EvictKnownKernel.
 template <WriteMode kMode, bool kKnows>
-__global__ void __launch_bounds__(kThreads, kEvictBlocks)
+__global__ void __launch_bounds__(kThreads, kKnows ? kPendingBlocks : kEvictBlocks)
     EvictKernel(const View t, const UpsertArgs a, const Plan p) {
   const uint64_t waiters = Load(p.counters + (kKnows ? kPending : kWaiters));
   if (waiters == 0 && p.positions == nullptr) return;
