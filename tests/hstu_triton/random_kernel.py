@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def numbers(SEED: Any, PLACE: Any, Out: Any, N: tl.constexpr) -> None:
+def numbers(SEED: tl.tensor, PLACE: tl.tensor, Out: tl.tensor, N: tl.constexpr) -> None:
     at = tl.arange(0, N)
     tl.store(Out + at, tl.rand(tl.load(SEED), tl.load(PLACE + at)))

@@ -11,12 +11,13 @@ _ROUNDS = (0xD2511F53, 0xCD9E8D57)
 _SCALE = 4.6566127342e-10  # the greatest float32 with which 2**31 - 1 stays below 1
 
 
-def philox_uniform(seed: Tensor, place: Tensor) -> Tensor:
-    """Float32 numbers in [0, 1): the first of the four that Philox gives for each place.
+def philox_uniform(seed: Tensor, place: Tensor, which: Tensor | int = 0) -> Tensor:
+    """Float32 numbers in [0, 1): one of the four that Philox gives for each place.
 
     Args:
         seed: int64 of one number.
         place: int64 of any shape.
+        which: 0 to 3, one for all places or for each.
     """
     c0, c1 = place & _LOW, (place >> 32) & _LOW
     c2 = c3 = torch.zeros_like(place)
@@ -27,7 +28,9 @@ def philox_uniform(seed: Tensor, place: Tensor) -> Tensor:
         c0, c2 = ((b >> 32) & _LOW) ^ c1 ^ k0, ((a >> 32) & _LOW) ^ c3 ^ k1
         c1, c3 = b & _LOW, a & _LOW
         k0, k1 = (k0 + _KEYS[0]) & _LOW, (k1 + _KEYS[1]) & _LOW
-    folded = torch.where(c0 >= 2**31, _LOW - c0, c0)  # -1 - x of a negative int32
+    which = torch.as_tensor(which, device=place.device)
+    drawn = torch.where(which < 2, torch.where(which == 0, c0, c1), torch.where(which == 2, c2, c3))
+    folded = torch.where(drawn >= 2**31, _LOW - drawn, drawn)  # -1 - x of a negative int32
     return folded.to(torch.float32) * _SCALE
 
 
@@ -41,7 +44,7 @@ def drawn_seed(seed: int | None, offset: int, like: Tensor, used: bool) -> Tenso
     return given
 
 
-def kept(seed: Tensor, shape: tuple[int, int], ratio: float) -> Tensor:
+def kept(seed: Tensor, shape: tuple[int, int], ratio: float, part: int | None = None) -> Tensor:
     """0, or 1 / (1 - ratio), for each place of a matrix, float32; a place is dropped if its number
     is not above ``ratio``.
 
@@ -49,6 +52,10 @@ def kept(seed: Tensor, shape: tuple[int, int], ratio: float) -> Tensor:
         seed: what ``drawn_seed`` returns.
         shape: rows, columns; places count on from the offset, row by row.
         ratio: the probability of 0.
+        part: of so many columns, all of them if None, each four from the first on share a draw.
     """
-    place = torch.arange(shape[0] * shape[1], device=seed.device).view(shape) + seed[1]
-    return torch.where(philox_uniform(seed[0], place) > ratio, 1.0 / (1.0 - ratio), 0.0)
+    column = torch.arange(shape[1], device=seed.device)
+    which = column % (part or max(shape[1], 1)) % 4
+    begin = torch.arange(shape[0], device=seed.device)[:, None] * shape[1] + seed[1]
+    place = begin + column - which
+    return torch.where(philox_uniform(seed[0], place, which) > ratio, 1.0 / (1.0 - ratio), 0.0)

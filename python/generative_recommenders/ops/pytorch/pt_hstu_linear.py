@@ -52,7 +52,8 @@ def pytorch_norm_mul_dropout(
     y = torch.cat(parts, dim=1)
     if training and dropout_ratio > 0.0:
         drawn = drawn_seed(seed, offset, y, True)
-        y = y * kept(drawn, (y.shape[0], y.shape[1]), dropout_ratio)
+        part = linear_dim if group_norm else x.shape[1]
+        y = y * kept(drawn, (y.shape[0], y.shape[1]), dropout_ratio, part)
     return y.to(x.dtype)
 
 

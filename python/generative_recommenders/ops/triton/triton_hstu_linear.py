@@ -59,7 +59,13 @@ class _Kind(NamedTuple):
     def constants(self, dim: int) -> dict[str, int]:
         d = self.linear_dim if self.group_norm else dim
         block = triton.next_power_of_2(d)
-        return {"D": d, "BLOCK_D": block, "BLOCK_N": block_rows(block, _launch.INTERPRETED)}
+        return {"D": d, "BLOCK_D": block}
+
+    def blocks(self, dim: int, numbers: int, few: int) -> dict[str, int]:
+        """The constants, and warps, for blocks of so many numbers."""
+        of = self.constants(dim)
+        rows = block_rows(of["BLOCK_D"], _launch.INTERPRETED, numbers)
+        return of | {"BLOCK_N": rows, "num_warps": warps(of["BLOCK_D"], few)}
 
     def numbers(self) -> tuple[float, int, int]:
         """The last arguments of both kernels."""
@@ -93,11 +99,11 @@ def _fwd_op(
     y = torch.empty((rows, dim * (1 + concat_u + concat_x)), dtype=x.dtype, device=x.device)
     mean = torch.empty((rows, groups), dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
-    constants = kind.constants(dim)
+    constants = kind.blocks(dim, 2048, 4)
     if rows:
         _norm_mul_dropout_fwd[(cdiv(rows, constants["BLOCK_N"]), groups)](
             x, u, weight, bias, y, mean, rstd, seed, x.stride(0), u.stride(0), y.stride(0), rows,
-            groups, eps, *kind.numbers(), **constants, num_warps=warps(constants["BLOCK_D"]),
+            groups, eps, *kind.numbers(), **constants,
         )  # fmt: skip
     return y, mean, rstd
 
@@ -141,13 +147,13 @@ def _bwd_op(
     du = torch.empty((rows, dim), dtype=u.dtype, device=u.device)
     if rows == 0:
         return dx, du, torch.zeros_like(weight), torch.zeros_like(bias)
-    constants = kind.constants(dim)
+    constants = kind.blocks(dim, 1024, 2)
     programs, per_program = programs_of(rows, constants["BLOCK_N"], max(1, PARTS // groups))
     sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
     _norm_mul_dropout_bwd[(programs, groups)](
         dy, x, u, weight, bias, mean, rstd, seed, dx, du, sums, dy.stride(0), x.stride(0),
         u.stride(0), dx.stride(0), du.stride(0), rows, groups, per_program, *kind.numbers(),
-        **constants, num_warps=warps(constants["BLOCK_D"]),
+        **constants,
     )  # fmt: skip
     dw, db = add_up(sums, weight, groups if group_norm else 0)
     return dx, du, dw, db.to(bias.dtype)
