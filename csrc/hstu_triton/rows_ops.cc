@@ -19,6 +19,7 @@ namespace accel::triton {
 namespace {
 
 constexpr int64_t kPrograms = 264;  // of a backward's rows, each with its own sums
+constexpr int64_t kBlocks = 4;      // of rows of a sequence, one after the other by one program
 
 struct Addmm {
   OpArguments& in;
@@ -40,6 +41,7 @@ struct Places {
   int64_t contextual = in.GetInt("contextual");
   int64_t rows_a_target = in.GetInt("rows_a_target");
   bool sqrt = in.GetBool("sqrt");
+  double alpha = in.GetFloat("alpha");  // what x is multiplied by
 };
 
 struct SumOfRows {
@@ -114,6 +116,7 @@ std::tuple<Tensor, Tensor, Tensor> AddEmbeddings(const Places& a) {
   const Tensor out = Empty(a.x, {rows, dim}, DtypeOf(a.x));
   const Tensor places = Empty(a.x, {rows}, int32), buckets = Empty(a.x, {rows}, int32);
   if (rows == 0 || batch == 0 || dim == 0) {
+    Check(out.numel() == 0 || a.alpha == 1.0, "alpha must be 1 without sequences, got ", a.alpha);
     torch::stable::copy_(const_cast<Tensor&>(out), a.x);
     torch::stable::fill_(places, static_cast<double>(a.positions.size(0)));
     torch::stable::fill_(buckets, static_cast<double>(a.ages.size(0)));
@@ -129,8 +132,9 @@ std::tuple<Tensor, Tensor, Tensor> AddEmbeddings(const Places& a) {
   launch.Stride("stride_ts", ts).Stride("stride_o", out).Int("batch", batch).Int("total", rows);
   launch.Int("longest", a.longest).Int("contextual", a.contextual).Int("n_pos", pos.size(0));
   launch.Int("n_ts", ts.size(0)).Int("dim", dim);
-  launch.Int("rows_a_target", a.num_targets ? a.rows_a_target : 0);
-  launch.Run(batch, launch.Blocks(a.longest, "BLOCK"), launch.Blocks(dim, "BLOCK_D"));
+  launch.Int("rows_a_target", a.num_targets ? a.rows_a_target : 0).Float("alpha", a.alpha);
+  const int64_t blocks = launch.Blocks(a.longest, "BLOCK");
+  launch.Run(batch, (blocks + kBlocks - 1) / kBlocks, launch.Blocks(dim, "BLOCK_D"));
   return {out, places, buckets};
 }
 

@@ -56,6 +56,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
         "sum": (ops.triton_jagged_sum, 17, STARTS, x),
         "position": (
             ops.triton_add_embeddings, x, STARTS, x, x, times, 17, 1, STARTS.diff(), None, 1, True,
+            0.5,
         ),
         "table": (ops.triton_sum_of_rows, x, times % 5, 5, torch.float32),
     }  # fmt: skip

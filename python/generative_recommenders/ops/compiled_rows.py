@@ -136,6 +136,7 @@ class _Places(torch.autograd.Function):
         out, *taken = add_embeddings(x, offsets, lengths, targets, *tables, times, *numbers)
         ctx.save_for_backward(*taken)
         ctx.tables = [(t.shape[0], t.dtype) for t in (positions, ages)]
+        ctx.alpha = numbers[-1]
         result: Tensor = out
         return result
 
@@ -143,7 +144,7 @@ class _Places(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pairs = zip(ctx.saved_tensors, ctx.tables, strict=True)
         tables = (_table_gradient(grad, index, *table) for index, table in pairs)
-        return (grad, *tables, *(None,) * 8)
+        return (grad if ctx.alpha == 1.0 else grad * ctx.alpha, *tables, *(None,) * 9)
 
 
 def add_timestamp_positional_embeddings(
@@ -158,11 +159,13 @@ def add_timestamp_positional_embeddings(
     num_targets: Tensor | None,
     interleave_targets: bool,
     time_bucket_fn: str,
+    alpha: float = 1.0,
 ) -> Tensor:
-    """``ops.position``'s function without its ``alpha``; the arguments are described there."""
+    """``ops.position``'s function; the arguments are described there."""
     targets = None if num_targets is None else num_targets.long()
     indices = (seq_offsets.long(), seq_lengths.long(), targets, timestamps.long().contiguous())
-    numbers = (max_seq_len, contextual, 2 if interleave_targets else 1, time_bucket_fn == "sqrt")
+    step, sqrt = 2 if interleave_targets else 1, time_bucket_fn == "sqrt"
+    numbers = (max_seq_len, contextual, step, sqrt, float(alpha))
     result: Tensor = _Places.apply(x, positions, ages, *indices, *numbers)  # type: ignore[no-untyped-call]
     return result
 

@@ -82,6 +82,8 @@ def add_timestamp_positional_embeddings(
         CHECKS.device(table, name, seq_embeddings, "seq_embeddings")
         if table.shape[0] < 1 or table.shape[1] != dim:
             CHECKS.fail(f"{name} must have rows of {dim} columns, got {tuple(table.shape)}")
+    if batch == 0:
+        return seq_embeddings * alpha
     name = "add_timestamp_positional_embeddings"
     compiled = ("position_" + time_bucket_fn, None)
     taken = chosen_kernel(kernel, name, seq_embeddings, compiled=compiled)
@@ -98,7 +100,7 @@ def add_timestamp_positional_embeddings(
         )
 
     return add(
-        seq_embeddings * alpha,
+        seq_embeddings,
         seq_offsets,
         position_embeddings_weight,
         timestamp_embeddings_weight,
@@ -109,4 +111,5 @@ def add_timestamp_positional_embeddings(
         num_targets,
         interleave_targets,
         time_bucket_fn,
+        alpha,
     )

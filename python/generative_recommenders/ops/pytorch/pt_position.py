@@ -20,8 +20,10 @@ def pytorch_add_timestamp_positional_embeddings(
     num_targets: Tensor | None,
     interleave_targets: bool,
     time_bucket_fn: str,
+    alpha: float = 1.0,
 ) -> Tensor:
-    """``ops.position.add_timestamp_positional_embeddings`` without its ``alpha``."""
+    """``ops.position.add_timestamp_positional_embeddings`` in PyTorch."""
+    seq_embeddings = seq_embeddings * alpha
     rows = seq_embeddings.shape[0]
     if rows == 0:
         return seq_embeddings

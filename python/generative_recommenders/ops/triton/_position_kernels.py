@@ -10,8 +10,8 @@ import triton.language as tl
 def _add_embeddings(
     X, OFFSETS, LENGTHS, TARGETS, POS, TS, TIMES, Out, PLACES, BUCKETS,
     stride_x, stride_pos, stride_ts, stride_o, batch, total, longest, contextual, n_pos, n_ts,
-    dim, rows_a_target, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, HAS_TARGETS: tl.constexpr,
-    SQRT: tl.constexpr,
+    dim, rows_a_target, alpha, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_TARGETS: tl.constexpr, SQRT: tl.constexpr,
 ):  # fmt: skip
     """Grid (sequences, blocks of rows, blocks of columns). PLACES and BUCKETS are the numbers of
     the rows that were added; n_pos and n_ts where none was."""
@@ -42,6 +42,7 @@ def _add_embeddings(
         ts = tl.load(TS + bucket[:, None] * stride_ts + column[None, :], mask=both, other=0.0)
         x = tl.load(X + (start + row)[:, None] * stride_x + column[None, :], mask=inside, other=0.0)
         sum_ = (pos.to(tl.float32) + ts.to(tl.float32)).to(x.dtype)
+        x = (x.to(tl.float32) * alpha).to(x.dtype)
         out = Out + (start + row)[:, None] * stride_o + column[None, :]
         tl.store(out, x + sum_, mask=inside)
         if first_column == 0:

@@ -30,6 +30,7 @@ def _fwd_op(
     num_targets: Tensor | None,
     rows_a_target: int,
     sqrt: bool,
+    alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _launch.on_gpu(x, "seq_embeddings")
     rows, dim = x.shape
@@ -40,14 +41,14 @@ def _fwd_op(
     if rows and batch:
         block_d = min(128, triton.next_power_of_2(dim))
         block = 16
-        _add_embeddings[(batch, cdiv(longest, block), cdiv(dim, block_d))](
+        _add_embeddings[(batch, cdiv(longest, 4 * block), cdiv(dim, block_d))](
             x, seq_offsets, seq_lengths, num_targets, pos, ts, timestamps, out, places, buckets,
             x.stride(0), pos.stride(0), ts.stride(0), out.stride(0), batch, rows, longest,
-            contextual, pos.shape[0], ts.shape[0], dim, rows_a_target, BLOCK_D=block_d,
-            BLOCK=block, HAS_TARGETS=num_targets is not None, SQRT=sqrt,
+            contextual, pos.shape[0], ts.shape[0], dim, rows_a_target, alpha, BLOCK_D=block_d,
+            BLOCK=block, HAS_TARGETS=num_targets is not None, SQRT=sqrt, num_warps=2,
         )  # fmt: skip
     else:
-        out.copy_(x)
+        out.copy_(x * alpha)
         places.fill_(pos.shape[0])
         buckets.fill_(ts.shape[0])
     return out, places, buckets
@@ -66,6 +67,7 @@ def _(
     num_targets: Tensor | None,
     rows_a_target: int,
     sqrt: bool,
+    alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     places = x.new_empty((x.shape[0],), dtype=torch.int32)
     return x.new_empty(x.shape), places, torch.empty_like(places)
@@ -100,6 +102,7 @@ class _AddEmbeddings(torch.autograd.Function):
         seq_offsets, timestamps, *options = rest
         out, places, buckets = _fwd_op(x, seq_offsets, pos, ts, timestamps, *options)
         ctx.save_for_backward(places, buckets)
+        ctx.alpha = options[-1]
         ctx.tables = [(t.shape[0], t.dtype) for t in (pos, ts)]
         result: Tensor = out
         return result
@@ -108,7 +111,7 @@ class _AddEmbeddings(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pairs = zip(ctx.saved_tensors, ctx.tables, strict=True)
         tables = [_table_gradient(grad, index, *table) for index, table in pairs]
-        return grad, *tables, None
+        return grad if ctx.alpha == 1.0 else grad * ctx.alpha, *tables, None
 
 
 def triton_add_timestamp_positional_embeddings(
@@ -123,14 +126,15 @@ def triton_add_timestamp_positional_embeddings(
     num_targets: Tensor | None,
     interleave_targets: bool,
     time_bucket_fn: str,
+    alpha: float = 1.0,
 ) -> Tensor:
-    """``ops.position.add_timestamp_positional_embeddings`` by Triton, without its ``alpha``."""
+    """``ops.position.add_timestamp_positional_embeddings`` by Triton."""
     x, pos, ts = (
         switch_to_contiguous_if_needed(t) for t in (seq_embeddings, pos_embeddings, ts_embeddings)
     )
     rest = (
         seq_offsets, timestamps.contiguous(), max_seq_len, max_contextual_seq_len, seq_lengths,
-        num_targets, 2 if interleave_targets else 1, time_bucket_fn == "sqrt",
+        num_targets, 2 if interleave_targets else 1, time_bucket_fn == "sqrt", float(alpha),
     )  # fmt: skip
     result: Tensor = _AddEmbeddings.apply(x, pos, ts, rest)
     return result
