@@ -6,6 +6,7 @@ import functools
 import os
 
 import torch
+import triton
 from torch import Tensor
 
 from generative_recommenders._checks import CHECKS
@@ -39,6 +40,35 @@ def _name(index: int) -> str:
 def gpu_name(t: Tensor) -> str:
     """Of the GPU of ``t``; "" where it is not on one."""
     return _name(t.device.index) if t.is_cuda else ""
+
+
+@functools.cache
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def processors(t: Tensor) -> int:
+    """Multiprocessors of the GPU of ``t``; 2 for the interpreter."""
+    return _processors(t.device.index) if t.is_cuda else 2
+
+
+def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+def descriptors(*tensors: Tensor) -> bool:
+    """Whether tensors of 16 bits or more, rows without gaps, can be read by descriptors here: the
+    GPU has them, and all rows begin at multiples of 16 bytes. If so, Triton gets its memory."""
+    if not INTERPRETED and capability(tensors[0])[0] < 9:
+        return False
+    for t in tensors:
+        size = t.element_size()
+        aligned = [t.data_ptr(), *(s * size for s in t.stride()[:-1])]
+        if any(n % 16 for n in aligned) or t.shape[-1] * size < 16:
+            return False
+    if not INTERPRETED:
+        triton.set_allocator(_scratch)
+    return True
 
 
 def fast_tanh(t: Tensor) -> bool:

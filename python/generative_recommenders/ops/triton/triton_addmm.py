@@ -9,7 +9,7 @@ from torch import Tensor
 
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.triton import _launch
-from generative_recommenders.ops.triton._addmm_kernels import _addmm_fwd
+from generative_recommenders.ops.triton._addmm_kernels import _addmm_fwd, _addmm_walk
 
 
 def _blocks(x: Tensor) -> dict[str, int]:
@@ -32,10 +32,13 @@ def triton_addmm_fwd(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
     if m and n:
         blocks = _blocks(x)
         tiles = cdiv(m, blocks["BLOCK_M"]) * cdiv(n, blocks["BLOCK_N"])
-        _addmm_fwd[(tiles,)](
-            x, w, y, z, m, n, k, x.stride(0), w.stride(0), y.stride(0), z.stride(0),
-            BROADCAST=y.dim() == 1, UPCAST=_launch.upcast(x), PRECISION=_launch.precision(x),
-            GROUP=8, **blocks,
+        kernel, programs = _addmm_fwd, tiles
+        if (x.element_size() == 2 or _launch.INTERPRETED) and _launch.descriptors(x, w, z):
+            kernel, programs = _addmm_walk, min(tiles, _launch.processors(x))
+        kernel[(programs,)](
+            x, w, y, z, m, n, k, x.stride(0), w.stride(0), 0 if y.dim() == 1 else y.stride(0),
+            z.stride(0), UPCAST=_launch.upcast(x), PRECISION=_launch.precision(x), GROUP=8,
+            **blocks,
         )  # fmt: skip
     return z
 

@@ -59,18 +59,7 @@ def _descriptors(enable_tma: bool, k: Tensor, v: Tensor) -> bool:
                 stacklevel=3,
             )
         return False
-    for t in (k, v):
-        size = t.element_size()
-        aligned = [t.data_ptr(), *(s * size for s in t.stride()[:2])]
-        if any(n % 16 for n in aligned) or t.shape[2] * size < 16:
-            return False
-    if not _launch.INTERPRETED:
-
-        def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
-            return torch.empty(size, dtype=torch.int8, device="cuda")
-
-        triton.set_allocator(scratch)
-    return True
+    return _launch.descriptors(k, v)
 
 
 def _rules(
