@@ -53,12 +53,11 @@ _ATTENTION = {
     },
 }
 
-# What the general mask takes instead where with the above its kernels would spill hundreds of bytes.
+# What the general mask takes instead.
 _GENERAL = {
     "sm_90": {
-        "attention_fwd.{}.long": {128: (64, 64, 4, 2, 0), 256: (64, 32, 8, 3, 2)},
-        "attention_bwd_columns.{}.long": {128: (64, 64, 8, 2, 2), 256: (32, 64, 8, 1, 2)},
-        "attention_bwd_rows.{}.long": {256: (64, 32, 8, 2, 2)},
+        "attention_fwd.{}.long": {64: (64, 64, 4, 2, 0), 128: (128, 64, 4, 2, 2)},
+        "attention_bwd_rows.{}.long": {64: (64, 64, 4, 2, 0), 128: (64, 64, 4, 2, 0)},
     },
     "sm_80": {
         "attention_fwd.{}.long": {256: (64, 32, 8, 2, 2)},
@@ -131,7 +130,12 @@ def _norm_rows(dtype):
             ("norm_mul_dropout_bwd", "_linear_kernels", ["DY", "X", "U", "W", "B", "DX", "DU"], {}, _only(_STATISTICS, backward) | _DROPOUT),
         ]:
             options = {"enable_fp_fusion": False} if kernel == "norm_fwd" else {}
-            numbers, warps = {"norm_fwd": (1024, 1), "norm_bwd": (1024, 4) if unaligned else (2048, 2)}.get(kernel, (1024, 4))
+            numbers, warps = {
+                "norm_bwd": (1024, 4) if unaligned else (2048, 2),
+                "norm_fwd": (1024, 1),
+                "norm_mul_dropout_bwd": (1024, 2),
+                "norm_mul_dropout_fwd": (2048, 4),
+            }[kernel]
             shape = {"BLOCK_D": block, "BLOCK_N": numbers // block, "D": width}
             rows.append(_row("%s.%s.%d" % (kernel, dtype, width), file, "_" + kernel, dtype, tensors, shape | constants, others, unaligned = unaligned, options = options, warps = warps))
     for heads, block in {"": 32, ".heads": 256}.items():
@@ -149,7 +153,7 @@ _BMM_STRIDES = ["stride_j", "stride_wb", "stride_b", "stride_o"]
 _SILU_STRIDES = ["stride_du", "stride_dv", "stride_dq", "stride_dk", "stride_x", "stride_dx"]
 
 def _addmm(m, n, k, warps, stages):
-    constants = {"BLOCK_K": k, "BLOCK_M": m, "BLOCK_N": n, "BROADCAST": False, "GROUP": 8} | _PRODUCT
+    constants = {"BLOCK_K": k, "BLOCK_M": m, "BLOCK_N": n, "GROUP": 8} | _PRODUCT
     return ("addmm", "_addmm_kernels", "_addmm_fwd", ["X", "W", "Y", "Z"], constants, {}, ["stride_x", "stride_w", "stride_y", "stride_z"], ["N", "K"], warps, stages)
 
 def _sized(rows, dtype):
@@ -185,8 +189,9 @@ def _product_rows(arch, dtype):
 def _place_rows(dtype):
     strides = ["stride_x", "stride_pos", "stride_ts", "stride_o"]
     blocks = {"BLOCK": 16, "BLOCK_D": 128}
+    places = _PLACES | {"alpha": "fp32"}
     return _sized([
-        ("position_" + name, "_position_kernels", "_add_embeddings", ["X", "Out"], blocks | {"HAS_TARGETS": True, "SQRT": name == "sqrt"}, _PLACES, strides, ["dim"], 4, 1)
+        ("position_" + name, "_position_kernels", "_add_embeddings", ["X", "Out"], blocks | {"HAS_TARGETS": True, "SQRT": name == "sqrt"}, places, strides, ["dim"], 2, 1)
         for name in ["sqrt", "log"]
     ] + [
         ("sum_of_rows", "_position_kernels", "_sum_of_rows", ["G"], {"BLOCK": 32, "BLOCK_D": 128}, {"ORDER": _INDEX, "Out": "*fp32", "STARTS": _INDEX}, ["stride_g", "stride_o"], ["dim"], 4, 1),

@@ -82,7 +82,10 @@ def _share(values: dict[str, Any], p: Problem, compiled: bool) -> dict[str, Any]
     if not _HAS_TRITON:
         without = ("TMA",) if compiled else ("TRITON", "TMA")
         values = {name: share for name, share in values.items() if name not in without}
-    if not cuda.INSTALLED or cuda.why_not(p) is not None:
+    # A window and contextual rows are no masks of hstu_attn's own: it asks of every pair of blocks
+    # what is seen there.
+    asks = bool(p.mask.max_attn_len or p.mask.contextual_seq_len) and (_HAS_TRITON or compiled)
+    if not cuda.INSTALLED or asks or cuda.why_not(p) is not None:
         values = {name: share for name, share in values.items() if name != "CUDA"}
     return values
 

@@ -12,6 +12,7 @@ from generative_recommenders.ops.triton._mask import (
     row_range,
     sequence_ends,
     visible,
+    whole_rows,
 )
 from generative_recommenders.ops.triton._tile import (
     dot,
@@ -72,23 +73,30 @@ def _hstu_attn_fwd_compute(
     high = tl.minimum(high, limit)
     k_base = K + start.to(tl.int64) * stride_k + head * stride_kh
     v_base = V + start.to(tl.int64) * stride_v + head * stride_vh
+    acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
+    if GENERAL:
+        if first >= history:  # targets also see themselves; here, before registers hold a product
+            q = load_rows(Q + head * stride_qh, rows - shift, stride_q, limit - shift, D, BLOCK_D)
+            k = load_rows(k_base, rows, stride_k, limit, D, BLOCK_D)
+            v = load_rows(v_base, rows, stride_v, limit, DV, BLOCK_DV)
+            s = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1) * (0.5 * alpha)
+            p = silu_of_half(s, FAST).to(v.dtype).to(tl.float32)
+            acc = p[:, None] * v.to(tl.float32)
     q = load_rows(Q + head * stride_qh, rows - shift, stride_q, limit - shift, D, BLOCK_D)
     if USE_TMA:
         k_rows = tl.make_tensor_descriptor(k_base, [high, D], [stride_k, 1], [BLOCK_N, BLOCK_D])
         v_rows = tl.make_tensor_descriptor(v_base, [high, DV], [stride_v, 1], [BLOCK_N, BLOCK_DV])
-    acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
-    PHASES: tl.constexpr = 1 if LOOP > 0 else (3 if GENERAL else 2)
+    PHASES: tl.constexpr = 1 if LOOP > 0 else 2
     for phase in tl.static_range(PHASES):
         begin = low
         until = high
-        if PHASES == 3:
-            begin = low if phase == 0 else (whole_low if phase == 1 else whole_high)
-            until = whole_low if phase == 0 else (whole_high if phase == 1 else high)
-        elif PHASES == 2:
-            begin = low if phase == 0 else whole_high
-            until = whole_high if phase == 0 else high
-        until = tl.minimum(until, high)
-        for column in range(begin, until, BLOCK_N):
+        if PHASES == 2:
+            begin = whole_low if phase == 0 else whole_high - (whole_low - low)
+            until = tl.minimum(whole_high, high) if phase == 0 else high
+        for step in range(begin, until, BLOCK_N):
+            column = step
+            if GENERAL and PHASES == 2 and phase == 1:  # blocks before the whole ones, then behind
+                column = tl.where(step < whole_high, step - begin + low, step)
             columns = column + tl.arange(0, BLOCK_N)
             if USE_TMA:
                 k = k_rows.load([column, 0])
@@ -97,7 +105,7 @@ def _hstu_attn_fwd_compute(
                 k = load_rows(k_base, columns, stride_k, high, D, BLOCK_D)
                 v = load_rows(v_base, columns, stride_v, high, DV, BLOCK_DV)
             if LOOP == 0:
-                masked: tl.constexpr = phase != PHASES - 2
+                masked: tl.constexpr = phase == 1
             elif LOOP == 1:
                 masked: tl.constexpr = True
             else:
@@ -106,13 +114,6 @@ def _hstu_attn_fwd_compute(
                 acc, q, k, v, rows, row_ids, columns, end, window, full, contextual, 0.5 * alpha,
                 masked, GENERAL, FAST, UPCAST, PRECISION,
             )  # fmt: skip
-    if GENERAL:
-        if first >= history:  # targets also see themselves
-            k = load_rows(k_base, rows, stride_k, limit, D, BLOCK_D)
-            v = load_rows(v_base, rows, stride_v, limit, DV, BLOCK_DV)
-            s = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1) * (0.5 * alpha)
-            p = silu_of_half(s, FAST).to(v.dtype).to(tl.float32)
-            acc += p[:, None] * v.to(tl.float32)
     if GENERAL:
         acc *= row_scale(SCALE, scale, start, rows, limit, has_scale)[:, None]
     else:
@@ -141,6 +142,17 @@ def sequence(OFFSETS, TARGETS, ORDER, present, H, GENERAL: tl.constexpr):
     return z, head, start, length, targets
 
 
+@triton.jit
+def heaviest_first(contextual, CONTEXTS: tl.constexpr):
+    """This program's block of rows: from the last to the first, but before all of them the first
+    one, if it has contextual rows, which see everything."""
+    blocks = tl.num_programs(1)
+    block = blocks - 1 - tl.program_id(1)
+    if CONTEXTS:
+        block = tl.where(contextual > 0, (block + 1) % blocks, block)
+    return block
+
+
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def _hstu_attn_fwd(
     Q, K, V, OFFSETS, TARGETS, ORDER, SCALE, Out,
@@ -151,14 +163,14 @@ def _hstu_attn_fwd(
     PRECISION: tl.constexpr, USE_TMA: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     LOOP: tl.constexpr,
 ):  # fmt: skip
-    """Grid (batch * heads, blocks of rows); the last rows, which have most to do, come first.
+    """Grid (batch * heads, blocks of rows); what has most to do comes first: ``heaviest_first``.
 
     ``present``: bits that say whether there are TARGETS (1), an ORDER (2), a SCALE (4); with any of
     them, or a mask beside the causal one, GENERAL.
     """
     z, head, start, length, targets = sequence(OFFSETS, TARGETS, ORDER, present, H, GENERAL)
     limit = tl.minimum(length, N)
-    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    block = heaviest_first(contextual, GENERAL and not IS_DELTA)
     first = block * BLOCK_M
     if IS_DELTA:  # q and the output have the last rows alone
         shift = length - delta
@@ -249,22 +261,37 @@ def _hstu_attn_bwd_one_col_block(
             do = load_rows(do_base, columns, stride_do, limit, DV, BLOCK_DV)
             scales = row_scale(SCALE, scale, start, columns, limit, has_scale)
             p, ds = _hstu_attn_bwd_one_self(q, k, v, do, alpha, scales, FAST)
-            dv += p[:, None] * do.to(tl.float32)
-            dk += ds[:, None] * q.to(tl.float32)
-    PHASES: tl.constexpr = 3 if GENERAL else (2 if LOOP == 0 else 1)
+            dv = p[:, None] * do.to(tl.float32)
+            dk = ds[:, None] * q.to(tl.float32)
+    PHASES: tl.constexpr = 2 if LOOP == 0 else 1
+    if GENERAL:  # rows with a mask, of four ranges, count on from 0, and behind them the others
+        whole_low, whole_high, behind = whole_rows(low, whole_low, whole_high, high, BLOCK_M)
+        second = tl.cdiv(early, BLOCK_M) * BLOCK_M
+        third = second + whole_low - low
+        fourth = third + behind
+        fifth = fourth + tl.cdiv(tl.maximum(limit - late, 0), BLOCK_M) * BLOCK_M
     for phase in tl.static_range(PHASES):
         begin = low
         until = high
-        if PHASES == 3:
-            begin = 0 if phase == 0 else (low if phase == 1 else late)
-            until = early if phase == 0 else (high if phase == 1 else limit)
+        bound = high
+        if GENERAL:
+            begin = 0 if phase == 0 else fifth
+            until = fifth if PHASES == 2 and phase == 0 else fifth + whole_high - whole_low
+            bound = limit
         elif PHASES == 2:
             begin = low if phase == 0 else whole_low
             until = tl.minimum(whole_low, limit) if phase == 0 else limit
-        for row in range(begin, until, BLOCK_M):
+            bound = until
+        for step in range(begin, until, BLOCK_M):
+            row = step
+            if GENERAL:
+                row = tl.where(step < third, step - second + low, step - third + whole_high)
+                row = tl.where(step < second, step, row)
+                row = tl.where(step < fourth, row, step - fourth + late)
+                row = tl.where(step < fifth, row, step - fifth + whole_low)
             rows = row + tl.arange(0, BLOCK_M)
-            q = load_rows(q_base, rows, stride_q, until, D, BLOCK_D)
-            do = load_rows(do_base, rows, stride_do, until, DV, BLOCK_DV)
+            q = load_rows(q_base, rows, stride_q, bound, D, BLOCK_D)
+            do = load_rows(do_base, rows, stride_do, bound, DV, BLOCK_DV)
             row_ids = ids(rows, end, contextual, GENERAL)
             scales = scale
             if GENERAL:
@@ -273,6 +300,8 @@ def _hstu_attn_bwd_one_col_block(
                 masked: tl.constexpr = True
             elif PHASES == 2:
                 masked: tl.constexpr = phase == 0
+            elif GENERAL:
+                masked = step < fifth
             else:
                 masked = (row < whole_low) | (row >= whole_high)
             p, ds = _hstu_attn_bwd_one_block(
@@ -306,24 +335,36 @@ def _hstu_attn_bwd_one_row_block(
     rows = first + tl.arange(0, BLOCK_M)
     row_ids = ids(rows, end, contextual, GENERAL)
     last = tl.minimum(first + BLOCK_M, limit) - 1
-    q = load_rows(Q + at * stride_q + head * stride_qh, rows, stride_q, limit, D, BLOCK_D)
-    do = load_rows(DO + at * stride_do + head * stride_doh, rows, stride_do, limit, DV, BLOCK_DV)
+    q_base = Q + at * stride_q + head * stride_qh
+    do_base = DO + at * stride_do + head * stride_doh
     scales = tl.full((BLOCK_M,), scale, tl.float32)
+    dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     if GENERAL:
         scales = row_scale(SCALE, scale, start, rows, limit, has_scale)
+        if first >= history:
+            q = load_rows(q_base, rows, stride_q, limit, D, BLOCK_D)
+            k = load_rows(k_base, rows, stride_k, limit, D, BLOCK_D)
+            v = load_rows(v_base, rows, stride_v, limit, DV, BLOCK_DV)
+            do = load_rows(do_base, rows, stride_do, limit, DV, BLOCK_DV)
+            p, ds = _hstu_attn_bwd_one_self(q, k, v, do, alpha, scales, FAST)
+            dq = ds[:, None] * k.to(tl.float32)
+    q = load_rows(q_base, rows, stride_q, limit, D, BLOCK_D)
+    do = load_rows(do_base, rows, stride_do, limit, DV, BLOCK_DV)
     low, whole_low, whole_high, high = column_range(
         first, last, history, end, window, full, contextual, BLOCK_N, GENERAL
     )
     high = tl.minimum(high, limit)
-    dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    PHASES: tl.constexpr = 2 if (LOOP == 0 and not GENERAL) else 1
+    PHASES: tl.constexpr = 2 if LOOP == 0 else 1
     for phase in tl.static_range(PHASES):
         begin = low
         until = high
         if PHASES == 2:
-            begin = low if phase == 0 else whole_high
+            begin = whole_low if phase == 0 else whole_high - (whole_low - low)
             until = tl.minimum(whole_high, high) if phase == 0 else high
-        for column in range(begin, until, BLOCK_N):
+        for step in range(begin, until, BLOCK_N):
+            column = step
+            if GENERAL and PHASES == 2 and phase == 1:
+                column = tl.where(step < whole_high, step - begin + low, step)
             columns = column + tl.arange(0, BLOCK_N)
             k = load_rows(k_base, columns, stride_k, high, D, BLOCK_D)
             v = load_rows(v_base, columns, stride_v, high, DV, BLOCK_DV)
@@ -338,12 +379,6 @@ def _hstu_attn_bwd_one_row_block(
                 scales[:, None], alpha, masked, GENERAL, FAST, UPCAST, PRECISION,
             )  # fmt: skip
             dq += dot(ds, k, UPCAST, PRECISION)
-    if GENERAL:
-        if first >= history:
-            k = load_rows(k_base, rows, stride_k, limit, D, BLOCK_D)
-            v = load_rows(v_base, rows, stride_v, limit, DV, BLOCK_DV)
-            p, ds = _hstu_attn_bwd_one_self(q, k, v, do, alpha, scales, FAST)
-            dq += ds[:, None] * k.to(tl.float32)
     store_rows(DQ + at * stride_dq + head * stride_dqh, rows, stride_dq, limit, dq, D, BLOCK_D)
 
 
@@ -361,7 +396,7 @@ def _hstu_attn_bwd(
     z, head, start, length, targets = sequence(OFFSETS, TARGETS, ORDER, present, H, GENERAL)
     limit = tl.minimum(length, N)
     if OF_ROWS:
-        block = tl.num_programs(1) - 1 - tl.program_id(1)
+        block = heaviest_first(contextual, GENERAL)
     else:
         block = tl.program_id(1)
     if block == 0:

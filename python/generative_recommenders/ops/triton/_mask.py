@@ -129,3 +129,14 @@ def row_range(
         whole_high = tl.where(nearest >= end, length, seen)
         whole_high = tl.where(last < history, whole_high, 0)
     return early, low, whole_low, whole_high, high, late
+
+
+@triton.jit
+def whole_rows(low, whole_low, whole_high, high, BLOCK: tl.constexpr):
+    """Of ``row_range``, for [low, high): where blocks that need no mask begin and end, and how many
+    rows, whole blocks of them, come behind."""
+    end = (high + BLOCK - 1) // BLOCK * BLOCK
+    begin = tl.minimum(tl.maximum(whole_low, low), tl.maximum(end, low))
+    whole_end = tl.minimum((whole_high + BLOCK - 1) // BLOCK * BLOCK, end)
+    whole_end = tl.maximum(whole_end, begin)
+    return begin, whole_end, tl.maximum(end - whole_end, 0)
