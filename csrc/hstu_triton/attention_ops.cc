@@ -97,8 +97,11 @@ void CheckShapes(const Tensor& q, const Tensor& k, const Tensor& v, const char* 
 }
 
 std::string NameOf(const char* kernel, const Tensor& q, const char* kind, bool general) {
-  return std::string(kernel) + "." + DtypeName(q, "q") + "." + std::to_string(q.size(2)) + "." +
-         kind + (general ? ".general" : ".causal");
+  std::string name;
+  name.reserve(64);  // once
+  name.append(kernel).append(".").append(DtypeName(q, "q")).append(".");
+  name.append(std::to_string(q.size(2))).append(".").append(kind);
+  return name.append(general ? ".general" : ".causal");
 }
 
 // What a name with "short" stands for, if there is such a kernel.

@@ -40,14 +40,30 @@ const Table& Objects() {
   return table;
 }
 
+// The compute capability of a GPU, asked once.
+int MajorOf(int device) {
+  static std::atomic<int> known[kMaxDevices];
+  int major = device < kMaxDevices ? known[device].load(std::memory_order_relaxed) : 0;
+  if (major != 0) return major;
+  const cudaError_t e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  Check(e == cudaSuccess, "the GPU does not answer: ", CudaError{e});
+  if (device < kMaxDevices) known[device].store(major, std::memory_order_relaxed);
+  return major;
+}
+
 // Which of the three maps serves the GPU of a tensor.
 int FamilyOf(const Tensor& beside) {
   if (!beside.is_cuda()) return 1;
-  int major = 0;
-  const cudaError_t e = DeviceAttribute<cudaDevAttrComputeCapabilityMajor>(&major);
-  Check(e == cudaSuccess, "the GPU does not answer: ", CudaError{e});
+  const int major = MajorOf(beside.get_device_index());
   Check(major >= 8, "TRITON_CC needs compute capability 8.0 or newer, this GPU has ", major, ".x");
   return major == 8 ? 0 : major == 9 ? 1 : 2;
+}
+
+// Whether a tensor lies on a GPU that is not the current one.
+bool Elsewhere(const Tensor& beside) {
+  int current = -1;
+  return beside.is_cuda() &&
+         (cudaGetDevice(&current) != cudaSuccess || current != beside.get_device_index());
 }
 
 // The names of the same kernel and dtype, for an error.
@@ -163,9 +179,9 @@ std::string SizedName(const std::string& kernel, const char* dtype,
 
 Launch::Launch(const std::string& name, const Tensor& beside)
     : beside_(beside),
-      guard_(beside.is_cuda() ? std::make_optional<torch::stable::accelerator::DeviceGuard>(
-                                    beside.get_device_index())
-                              : std::nullopt),
+      guard_(Elsewhere(beside) ? std::make_optional<torch::stable::accelerator::DeviceGuard>(
+                                     beside.get_device_index())
+                               : std::nullopt),
       object_(Find(name, beside)),
       next_(object_.parameters) {}
 
@@ -177,11 +193,13 @@ int64_t Launch::Constant(const char* name) const {
 }
 
 void* Launch::Slot(const char* name, char kind) {
-  const size_t length = std::strlen(name);
-  const bool agrees = std::strncmp(next_, name, length) == 0 && next_[length] == ':' &&
-                      (next_[length + 1] | 0x20) == kind && count_ < kMost - 2;
+  const char *wanted = next_, *given = name;
+  while (*given != '\0' && *wanted == *given) ++wanted, ++given;
+  const bool agrees =
+      *given == '\0' && *wanted == ':' && (wanted[1] | 0x20) == kind && count_ < kMost - 2;
   Check(agrees, object_.name, " takes ", next_, "and not ", name, ":", kind);
-  next_ += length + 3;
+  kind_ = wanted[1];
+  next_ = wanted + 3;
   pointers_[count_] = &values_[count_];
   values_[count_] = 0;
   return &values_[count_++];
@@ -200,10 +218,10 @@ Launch& Launch::Pointer(const char* name, const MaybeTensor& t, const Tensor& st
 
 Launch& Launch::Int(const char* name, int64_t value) {
   const int32_t narrow = ToInt32(value, name);
-  const char* kind = std::strchr(next_, ':');
-  Check(kind == nullptr || kind[1] != 'I' || narrow % 16 == 0, object_.name, ": ", name,
+  void* slot = Slot(name, 'i');
+  Check(kind_ != 'I' || narrow % 16 == 0, object_.name, ": ", name,
         " must be a multiple of 16, got ", narrow);
-  std::memcpy(Slot(name, 'i'), &narrow, sizeof(narrow));
+  std::memcpy(slot, &narrow, sizeof(narrow));
   return *this;
 }
 

@@ -79,6 +79,7 @@ class Launch {
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
   const Object& object_;
   const char* next_;  // of the parameters
+  char kind_ = 0;     // of the last of them
   int count_ = 0;
   uint64_t values_[kMost];
   void* pointers_[kMost];

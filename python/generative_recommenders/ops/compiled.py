@@ -33,6 +33,7 @@ def build_info() -> dict[str, Any]:
 
 # Of the compiled kernels: KERNEL.DTYPE.SHAPE, and what else they are for. torch.compile knows it.
 NAMES = frozenset(o["name"] for o in build_info()["objects"])
+_SHAPES = frozenset(".".join(name.split(".")[:3]) for name in NAMES)
 _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -41,8 +42,7 @@ def serves(kernel: str, width: int | None, x: Tensor) -> bool:
     dtype = _DTYPES.get(x.dtype)
     if width is None:
         return dtype is not None and bool({f"{kernel}.{dtype}.any", f"{kernel}.i16.any"} & NAMES)
-    begin = f"{kernel}.{dtype}.{width}"
-    return any(name == begin or name.startswith(begin + ".") for name in NAMES)
+    return f"{kernel}.{dtype}.{width}" in _SHAPES
 
 
 _twice = no_gradient("hstu_triton: there is no second derivative")
