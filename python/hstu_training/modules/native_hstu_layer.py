@@ -47,9 +47,9 @@ class HSTULayer(nn.Module):
         if parameter is None:
             return None
         c = self.config
-        by_head = parameter.view(*parameter.shape[:-1], c.num_attention_heads, 4, c.kv_channels)
-        u, v, q, k = by_head.unbind(-2)
-        return torch.cat([t.flatten(-2) for t in (u, q, k, v)], -1).to(c.dtype)
+        shape = (*parameter.shape[:-1], c.num_attention_heads, 4, c.kv_channels)
+        u, v, q, k = parameter.to(c.dtype).view(shape).unbind(-2)
+        return torch.stack((u, q, k, v), -3).flatten(-3)
 
     def parts(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """weight, bias, projection and its bias, in the dtype of the computation."""
