@@ -36,7 +36,7 @@ def step(table: harness.Table, *bindings: str, name: str = "step") -> None:
     ms = timed(lambda: trainer.train_step(s := next(turn), batches[s % 2]))
     share = trainer._flops(batches[0]) / ms / 1e9 / table.ceilings.matmul_tflops
     said, rate = f"{share:.2f} matmul", batches[0].order.numel() / ms
-    table.row(name, said, None, None, None, ms, None, None, rate)
+    table.row(name, said, None, None, None, ms, None, None, None, rate)
 
 
 def loader(table: harness.Table, batches: int = 20) -> None:
@@ -59,4 +59,5 @@ def loader(table: harness.Table, batches: int = 20) -> None:
         counts[:] = [batch.order.numel() for batch in made]
 
     ms = harness.best_seconds(read, lambda: None, repeats=3) * 1e3
-    table.row("loader", f"{batches} batches", None, None, None, ms, None, None, sum(counts) / ms)
+    rate = sum(counts) / ms
+    table.row("loader", f"{batches} batches", None, None, None, ms, None, None, None, rate)

@@ -1,6 +1,6 @@
 """How fast HSTU attention in Triton is, beside hstu_attn's CUDA kernels and the GPU's ceilings.
 
-    python benchmarks/triton_hstu.py [--case SUBSTRING] [--kernel TRITON] [--markdown FILE]
+    python benchmarks/triton_hstu.py [--case SUBSTRING ...] [--kernel TRITON] [--markdown FILE]
 
 The cases, and what a rate counts, are those of benchmarks/hstu_attention.py; here scores are scaled
 by 1 / max_seq_len in both. TMA stands for TRITON with ``enable_tma``; AUTO takes for each direction
@@ -21,10 +21,11 @@ from hstu_attention import CASES, DTYPE, HEADS, Case
 KINDS = {
     "TRITON": (HammerKernel.TRITON, False),
     "TMA": (HammerKernel.TRITON, True),
+    "TRITON_CC": (HammerKernel.TRITON_CC, False),
     "CUDA": (HammerKernel.CUDA, False),
     "AUTO": (HammerKernel.AUTO, False),
 }
-COLUMNS = {"case": "<51", "kernel": "<7", "fwd ms": ">8.4f", "fwd share": ">9.3f"}
+COLUMNS = {"case": "<51", "kernel": "<9", "fwd ms": ">8.4f", "fwd share": ">9.3f"}
 COLUMNS |= {"bwd ms": ">8.4f", "bwd share": ">9.3f"}
 
 
@@ -59,7 +60,7 @@ class Inputs:
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--case", default="", help="only the cases whose name has this in it")
+    parser.add_argument("--case", nargs="*", default=[""], help="parts of their names")
     parser.add_argument("--kernel", choices=KINDS, help="only this one")
     arguments = parser.parse_args()
     harness.need_gpu(__file__)
@@ -67,7 +68,8 @@ def main() -> None:
     title = f"H={HEADS}, bf16, causal; shares are of matmul"
     table = harness.Table(ceilings, title, COLUMNS, harness.files(arguments))
     with torch.cuda.stream(torch.cuda.Stream()):
-        for case in (c for c in CASES if arguments.case in c.name and not c.rab):
+        chosen = (c for c in CASES if any(part in c.name for part in arguments.case))
+        for case in (c for c in chosen if not c.rab):
             for name in [arguments.kernel] if arguments.kernel else KINDS:
                 sets = [Inputs(case, *KINDS[name]) for _ in range(3)]
                 with torch.no_grad():
