@@ -9,6 +9,7 @@ batch on tables of its own; `step`: the same dealt out; `host`: until its calls 
 which the CPU waits for the GPU. Medians. With ``--simulate W`` one rank does the work of one of W,
 and transfers are copies on its device. Where TorchRec is installed, its DistributedModelParallel
 moves the same tables' rows: each key that occurs (`TorchRec`), distinct ones (`TR dedup`).
+``--model`` (two ranks): see rank_model.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import harness
+import rank_model
 import torch
 import torch.distributed as dist
 from dynamicemb import KeyedJaggedTensor, modules
@@ -98,6 +100,7 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--simulate", type=int, default=1, help="ranks, in place of real ones")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--model", action="store_true", help="the step model beside two ranks")
     arguments = parser.parse_args()
     if arguments.device == "cuda":
         harness.need_gpu(__file__)
@@ -117,7 +120,15 @@ def main() -> None:
     if rank == 0:
         title = f"{world} rank(s), {backend}, float32, power law {LAW}, Adam"
         ceilings = harness.Ceilings.measure() if device.type == "cuda" else harness.Host.here()
-        table = harness.Table(ceilings, title, COLUMNS, harness.files(arguments))
+        columns = rank_model.COLUMNS if arguments.model else COLUMNS
+        table = harness.Table(ceilings, title, columns, harness.files(arguments))
+    if arguments.model:
+        if world != 2:
+            raise SystemExit(f"dynamicemb_dist.py: --model wants two ranks, got {world}")
+        like = CASES[(arguments.case or ["bags"])[0]]
+        rank_model.compare(like, device, arguments.repeats, table)
+        dist.destroy_process_group()
+        return
     for name in arguments.case or ["sequences", "bags"]:
         measure(name, device, table, arguments.repeats)
     if rank == 0 and torchrec_tables is None:

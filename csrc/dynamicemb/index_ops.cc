@@ -7,6 +7,7 @@
 
 #include "csrc/common/device_ops.h"
 #include "csrc/dynamicemb/dynamicemb.h"
+#include "csrc/dynamicemb/permute.h"
 
 namespace accel::dynamicemb {
 namespace {
@@ -146,6 +147,79 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> BlockBucketize(const BucketizeArgumen
   return {lengths, keys, weights, permute};
 }
 
+struct PermuteArguments {
+  OpArguments& in;
+  Tensor permute = in.GetTensor("permute");
+  Tensor lengths = in.GetTensor("lengths");  // (rows, bags) int32 or int64
+  Tensor values = in.GetTensor("values");
+  MaybeTensor weights = in.GetMaybeTensor("weights");
+  int64_t n = in.GetSymInt("n");
+};
+
+int32_t DtypeOf(const Tensor& t) {
+  int32_t dtype = 0;
+  aoti_torch_get_dtype(t.get(), &dtype);
+  return dtype;
+}
+
+int64_t BytesOf(const Tensor& t, const char* name) {
+  switch (t.scalar_type()) {
+    case ScalarType::Long:
+    case ScalarType::Double:
+      return 8;
+    case ScalarType::Int:
+    case ScalarType::Float:
+      return 4;
+    case ScalarType::Half:
+    case ScalarType::BFloat16:
+      return 2;
+    case ScalarType::Byte:
+    case ScalarType::Bool:
+    case ScalarType::Char:
+      return 1;
+    default:
+      Fail(name, " must be of whole numbers or floats, got ", TypeName(t.scalar_type()));
+  }
+}
+
+Moved MovedOf(const Tensor& t, const Tensor& out, const char* name) {
+  return {BytesOf(t, name), t.const_data_ptr(), out.mutable_data_ptr()};
+}
+
+std::tuple<Tensor, Tensor, Tensor> PermuteRows(const PermuteArguments& a) {
+  CheckVector(a.permute, "permute", ScalarType::Int, -1, a.values);
+  const bool wide = a.lengths.scalar_type() == ScalarType::Long;
+  Check((wide || a.lengths.scalar_type() == ScalarType::Int) && a.lengths.dim() == 2 &&
+            a.lengths.is_contiguous() && a.lengths.is_cuda() == a.values.is_cuda(),
+        "lengths must be a contiguous int32 or int64 tensor of two dimensions beside values, got ",
+        TypeName(a.lengths.scalar_type()), " ", Shape{a.lengths});
+  CheckVector(a.values, "values", a.values.scalar_type(), -1, a.permute);
+  const Tensor& weight = a.weights ? *a.weights : a.values;
+  if (a.weights) {
+    CheckVector(weight, "weights", weight.scalar_type(), a.values.numel(), a.values);
+  }
+  Check(a.n >= 0, "n must be >= 0, got ", a.n);
+  PermuteArgs args;
+  args.rows = a.lengths.size(0);
+  args.bags = a.lengths.size(1);
+  args.new_rows = a.permute.numel();
+  args.n = a.n;
+  args.wide = wide;
+  const At<Where> at(a.values);
+  const Tensor lengths = Empty(a.values, {args.new_rows, args.bags}, DtypeOf(a.lengths));
+  const Tensor values = Empty(a.values, a.n, DtypeOf(a.values));
+  const Tensor weights = Empty(a.values, a.weights ? a.n : 0, DtypeOf(weight));
+  args.permute = In<int32_t>(a.permute);
+  args.lengths = a.lengths.const_data_ptr();
+  args.new_lengths = lengths.mutable_data_ptr();
+  args.values = MovedOf(a.values, values, "values");
+  if (a.weights) args.weights = MovedOf(weight, weights, "weights");
+  const Tensor scratch = EmptyBytes(a.values, PermuteScratch(args));
+  args.scratch = scratch.mutable_data_ptr();
+  Launched(Permute(at.where, args), "permute_rows");
+  return {lengths, values, weights};
+}
+
 template <class Library>
 void Implement(Library& m) {
   m.impl("load_rows", &Boxed<LoadRowsArguments, &LoadRows>);
@@ -153,6 +227,7 @@ void Implement(Library& m) {
   m.impl("expand_ids", &Boxed<ExpandIdsArguments, &SegmentIds>);
   m.impl("flagged_compact", &Boxed<SelectArguments, &Selected>);
   m.impl("block_bucketize", &Boxed<BucketizeArguments, &BlockBucketize>);
+  m.impl("permute_rows", &Boxed<PermuteArguments, &PermuteRows>);
 }
 
 }  // namespace
@@ -168,6 +243,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(dynamicemb, m) {
   m.def(Schema<SelectArguments>("flagged_compact", "(Tensor selected, Tensor count)").c_str());
   m.def(Schema<BucketizeArguments>("block_bucketize",
                                    "(Tensor lengths, Tensor keys, Tensor weights, Tensor permute)")
+            .c_str());
+  m.def(Schema<PermuteArguments>("permute_rows", "(Tensor lengths, Tensor values, Tensor weights)")
             .c_str());
 }
 

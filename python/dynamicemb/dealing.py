@@ -19,9 +19,11 @@ LONG = 64  # keys of a segment
 
 
 @lru_cache(maxsize=256)
-def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64; on a GPU the CPU waits for its copy once."""
-    return torch.tensor(values, dtype=torch.int64, device=device)
+def constant(
+    values: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.int64
+) -> Tensor:
+    """On a GPU the CPU waits for its copy once."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 class Dealt(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynamicemb import torchrec_compat
-from dynamicemb.dealing import constant, dist_codes
+from dynamicemb.dealing import constant, deal, dist_codes
 from dynamicemb.ops import ops
 
 torchrec_compat.require()
@@ -20,6 +20,9 @@ from torchrec.distributed.sharding.rw_sharding import (  # noqa: E402
     RwSparseFeaturesDist as TorchrecRw,
 )
 from torchrec.distributed.sharding.twrw_sharding import TwRwSparseFeaturesDist  # noqa: E402
+from torchrec.distributed.types import NoWait  # noqa: E402
+
+from dynamicemb.keys_dist import Sizes, link_of  # noqa: E402
 
 
 class Bucketizer(torch.nn.Module):
@@ -47,6 +50,7 @@ class Bucketizer(torch.nn.Module):
         names = [one or "continuous" for one in dist_types]
         codes, blocks = dist_codes(names, hash_sizes, buckets)
         self.buckets = buckets
+        self.only = codes[0] if len(set(codes)) == 1 else None
 
         def buffer(values: Any, dtype: torch.dtype) -> Tensor | None:
             return None if values is None else torch.tensor(values, dtype=dtype, device=device)
@@ -55,8 +59,7 @@ class Bucketizer(torch.nn.Module):
         self.register_buffer("dist", buffer(codes, torch.int32), persistent=False)
         self.register_buffer("blocks", buffer(blocks, torch.int64), persistent=False)
         self.register_buffer("static", buffer(static, torch.bool), persistent=False)
-        self.mixed = any(static)
-        self.moves = blocks is not None and not all(static)
+        self.has_static = any(static)
 
     def forward(self, kjt: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
         """(features of bucket 0, of bucket 1 ..., where each value went; None: it stayed)."""
@@ -77,12 +80,14 @@ class Bucketizer(torch.nn.Module):
             moved = weights
         else:
             given = None if weights is None else weights.view(torch.float32)
-            new_lengths, new, moved, place = ops.block_bucketize(
-                keys.contiguous(), offsets, dist.contiguous(), blocks, given, self.buckets
-            )
-            moved = None if weights is None else moved
-            if self.moves:
-                new = self._kept(kjt, offsets, keys, new, place)
+            dealt = deal(
+                keys.contiguous(), offsets, dist.contiguous(), blocks, self.buckets, given,
+                self.only,
+            )  # fmt: skip
+            new, place, moved = dealt.keys, dealt.place, dealt.weights
+            new_lengths = dealt.lengths.reshape(-1)
+            if self.has_static:
+                new = self._numbered(kjt, offsets, keys, place)
         strides = kjt.stride_per_key_per_rank() if varies else None
         made = KeyedJaggedTensor(
             keys=list(kjt.keys()) * self.buckets,
@@ -94,14 +99,17 @@ class Bucketizer(torch.nn.Module):
         )
         return made, place
 
-    def _kept(
-        self, kjt: KeyedJaggedTensor, offsets: Tensor, keys: Tensor, new: Tensor, place: Tensor
+    def _numbered(
+        self, kjt: KeyedJaggedTensor, offsets: Tensor, keys: Tensor, place: Tensor
     ) -> Tensor:
-        if not self.mixed:
-            return torch.empty_like(keys).scatter_(0, place, keys)
+        """Dealt keys, those of static tables as rows of their rank's block."""
+        assert self.blocks is not None
         ends = constant((0, *accumulate(kjt.stride_per_key())), offsets.device)
         feature = ops.expand_ids(offsets[ends].contiguous(), keys.numel()).long()
-        chosen = torch.where(self.static[feature], new[place], keys)
+        block = self.blocks[feature]
+        inside = (keys >= 0) & (keys < block * self.buckets)
+        row = torch.where(inside, keys % block, keys // self.buckets)
+        chosen = torch.where(self.static[feature], row, keys)
         return torch.empty_like(keys).scatter_(0, place, chosen)
 
 
@@ -112,12 +120,16 @@ class RwSparseFeaturesDist(TorchrecRw):  # type: ignore[misc]
         # Its own block sizes are not used; sizes beyond its arithmetic would trouble it.
         sizes = [1] * len(arguments["feature_hash_sizes"])
         super().__init__(**{**arguments, "feature_hash_sizes": sizes})
-        self.bucketizer = bucketizer
+        self.bucketizer, self.group = bucketizer, arguments["pg"]
 
     def forward(self, sparse_features: KeyedJaggedTensor) -> Any:
         features, place = self.bucketizer(sparse_features)
         self.unbucketize_permute_tensor = place if self._is_sequence else None
-        return self._dist(features)
+        if features.variable_stride_per_key():
+            return self._dist(features)
+        if self.bucketizer.buckets == 1:
+            return NoWait(NoWait(features))
+        return Sizes(link_of(self.group), features, not self._is_sequence)
 
 
 class TwRwFeaturesDist(TwRwSparseFeaturesDist):  # type: ignore[misc]

@@ -134,6 +134,13 @@ def _(keys: Tensor, offsets: Tensor, dist: Tensor, block_sizes: Tensor | None,
     return lengths, _ints(keys, n), new_weights, _ints(keys, n)
 
 
+@_fake("permute_rows")
+def _(permute: Tensor, lengths: Tensor, values: Tensor, weights: Tensor | None, n: int) -> Any:
+    moved = _ints(values, 0, values.dtype) if weights is None else _ints(weights, n, weights.dtype)
+    new_lengths = lengths.new_empty((permute.shape[0], lengths.shape[1]))
+    return new_lengths, _ints(values, n, values.dtype), moved
+
+
 # What the fake kernels must know of a set of tables: handle -> (tables, float words of a row).
 SETS: dict[int, tuple[int, int]] = {}
 

@@ -9,8 +9,15 @@ from torch import Tensor
 
 from dynamicemb.batched_dynamicemb_function import Features, Lookup
 from dynamicemb.key_value_table import STATE_WORDS
-from dynamicemb.ops import POOLING_NONE
-from dynamicemb.optimizer import WEIGHT_DTYPES, info_words, row_layout
+from dynamicemb.ops import POOLING_NONE, ops
+from dynamicemb.optimizer import (
+    WEIGHT_DTYPES,
+    EmbOptimType,
+    OptimizerArgs,
+    RowOptimizer,
+    info_words,
+    row_layout,
+)
 from dynamicemb.types import DynamicEmbInitializerArgs
 
 
@@ -46,6 +53,28 @@ def rows_of_tensor(
     state = torch.zeros(STATE_WORDS, dtype=torch.int64, device=rows.device)
     known = _features(rows.device, rows.dtype, dim, features, pooling, out_dtype)
     return Lookup(state, places, places, inverse, ends, offsets), known
+
+
+def summed(grad: Tensor, inverse: Tensor, n: int) -> Tensor:
+    """(n, dim): the sums of the gradients of each row, always in the same order.
+
+    Args:
+        grad: (m, dim) contiguous.
+        inverse: (m) int32: the row that each is of; every row occurs.
+    """
+    dim = grad.shape[1]
+    lookup, features = rows_of_tensor(grad, dim, inverse, None, 1, POOLING_NONE, grad.dtype)
+    ids, order = ops.sort_rows(inverse)
+    sums: Tensor = ops.reduce_grads(
+        grad, *lookup.source(features), *lookup.bags(features, None), None, ids, order,
+        *_plain(grad.device).schema(), dim,
+    )  # fmt: skip
+    return sums[:n].to(grad.dtype)
+
+
+@functools.lru_cache(16)
+def _plain(device: torch.device) -> RowOptimizer:
+    return RowOptimizer(EmbOptimType.SGD, OptimizerArgs(), device)
 
 
 @functools.lru_cache(256)

@@ -4,9 +4,12 @@ A rank looks ``lookups`` keys of each table up, drawn by a power law, and trains
 batch U keys are distinct; they and their rows cross, but for its own part of 1/W. As an owner it
 reads and updates the distinct keys, D, that all ranks together ask it for.
 
-    bytes in memory = row * (2 n + 5 U + 7 D)        [n lookups; state beside weights counts in D]
+    bytes in memory = row * (2 n / hot + 5 U + 7 D)  [n lookups; state beside weights counts in D]
     bytes on the link = (U keys * 8 + 2 U rows) * (W - 1) / W
-    step = bytes in memory / memory rate + bytes on the link / link rate
+    step = fixed + bytes in memory / memory rate + bytes on the link / link rate
+
+``fixed`` is what a step of next to no keys takes: launches, and collectives that carry nothing. It
+is measured, or left out where a step is long beside it.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ class Load:
         rows: of each table, all ranks together.
         dim: values of a row, float32 on the link.
         law: exponent of the power law.
+        hot: lookups of a bag, of which one pooled row is written; 1: every row is.
     """
 
     features: int
@@ -60,6 +64,7 @@ class Load:
     rows: float
     dim: int
     law: float = 1.05
+    hot: int = 1
 
     def unique(self, world: int = 1) -> float:
         """Distinct keys of ``world`` ranks' batches together."""
@@ -67,7 +72,7 @@ class Load:
 
     def memory_bytes(self, world: int) -> float:
         n, own, asked = self.features * self.lookups, self.unique(), self.unique(world) / world
-        return 4 * self.dim * (2 * n + 5 * own + 7 * asked)
+        return 4 * self.dim * (2 * n / self.hot + 5 * own + 7 * asked)
 
     def link_bytes(self, world: int) -> float:
         """What a rank hands over, keys, rows and gradients."""
@@ -76,24 +81,30 @@ class Load:
 
 @dataclass(frozen=True)
 class StepModel:
-    """Rates in bytes a second: of a step's own work, and of what it hands over."""
+    """Rates in bytes a second: of a step's own work, and of what it hands over. ``fixed``: seconds
+    of a step of next to no keys, of one rank and of several."""
 
     memory_rate: float
     link_rate: float
+    fixed: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def fitted(cls, load: Load, alone: float, pair: float) -> StepModel:
+    def fitted(
+        cls, load: Load, alone: float, pair: float, fixed: tuple[float, float] = (0.0, 0.0)
+    ) -> StepModel:
         """From the seconds of a step of one rank, and of each of two, at the same load. Where a
         pair takes no longer than its work in memory the link costs nothing."""
-        for name, seconds in (("alone", alone), ("pair", pair)):
-            if not seconds > 0:
-                raise ValueError(f"dynamicemb: {name} must be seconds > 0, got {seconds!r}")
+        for name, seconds, least in (("alone", alone, fixed[0]), ("pair", pair, fixed[1])):
+            if not seconds > least:
+                raise ValueError(f"dynamicemb: {name} must be seconds > {least:g}, got {seconds!r}")
+        alone, pair = alone - fixed[0], pair - fixed[1]
         one, two, link = load.memory_bytes(1), load.memory_bytes(2), load.link_bytes(2)
         rest = pair - two * alone / one
         if rest > 0:
-            return cls(one / alone, link / rest)
-        return cls((one * one + two * two) / (one * alone + two * pair), math.inf)
+            return cls(one / alone, link / rest, fixed)
+        rate = (one * one + two * two) / (one * alone + two * pair)
+        return cls(rate, math.inf, fixed)
 
     def seconds(self, load: Load, world: int) -> float:
         work = load.memory_bytes(world) / self.memory_rate
-        return work + load.link_bytes(world) / self.link_rate
+        return self.fixed[world > 1] + work + load.link_bytes(world) / self.link_rate

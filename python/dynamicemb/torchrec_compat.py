@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from dynamicemb import fbgemm_stubs
+from dynamicemb.dynamicemb_config import DIST_TYPES
+from dynamicemb.ops import ops
 
 
 class Pair(NamedTuple):
@@ -143,13 +145,12 @@ def permute_2D_sparse_data(
     weights: Tensor | None = None,
     permuted_lengths_sum: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    batch = lengths.shape[1]
-    columns = torch.arange(batch, device=lengths.device)
-    order = (permute.long()[:, None] * batch + columns).reshape(-1)
-    new, values, weights = permute_1D_sparse_data(
-        order, lengths.reshape(-1), values, weights, permuted_lengths_sum
+    if permuted_lengths_sum is None:
+        permuted_lengths_sum = int(lengths[permute.long()].sum())
+    new, moved, moved_weights = ops.permute_rows(
+        permute.int(), lengths.contiguous(), values, weights, int(permuted_lengths_sum)
     )
-    return new.view(permute.numel(), batch), values, weights
+    return new, moved, None if weights is None else moved_weights
 
 
 def expand_into_jagged_permute(
@@ -188,35 +189,29 @@ def block_bucketize_sparse_features(
             "dynamicemb: block_bucketize_sparse_features on CUDA has even blocks alone; uneven "
             "ones need an FBGEMM that is built for CUDA"
         )
-    bags, n, device = lengths.numel(), indices.numel(), lengths.device
-    features = block_sizes.numel()
-    if batch_size_per_feature is None:
-        sizes = torch.full((features,), bags // max(features, 1), device=device)
-    else:
-        sizes = batch_size_per_feature.long()
-    feature_of = torch.repeat_interleave(
-        torch.arange(features, device=device), sizes, output_size=bags
+    blocks, starts = block_sizes.long(), _ends(lengths.long())
+    if batch_size_per_feature is not None:  # as features of one sample
+        bags = lengths.numel()
+        blocks = torch.repeat_interleave(blocks, batch_size_per_feature.long(), output_size=bags)
+    dist = torch.full_like(blocks, DIST_TYPES.index("continuous"), dtype=torch.int32)
+    fused = weights is not None and weights.dtype is torch.float32
+    new, local, moved, place = ops.block_bucketize(
+        indices.long(), starts, dist, blocks, weights if fused else None, my_size
     )
-    bag_of = torch.repeat_interleave(
-        torch.arange(bags, device=device), lengths.long(), output_size=n
-    )
-    block = block_sizes[feature_of[bag_of]].to(indices.dtype)
-    inside = (indices >= 0) & (indices < block * my_size)
-    rank = torch.where(inside, indices // block, indices % my_size)
-    local = torch.where(inside, indices % block, indices // my_size)
-    part = rank.long() * bags + bag_of
-    order = torch.sort(part, stable=True).indices
-    new = torch.zeros(my_size * bags, dtype=lengths.dtype, device=device)
-    new.scatter_add_(0, part, torch.ones_like(part, dtype=lengths.dtype))
-    position = place = None
+    if weights is not None and not fused:
+        moved = torch.empty_like(weights).scatter_(0, place, weights)
+    position = None
     if bucketize_pos:
-        starts = _ends(lengths.long())[:-1]
-        position = (torch.arange(n, device=device) - starts[bag_of])[order].to(indices.dtype)
-    if sequence:
-        place = torch.empty_like(indices)
-        place[order] = torch.arange(n, dtype=indices.dtype, device=device)
-    moved = None if weights is None else weights[order]
-    return new, local[order], moved, position, place
+        at = torch.arange(indices.numel(), device=indices.device)
+        inside = at - starts[ops.expand_ids(starts, indices.numel()).long()]
+        position = torch.empty_like(indices).scatter_(0, place, inside.to(indices.dtype))
+    return (
+        new.to(lengths.dtype),
+        local.to(indices.dtype),
+        None if weights is None else moved,
+        position,
+        place.to(indices.dtype) if sequence else None,
+    )
 
 
 def permute_pooled_embs(

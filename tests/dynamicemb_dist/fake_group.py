@@ -1,8 +1,9 @@
-"""Many ranks in one process: threads that take turns, and what passes between them."""
+"""Many ranks in one process: threads, and what passes between them."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,14 +13,15 @@ from torch import Tensor
 
 
 class Meeting:
-    """Where the ranks of a fake group lay down what they give. One thread runs at a time, in the
-    order of ranks, so that a thousand do not fight for two cores."""
+    """Where the ranks of a fake group lay down what they give. As many threads run at a time as
+    there are cores, so that a thousand do not fight for them."""
 
     def __init__(self, world: int) -> None:
         self.world = world
         self.given: dict[int, dict[Any, Any]] = {}  # number of the call -> rank -> what it gives
         self.taken: dict[int, int] = {}
-        self.turns = [threading.Semaphore(0) for _ in range(world)]
+        self.changed = threading.Condition()
+        self.cores = threading.Semaphore(os.cpu_count() or 1)
         self.failed: list[BaseException] = []
 
     def run(self, work: Callable[[FakeLink], Any]) -> list[Any]:
@@ -27,43 +29,48 @@ class Meeting:
         results: list[Any] = [None] * self.world
 
         def one(rank: int) -> None:
-            self.turns[rank].acquire()
-            try:
-                if not self.failed:
+            with self.cores:
+                try:
                     results[rank] = work(FakeLink(self, rank))
-            except BaseException as error:  # noqa: BLE001 - raised below
-                self.failed.append(error)
-            self._next(rank)
+                except BaseException as error:  # noqa: BLE001 - raised below
+                    self.failed.append(error)
+                    with self.changed:
+                        self.changed.notify_all()
 
         threads = [threading.Thread(target=one, args=(rank,)) for rank in range(self.world)]
         for thread in threads:
             thread.start()
-        self.turns[0].release()
         for thread in threads:
             thread.join()
         if self.failed:
             raise self.failed[0]
         return results
 
-    def _next(self, rank: int) -> None:
-        self.turns[(rank + 1) % self.world].release()
-
     def give(self, number: int, rank: int, what: Any) -> None:
-        self.given.setdefault(number, {})[rank] = what
+        with self.changed:
+            found = self.given.setdefault(number, {})
+            found[rank] = what
+            if len(found) == self.world:
+                self.changed.notify_all()
 
-    def of_all(self, number: int, rank: int) -> dict[Any, Any]:
-        """What every rank gives in this call; waits for those that have not."""
-        while len(self.given[number]) < self.world:
-            self._next(rank)
-            self.turns[rank].acquire()
-            if self.failed:
-                raise RuntimeError("another rank failed")
-        return self.given[number]
+    def of_all(self, number: int, made: Callable[[list[Any]], Any]) -> Any:
+        """``made`` of what every rank gives in this call; waits for those that have not."""
+        found = self.given[number]
+        self.cores.release()
+        with self.changed:
+            self.changed.wait_for(lambda: self.failed or len(found) >= self.world)
+            if not self.failed and "made" not in found:
+                found["made"] = made([found[rank] for rank in range(self.world)])
+        self.cores.acquire()
+        if self.failed:
+            raise RuntimeError("another rank failed")
+        return found["made"]
 
     def done(self, number: int) -> None:
-        self.taken[number] = self.taken.get(number, 0) + 1
-        if self.taken[number] == self.world:
-            del self.given[number], self.taken[number]
+        with self.changed:
+            self.taken[number] = self.taken.get(number, 0) + 1
+            if self.taken[number] == self.world:
+                del self.given[number], self.taken[number]
 
 
 class FakeLink:
@@ -92,10 +99,7 @@ class FakeLink:
 
     def wait(self, work: Any) -> None:
         made, number = work
-        every = self.meeting.of_all(number, self.rank)
-        if "came" not in every:
-            every["came"] = _transposed([every[rank] for rank in range(self.world)])
-        made.copy_(every["came"][self.rank])
+        made.copy_(self.meeting.of_all(number, _transposed)[self.rank])
         self.meeting.done(number)
 
     def on_host(self, given: Tensor) -> Any:
@@ -103,8 +107,7 @@ class FakeLink:
 
     def gathered(self, given: Tensor) -> list[Tensor]:
         number = self._gave(given)
-        every = self.meeting.of_all(number, self.rank)
-        found = [every[rank] for rank in range(self.world)]
+        found: list[Any] = self.meeting.of_all(number, list)
         self.meeting.done(number)
         return found
 

@@ -77,8 +77,15 @@ def test_a_fit_gives_back_the_rates_that_made_its_times() -> None:
     assert again.memory_rate == pytest.approx(3e9) and again.link_rate == pytest.approx(1e9)
     free = StepModel.fitted(SMALL, model.seconds(SMALL, 1), 1e-9)
     assert free.link_rate == float("inf") and free.seconds(SMALL, 2) > 0
+    slow = StepModel(3e9, 1e9, (0.5, 2.0))
+    pooled = dataclasses.replace(SMALL, hot=10)
+    assert slow.seconds(pooled, 3) < slow.seconds(SMALL, 3)
+    times = [slow.seconds(pooled, world) for world in (1, 2)]
+    assert StepModel.fitted(pooled, *times, slow.fixed).link_rate == pytest.approx(1e9)
     with pytest.raises(ValueError, match="pair must be seconds > 0, got 0"):
         StepModel.fitted(SMALL, 1.0, 0.0)
+    with pytest.raises(ValueError, match=r"alone must be seconds > 1\.5, got 1\.0"):
+        StepModel.fitted(SMALL, 1.0, 2.0, (1.5, 1.5))
 
 
 def test_a_model_of_one_and_two_ranks_predicts_others() -> None:

@@ -54,9 +54,9 @@ def test_a_batch_of_its_own_for_each_feature_trains_as_one_table(pool: Pool, mod
     assert_same(pool, model._replace(varying=True))
 
 
-@pytest.mark.parametrize("dedup", [False, True])
-def test_sequences_of_batches_of_other_sizes_train_as_one_table(pool: Pool, dedup: bool) -> None:
-    assert_same(pool, Model("sequence", batches="uneven", dedup=dedup))
+@pytest.mark.parametrize("model", [Model(), Model(dedup=True), Model("SUM"), MEAN])
+def test_batches_of_other_sizes_train_as_one_table(pool: Pool, model: Model) -> None:
+    assert_same(pool, model._replace(batches="uneven"), world=4)
 
 
 def without_samples(group: Any) -> None:

@@ -85,7 +85,7 @@ def checksums(folder: Path) -> dict[str, str]:
 def state(run: Path) -> dict[str, np.ndarray]:
     """Parameters, and keys and rows of tables, of a run's last checkpoint, whoever wrote a row."""
     last = max((run / "saved").iterdir(), key=lambda path: int(path.name.removeprefix("iter")))
-    found = torch.load(last / "torch_module/model.pt", weights_only=True)
+    found = torch.load(last / "torch_module/model.pt", map_location="cpu", weights_only=True)
     made = {name: value.numpy() for name, value in found.items()}
     for table in sorted(p for p in (last / "dynamicemb_module").iterdir() if p.is_dir()):
         parts = sorted(table.glob("*_emb_keys.*"))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from dynamicemb import torchrec_compat
 from dynamicemb.batched_dynamicemb_compute_kernel import (
     BatchedDynamicEmbedding,
     BatchedDynamicEmbeddingBag,
 )
 from dynamicemb.input_dist import Bucketizer, RwSparseFeaturesDist, TwRwFeaturesDist
+from dynamicemb.rows_dist import PooledDist, SequenceDist
 from dynamicemb.shard.conversion import static_params
 from dynamicemb.torchrec_compat import made
 
@@ -22,7 +21,6 @@ from torchrec.distributed.embedding_lookup import (  # isort: skip
 )
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel  # isort: skip
 from torchrec.distributed.sharding.rw_sequence_sharding import (  # isort: skip
-    RwSequenceEmbeddingDist,
     RwSequenceEmbeddingSharding,
 )
 from torchrec.distributed.sharding.rw_sharding import RwPooledEmbeddingSharding  # isort: skip
@@ -131,52 +129,9 @@ class _RowWise(_Dynamic):
 class RwPooledDynamicSharding(_RowWise, RwPooledEmbeddingSharding):  # type: ignore[misc]
     lookup = DynamicPooledLookup
 
-
-class _Rows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
-        return rows.index_select(0, order)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (order,) = ctx.saved_tensors
-        return torch.empty_like(grads[0]).index_copy_(0, order, grads[0]), None
-
-
-def ordered(rows: Tensor, order: Tensor | None) -> Tensor:
-    """``rows[order]``, each row once; None: as they are."""
-    if order is None:
-        return rows
-    out: Tensor = _Rows.apply(rows, order)  # type: ignore[no-untyped-call]
-    return out
-
-
-class SequenceDist(RwSequenceEmbeddingDist):  # type: ignore[misc]
-    """Rows are put in the order of ranks as rows: TorchRec does so number by number."""
-
-    def forward(self, local_embs: Tensor, sharding_ctx: Any = None) -> Any:
-        ranks, lengths = self._dist._num_splits, sharding_ctx.lengths_after_input_dist
-        sizes = sharding_ctx.batch_size_per_rank
-        if ranks > 1:
-            if sizes is not None and len(set(sizes)) > 1:
-                recat, bags = sharding_ctx.sparse_features_recat, lengths.reshape(-1)
-                recat = torchrec_compat.invert_permute(recat)
-            else:
-                recat = self._dist._forward_recat_tensor
-                bags = lengths.reshape(recat.numel(), lengths.numel() // recat.numel()).sum(1)
-            at = torch.arange(len(local_embs), device=local_embs.device)
-            _, order, _ = torchrec_compat.permute_1D_sparse_data(recat, bags, at, None, len(at))
-            local_embs = ordered(local_embs, order)
-        dim, place = local_embs.shape[1], sharding_ctx.unbucketize_permute_tensor
-        came = self._dist(
-            local_embs.reshape(-1, 1),
-            lengths=lengths[:0],  # in order
-            input_splits=[dim * n for n in sharding_ctx.input_splits],
-            output_splits=[dim * n for n in sharding_ctx.output_splits],
-        )
-        came.callbacks.append(lambda numbers: ordered(numbers.view(-1, dim), place))
-        return came
+    def create_output_dist(self, device: torch.device | None = None) -> PooledDist:
+        dims, registry = self.embedding_dims(), self.qcomm_codecs_registry
+        return PooledDist(self._pg, qcomm_codecs_registry=registry, embedding_dims=dims)
 
 
 class RwSequenceDynamicSharding(_RowWise, RwSequenceEmbeddingSharding):  # type: ignore[misc]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
+from dynamicemb.keys_dist import link_of
 from dynamicemb.optimizer import EmbOptimType
 from dynamicemb.types import enum_of
 from dynamicemb.utils import output_dtype
@@ -58,6 +59,12 @@ def static_alone(module: Any, configs: str) -> Iterator[None]:
         yield
     finally:
         setattr(module, configs, every)
+
+
+def failing(module: Any, where: str) -> Any:
+    """What is raised within is told to the ranks that the module is sharded over."""
+    group = getattr(module._env, "process_group", None)
+    return nullcontext() if group is None else link_of(group).failing(where)
 
 
 def sharding_types(theirs: list[str], ours: Iterable[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from itertools import accumulate
 from typing import Any
 
@@ -29,6 +28,7 @@ from dynamicemb.planner.rw_sharding import (  # noqa: E402
 )
 from dynamicemb.shard.conversion import (  # noqa: E402
     checked_params,
+    failing,
     kernels,
     sharding_types,
     static_alone,
@@ -68,7 +68,28 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
                 "dynamicemb: features must have one sample or more on each rank, got none: "
                 "TorchRec has no sequences of no sample (without TorchRec they work)"
             )
-        return super().input_dist(ctx, features)
+        with failing(self, "forward"):
+            found = super().input_dist(ctx, features)
+        varies = isinstance(features, KeyedJaggedTensor) and features.variable_stride_per_key()
+        if ctx.reverse_indices and not varies:
+            self._leave_rows_to_us(ctx)
+        return found
+
+    def compute_and_output_dist(self, ctx: Any, input: Any) -> Any:
+        with failing(self, "forward"):
+            return super().compute_and_output_dist(ctx, input)
+
+    def _leave_rows_to_us(self, ctx: Any) -> None:
+        """The rows of distinct keys are given to their occurrences by ``SequenceDist``, in one
+        reading with their order."""
+        shardings = self._sharding_type_to_sharding.values()
+        if not all(isinstance(one, SEQUENCE["row_wise"]) for one in shardings):
+            return
+        for one, rows in zip(ctx.sharding_contexts, ctx.reverse_indices, strict=True):
+            place = one.unbucketize_permute_tensor
+            one.unbucketize_permute_tensor = rows if place is None else place[rows]
+            one.repeated = True
+        ctx.reverse_indices = []
 
     def _dedup_indices(self, ctx: Any, input_feature_splits: list[Any]) -> list[Any]:
         """Each table's distinct keys are dealt out and looked up in place of all."""
@@ -136,39 +157,31 @@ def _counts(sharding: Any) -> bool:
 
 
 def deduplicated(features: Any, tables: list[int], counted: bool) -> tuple[Any, Tensor]:
-    """The distinct keys of each table, spread over its bags, and where each value's is among them.
+    """The distinct keys of each table, as one bag of its first feature, and where each value's is
+    among them.
 
     Counts travel as the bits of the weights: whole numbers, not rounded.
     """
     values = features.values().to(torch.int64).contiguous()
-    strides = features.stride_per_key()
-    bags = list(accumulate(strides, initial=0))
+    bags = list(accumulate(features.stride_per_key(), initial=0))
     firsts = [f for f in range(len(tables)) if f == 0 or tables[f] != tables[f - 1]]
-    begins = (*(bags[f] for f in firsts), bags[-1])
-    device = values.device
-    at = constant(begins, device)
+    at = constant((*(bags[f] for f in firsts), bags[-1]), values.device)
     offsets = features.offsets().to(torch.int64)
     keys, inverse, ends, counts = ops.segmented_unique(values, offsets[at], None, counted)
     upto = ends.tolist()  # the one wait for the device
-    of = ops.expand_ids(at, bags[-1]).long()  # the table of each bag
-    found, room = torch.diff(ends)[of], torch.diff(at)[of]
-    place = torch.arange(bags[-1], device=device) - at[of]
-    lengths = (found // room + (place < found % room)).to(features.lengths().dtype)
-    n, per_key = upto[-1], []
-    for f in range(len(tables)):
-        t = bisect_right(firsts, f) - 1
-        whole, more = divmod(upto[t + 1] - upto[t], max(begins[t + 1] - begins[t], 1))
-        before = bags[f] - begins[t]
-        per_key.append(strides[f] * whole + min(max(more - before, 0), strides[f]))
-    weights = counts[:n].to(torch.int32).view(torch.float32) if counted else None
-    varies = features.variable_stride_per_key()
+    n, per_key = upto[-1], [0] * len(tables)
+    for t, f in enumerate(firsts):
+        per_key[f] = upto[t + 1] - upto[t]
+    lengths = torch.diff(ends)
+    if len(firsts) < len(tables):
+        every = lengths.new_zeros(len(tables))
+        lengths = every.index_copy_(0, constant(tuple(firsts), values.device), lengths)
     made = KeyedJaggedTensor(
         keys=features.keys(),
         values=keys[:n].to(features.values().dtype),
-        weights=weights,
-        lengths=lengths,
-        stride=None if varies else features.stride(),
-        stride_per_key_per_rank=features.stride_per_key_per_rank() if varies else None,
+        weights=counts[:n].to(torch.int32).view(torch.float32) if counted else None,
+        lengths=lengths.to(features.lengths().dtype),
+        stride=1,
         length_per_key=per_key,
     )
     return made, inverse.to(torch.int64)

@@ -21,6 +21,7 @@ from dynamicemb.planner.rw_sharding import (  # noqa: E402
 )
 from dynamicemb.shard.conversion import (  # noqa: E402
     checked_params,
+    failing,
     kernels,
     sharding_types,
     static_alone,
@@ -48,6 +49,14 @@ class ShardedDynamicEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # ty
     def reset_parameters(self) -> None:
         with static_alone(self, "_embedding_bag_configs"):
             super().reset_parameters()
+
+    def input_dist(self, ctx: Any, features: Any) -> Any:
+        with failing(self, "forward"):
+            return super().input_dist(ctx, features)
+
+    def compute_and_output_dist(self, ctx: Any, input: Any) -> Any:
+        with failing(self, "forward"):
+            return super().compute_and_output_dist(ctx, input)
 
 
 class DynamicEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]

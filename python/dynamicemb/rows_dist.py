@@ -1,0 +1,164 @@
+"""How rows and sums of row-wise tables come back under TorchRec, and their gradients go.
+
+A rank that fails, or takes no part, is named by the others. Codecs and a batch of its own for each
+feature of a pooled table are left to TorchRec's own exchange.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamicemb import torchrec_compat
+from dynamicemb.keys_dist import by_rank, link_of
+from dynamicemb.link import Link
+from dynamicemb.ops import ops
+from dynamicemb.plain_rows import summed
+
+torchrec_compat.require()
+
+from torchrec.distributed.comm_ops import get_gradient_division  # noqa: E402
+from torchrec.distributed.sharding.rw_sequence_sharding import (  # noqa: E402
+    RwSequenceEmbeddingDist,
+)
+from torchrec.distributed.sharding.rw_sharding import RwPooledEmbeddingDist  # noqa: E402
+from torchrec.distributed.types import Awaitable, NoWait  # noqa: E402
+
+
+class Crossing(Awaitable):  # type: ignore[misc]
+    """Rows on their way to the ranks that asked for them; ``wait`` gives those that come.
+
+    Args:
+        rows: (sum of sent, dim), rank by rank.
+        sent, received: rows to and from each rank.
+    """
+
+    def __init__(self, link: Link, rows: Tensor, sent: list[int], received: list[int]) -> None:
+        super().__init__()
+        self.link, self.sent, self.received = link, sent, received
+        self.made: Tensor
+        self.work: Any
+        self.token: Tensor = _Leave.apply(rows, self)  # type: ignore[no-untyped-call]
+
+    def _wait_impl(self) -> Tensor:
+        out: Tensor = _Come.apply(self.token, self)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Leave(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, way: Crossing) -> Tensor:
+        ctx.way = way
+        way.made, way.work = way.link.all_to_all(rows, way.received, way.sent)
+        return rows.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor, None]:
+        way: Crossing = ctx.way
+        with way.link.failing("backward"):
+            way.link.wait(way.work)
+            made = way.made
+            if get_gradient_division():
+                made.div_(way.link.world)
+        del way.made, way.work
+        return made, None
+
+
+class _Come(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, way: Crossing) -> Tensor:
+        ctx.way = way
+        way.link.wait(way.work)
+        made = way.made
+        del way.made, way.work
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        way: Crossing = ctx.way
+        with way.link.failing("backward"):
+            way.made, way.work = way.link.all_to_all(grads[0], way.sent, way.received)
+        return grads[0].new_empty(0), None
+
+
+class _Rows(torch.autograd.Function):
+    """``rows[order]``, each row once."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return torch.empty_like(grads[0]).index_copy_(0, order, grads[0]), None
+
+
+class _Repeated(torch.autograd.Function):
+    """Rows of distinct keys for each occurrence; gradients are summed in the order of a sort, not
+    by atomics, in which frequent keys would stand in line."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.rows = len(rows)
+        return rows.index_select(0, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (inverse,) = ctx.saved_tensors
+        return summed(grads[0].contiguous(), inverse.int(), ctx.rows), None
+
+
+def chosen(rows: Tensor, order: Tensor | None, repeated: bool = False) -> Tensor:
+    """``rows[order]``; None: as they are."""
+    if order is None:
+        return rows
+    kind: Any = _Repeated if repeated else _Rows
+    out: Tensor = kind.apply(rows, order)
+    return out
+
+
+class SequenceDist(RwSequenceEmbeddingDist):  # type: ignore[misc]
+    """Rows are put in the order of ranks as rows: TorchRec does so number by number."""
+
+    def forward(self, local_embs: Tensor, sharding_ctx: Any = None) -> Any:
+        group, dim = self._dist._pg, local_embs.shape[1]
+        place = sharding_ctx.unbucketize_permute_tensor
+        repeated = getattr(sharding_ctx, "repeated", False)
+        came: Any = NoWait(local_embs)
+        if group.size() > 1:
+            lengths = sharding_ctx.lengths_after_input_dist  # of each feature, from each rank
+            at = torch.arange(len(local_embs), device=local_embs.device)
+            back = by_rank(group.size(), len(lengths), at.device)
+            _, order, _ = ops.permute_rows(back, lengths.reshape(-1, 1), at, None, len(at))
+            rows = chosen(local_embs, order)
+            to, of = sharding_ctx.output_splits, sharding_ctx.input_splits
+            if self._dist._codecs is None:
+                came = Crossing(link_of(group), rows, to, of)
+            else:
+                came = self._dist(
+                    rows.reshape(-1, 1),
+                    lengths=lengths[:0],  # in order
+                    input_splits=[dim * n for n in of],
+                    output_splits=[dim * n for n in to],
+                )
+        came.callbacks.append(lambda rows: chosen(rows.view(-1, dim), place, repeated))
+        return came
+
+
+class PooledDist(RwPooledEmbeddingDist):  # type: ignore[misc]
+    """Partial sums of each rank's samples cross, and are added up by the rank whose they are."""
+
+    def forward(self, local_embs: Tensor, sharding_ctx: Any = None) -> Any:
+        world = self._pg.size()
+        batches = None if sharding_ctx is None else sharding_ctx.batch_size_per_rank
+        if self._codecs is not None or not batches or sharding_ctx.variable_batch_per_feature:
+            return super().forward(local_embs, sharding_ctx)
+        own, dim = batches[self._pg.rank()], local_embs.shape[1]
+        came = Crossing(link_of(self._pg), local_embs, batches, [own] * world)
+        came.callbacks.append(lambda sums: sums.view(world, own, dim).sum(0))
+        return came
