@@ -110,7 +110,7 @@ class _Repeated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (inverse,) = ctx.saved_tensors
-        return summed(grads[0].contiguous(), inverse.int(), ctx.rows), None
+        return summed(grads[0].contiguous(), inverse, ctx.rows), None
 
 
 def chosen(rows: Tensor, order: Tensor | None, repeated: bool = False) -> Tensor:

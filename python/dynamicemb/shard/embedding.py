@@ -71,7 +71,10 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
         with failing(self, "forward"):
             found = super().input_dist(ctx, features)
         varies = isinstance(features, KeyedJaggedTensor) and features.variable_stride_per_key()
-        if ctx.reverse_indices and not varies:
+        shardings = self._sharding_type_to_sharding.values()
+        if varies or not all(isinstance(one, SEQUENCE["row_wise"]) for one in shardings):
+            ctx.reverse_indices = [rows.long() for rows in ctx.reverse_indices]
+        elif ctx.reverse_indices:
             self._leave_rows_to_us(ctx)
         return found
 
@@ -82,12 +85,9 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
     def _leave_rows_to_us(self, ctx: Any) -> None:
         """The rows of distinct keys are given to their occurrences by ``SequenceDist``, in one
         reading with their order."""
-        shardings = self._sharding_type_to_sharding.values()
-        if not all(isinstance(one, SEQUENCE["row_wise"]) for one in shardings):
-            return
         for one, rows in zip(ctx.sharding_contexts, ctx.reverse_indices, strict=True):
             place = one.unbucketize_permute_tensor
-            one.unbucketize_permute_tensor = rows if place is None else place[rows]
+            one.unbucketize_permute_tensor = rows if place is None else place[rows].int()
             one.repeated = True
         ctx.reverse_indices = []
 
@@ -184,7 +184,7 @@ def deduplicated(features: Any, tables: list[int], counted: bool) -> tuple[Any, 
         stride=1,
         length_per_key=per_key,
     )
-    return made, inverse.to(torch.int64)
+    return made, inverse
 
 
 class DynamicEmbeddingCollectionSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
