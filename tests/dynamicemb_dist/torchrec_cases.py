@@ -57,6 +57,7 @@ class Model(NamedTuple):
     node: int = 0  # ranks of a node; 0: all
     counted: bool = False  # bytes; of groups of all ranks
     steps: int = 5
+    device: str = "cpu"
 
 
 class Top(nn.Module):
@@ -121,7 +122,7 @@ def build(model: Model, group: Any, **params: Any) -> Any:
     os.environ["LOCAL_WORLD_SIZE"] = str(node)  # what TorchRec looks at
     planner = DynamicEmbeddingShardingPlanner(
         configs,
-        Topology(world_size=world, compute_device="cpu", local_world_size=node),
+        Topology(world_size=world, compute_device=model.device, local_world_size=node),
         constraints=constraints,
         debug=False,
     )
@@ -130,7 +131,7 @@ def build(model: Model, group: Any, **params: Any) -> Any:
     return DistributedModelParallel(
         top,
         env=ShardingEnv.from_process_group(group),
-        device=torch.device("cpu"),
+        device=torch.device(model.device),
         plan=plan,
         sharders=[sharder],
     )
