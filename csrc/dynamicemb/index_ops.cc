@@ -220,6 +220,56 @@ std::tuple<Tensor, Tensor, Tensor> PermuteRows(const PermuteArguments& a) {
   return {lengths, values, weights};
 }
 
+struct MoveRowsArguments {
+  OpArguments& in;
+  Tensor rows = in.GetTensor("rows");    // (n, dim)
+  Tensor order = in.GetTensor("order");  // (m) int32 or int64
+  bool scatter = in.GetBool("scatter");
+  double factor = in.GetFloat("factor");
+};
+
+Tensor MovedRows(const MoveRowsArguments& a) {
+  const bool wide = a.order.scalar_type() == ScalarType::Long;
+  CheckVector(a.order, "order", wide ? ScalarType::Long : ScalarType::Int, -1, a.rows);
+  Check(a.rows.dim() == 2 && a.rows.is_contiguous(),
+        "rows must be a contiguous tensor of two dimensions, got ", Shape{a.rows});
+  const int64_t n = a.order.numel(), bytes = BytesOf(a.rows, "rows");
+  Check(!a.scatter || n == a.rows.size(0), "order must have a place for each of ", a.rows.size(0),
+        " rows, got ", n);
+  Check(bytes != 1 && (a.factor == 1 || a.rows.scalar_type() == ScalarType::Float),
+        "rows must be float32 with a factor, of 2 bytes or more without, got ",
+        TypeName(a.rows.scalar_type()));
+  const At<Where> at(a.rows);
+  const Tensor out = Empty(a.rows, {n, a.rows.size(1)}, DtypeOf(a.rows));
+  MoveRowsArgs args;
+  args.rows = n;
+  args.row_bytes = a.rows.size(1) * bytes;
+  args.from = a.rows.const_data_ptr();
+  args.order = a.order.const_data_ptr();
+  args.wide = wide;
+  args.scatter = a.scatter;
+  args.factor = static_cast<float>(a.factor);
+  args.to = out.mutable_data_ptr();
+  Launched(MoveRows(at.where, args), "move_rows");
+  return out;
+}
+
+struct EndsArguments {
+  OpArguments& in;
+  Tensor lengths = in.GetTensor("lengths");
+};
+
+Tensor EndsOf(const EndsArguments& a) {
+  CheckVector(a.lengths, "lengths", ScalarType::Long, -1, a.lengths);
+  const int64_t n = a.lengths.numel();
+  const At<Where> at(a.lengths);
+  const Tensor out = Empty(a.lengths, n + 1, aoti_torch_dtype_int64());
+  const Tensor scratch = EmptyBytes(a.lengths, EndsScratch(n));
+  Launched(Ends(at.where, n, In<int64_t>(a.lengths), Out<int64_t>(out), scratch.mutable_data_ptr()),
+           "ends_of");
+  return out;
+}
+
 template <class Library>
 void Implement(Library& m) {
   m.impl("load_rows", &Boxed<LoadRowsArguments, &LoadRows>);
@@ -228,6 +278,8 @@ void Implement(Library& m) {
   m.impl("flagged_compact", &Boxed<SelectArguments, &Selected>);
   m.impl("block_bucketize", &Boxed<BucketizeArguments, &BlockBucketize>);
   m.impl("permute_rows", &Boxed<PermuteArguments, &PermuteRows>);
+  m.impl("move_rows", &Boxed<MoveRowsArguments, &MovedRows>);
+  m.impl("ends_of", &Boxed<EndsArguments, &EndsOf>);
 }
 
 }  // namespace
@@ -244,6 +296,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(dynamicemb, m) {
   m.def(Schema<BucketizeArguments>("block_bucketize",
                                    "(Tensor lengths, Tensor keys, Tensor weights, Tensor permute)")
             .c_str());
+  m.def(Schema<MoveRowsArguments>("move_rows", "Tensor").c_str());
+  m.def(Schema<EndsArguments>("ends_of", "Tensor").c_str());
   m.def(Schema<PermuteArguments>("permute_rows", "(Tensor lengths, Tensor values, Tensor weights)")
             .c_str());
 }

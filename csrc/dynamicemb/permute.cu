@@ -143,4 +143,73 @@ int Permute(const Where& where, const PermuteArgs& a) {
   return Move(where, a, a.weights);
 }
 
+struct alignas(16) Four {
+  float x[4];
+};
+ACCEL_HD float Times(float x, float factor) { return x * factor; }
+ACCEL_HD Four Times(const Four& v, float f) {
+  return {{v.x[0] * f, v.x[1] * f, v.x[2] * f, v.x[3] * f}};
+}
+ACCEL_HD uint16_t Times(uint16_t x, float) { return x; }
+
+template <class Word, class Index, bool kTimes>
+struct MoveRowsBody {
+  const Word* from;
+  const Index* order;
+  int64_t words;
+  bool scatter;
+  float factor;
+  Word* to;
+  ACCEL_HD void operator()(int64_t i) const {
+    const int64_t other = order[i];
+    const Word* const in = from + (scatter ? i : other) * words;
+    Word* const out = to + (scatter ? other : i) * words;
+    for (int64_t w = Team::lane(); w < words; w += Team::kLanes) {
+      out[w] = kTimes ? Times(in[w], factor) : in[w];
+    }
+  }
+};
+
+template <class Word, bool kTimes>
+int MoveRowsOf(const Where& where, const MoveRowsArgs& a) {
+  const auto* const from = static_cast<const Word*>(a.from);
+  auto* const to = static_cast<Word*>(a.to);
+  const int64_t words = a.row_bytes / static_cast<int64_t>(sizeof(Word));
+  if (a.wide) {
+    const auto* const order = static_cast<const int64_t*>(a.order);
+    return EachTeam(
+        where, a.rows,
+        MoveRowsBody<Word, int64_t, kTimes>{from, order, words, a.scatter, a.factor, to});
+  }
+  const auto* const order = static_cast<const int32_t*>(a.order);
+  return EachTeam(where, a.rows,
+                  MoveRowsBody<Word, int32_t, kTimes>{from, order, words, a.scatter, a.factor, to});
+}
+
+int MoveRows(const Where& where, const MoveRowsArgs& a) {
+  const auto bits = reinterpret_cast<uintptr_t>(a.from) | reinterpret_cast<uintptr_t>(a.to) |
+                    static_cast<uintptr_t>(a.row_bytes);
+  const bool times = a.factor != 1;
+  if (bits % 16 == 0) {
+    return times ? MoveRowsOf<Four, true>(where, a) : MoveRowsOf<Four, false>(where, a);
+  }
+  if (bits % 4 == 0) {
+    return times ? MoveRowsOf<float, true>(where, a) : MoveRowsOf<float, false>(where, a);
+  }
+  return MoveRowsOf<uint16_t, false>(where, a);
+}
+
+struct EndsBody {
+  const int64_t* lengths;
+  int64_t* ends;
+  ACCEL_HD int64_t Value(int64_t i) const { return lengths[i]; }
+  ACCEL_HD void Store(int64_t i, int64_t before, int64_t) const { ends[i] = before; }
+};
+
+size_t EndsScratch(int64_t n) { return ScanScratch(n); }
+
+int Ends(const Where& where, int64_t n, const int64_t* lengths, int64_t* ends, void* scratch) {
+  return Scan(where, n, EndsBody{lengths, ends}, scratch);
+}
+
 }  // namespace accel::dynamicemb

@@ -1,6 +1,6 @@
 // File: permute.h
 //
-// Rows of bags in another order, with all that their bags hold.
+// Rows of bags in another order, with all that their bags hold; rows of numbers likewise.
 #pragma once
 
 #include <cstddef>
@@ -27,5 +27,22 @@ struct PermuteArgs {
 };
 size_t PermuteScratch(const PermuteArgs& args);
 int Permute(const Where& where, const PermuteArgs& args);
+
+// Whole rows, times a factor where they are float32: to[i] = from[order[i]], or to[order[i]] =
+// from[i].
+struct MoveRowsArgs {
+  int64_t rows = 0, row_bytes = 0;  // of the result
+  const void* from = nullptr;
+  const void* order = nullptr;  // (rows) int32 or int64
+  bool wide = false;            // order is int64
+  bool scatter = false;
+  float factor = 1;
+  void* to = nullptr;
+};
+int MoveRows(const Where& where, const MoveRowsArgs& args);
+
+// (n + 1) sums of the lengths before each.
+size_t EndsScratch(int64_t n);
+int Ends(const Where& where, int64_t n, const int64_t* lengths, int64_t* ends, void* scratch);
 
 }  // namespace accel::dynamicemb

@@ -72,6 +72,7 @@ ENUMS: dict[str, Any] = {
         NONE="none",
     ),
 }
+globals().update(ENUMS)  # where pickle looks for them: a plan with them goes to every rank
 _PERMUTE = (
     "(Tensor permute, Tensor lengths, Tensor values, Tensor? weights=None, "
     "SymInt? permuted_lengths_sum=None) -> (Tensor, Tensor, Tensor?)"

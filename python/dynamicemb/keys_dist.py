@@ -104,7 +104,7 @@ class Keys(KJTAllToAllTensorsAwaitable):  # type: ignore[misc]
         asked, n, device = self.asked, values.numel(), values.device
         world, features = asked.world, asked.features
         order = by_feature(world, features, device)
-        counts = asked.came[:, :-1].reshape(-1, 1)
+        counts = asked.came[:, :-1].reshape(-1, 1).contiguous()
         if lengths is None:
             lengths, values, moved = ops.permute_rows(order, counts, values, weights, n)
             lengths, samples = lengths.to(asked.dealt.lengths().dtype), world

@@ -141,6 +141,16 @@ def _(permute: Tensor, lengths: Tensor, values: Tensor, weights: Tensor | None, 
     return new_lengths, _ints(values, n, values.dtype), moved
 
 
+@_fake("move_rows")
+def _(rows: Tensor, order: Tensor, scatter: bool, factor: float) -> Tensor:
+    return rows.new_empty((order.shape[0], rows.shape[1]))
+
+
+@_fake("ends_of")
+def _(lengths: Tensor) -> Tensor:
+    return _ints(lengths, lengths.shape[0] + 1)
+
+
 # What the fake kernels must know of a set of tables: handle -> (tables, float words of a row).
 SETS: dict[int, tuple[int, int]] = {}
 

@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host-rate", type=number, default=50e9, help="bytes/s, host memory to GPU"
     )
+    parser.add_argument(
+        "--host-rows", type=number, default=33e6, help="rows of host memory a GPU reaches a second"
+    )
+    parser.add_argument(
+        "--fixed", type=number, default=4e-3, help="seconds of a step of next to no keys"
+    )
 
 
 def lines(a: argparse.Namespace) -> list[tuple[str, str]]:
@@ -124,12 +130,15 @@ def _step(a: argparse.Namespace, row_bytes: int, world: int) -> list[tuple[str, 
     """A step of Adam's bytes, and what it waits for where rows are cached."""
     rows = a.keys / a.features
     load = Load(a.features, a.lookups, rows, a.dim, a.law)
-    model = StepModel(a.memory_rate, a.link_rate)
+    model = StepModel(a.memory_rate, a.link_rate, (a.fixed, a.fixed))
     unique, link, memory = load.unique(), load.link_bytes(world), load.memory_bytes(world)
     asked = world * a.lookups
     missed = a.features * distinct(asked, rows, a.law, beyond=rows * a.cached) / world
     host = 2 * missed * row_bytes
-    seconds = model.seconds(load, world) + host / a.host_rate
+    waits = host_seconds(2 * missed, row_bytes, a.host_rate, a.host_rows)
+    seconds = model.seconds(load, world) + waits
+    new = 1e6
+    leaving = new_keys_seconds(new, row_bytes, model, a.host_rate, a.host_rows)
     return [
         (
             "keys of a step",
@@ -142,15 +151,34 @@ def _step(a: argparse.Namespace, row_bytes: int, world: int) -> list[tuple[str, 
         ),
         (
             "host link bytes",
-            f"2 x {missed:,.0f} rows not cached x {row_bytes} = {_size(host)} a rank",
+            f"2 x {missed:,.0f} rows not cached x {row_bytes} = {_size(host)} a rank, at "
+            f"{_size(a.host_rate)}/s and {a.host_rows:.3g} rows/s: {waits * 1e3:.3g} ms",
         ),
         (
             "step",
-            f"{_size(memory)} / {_size(a.memory_rate)}/s + {_size(link)} / "
-            f"{_size(a.link_rate)}/s + {_size(host)} / {_size(a.host_rate)}/s = "
-            f"{seconds * 1e3:.3g} ms, nothing overlapped",
+            f"{a.fixed * 1e3:g} ms + {_size(memory)} / {_size(a.memory_rate)}/s + {_size(link)} / "
+            f"{_size(a.link_rate)}/s + {waits * 1e3:.3g} ms = {seconds * 1e3:.3g} ms, nothing "
+            f"overlapped",
+        ),
+        (
+            "new keys",
+            f"a step of a million in full tables: as many rows leave the cache, {leaving * 1e3:.3g} ms",
         ),
     ]
+
+
+def host_seconds(rows: float, row_bytes: int, rate: float, rows_rate: float) -> float:
+    """Of rows that cross between a GPU and its host's memory, each at a place of its own."""
+    return max(rows * row_bytes / rate, rows / rows_rate)
+
+
+def new_keys_seconds(
+    keys: float, row_bytes: int, model: StepModel, rate: float, rows_rate: float
+) -> float:
+    """A step of keys that a full table has not got: rows are made and updated in the cache, and as
+    many leave it for the host's memory, where others make room."""
+    made = 3 * keys * row_bytes / model.memory_rate
+    return model.fixed[0] + made + host_seconds(keys, row_bytes, rate, rows_rate)
 
 
 def _dump(

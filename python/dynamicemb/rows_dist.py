@@ -59,9 +59,7 @@ class _Leave(torch.autograd.Function):
         way: Crossing = ctx.way
         with way.link.failing("backward"):
             way.link.wait(way.work)
-            made = way.made
-            if get_gradient_division():
-                made.div_(way.link.world)
+        made = way.made
         del way.made, way.work
         return made, None
 
@@ -83,18 +81,28 @@ class _Come(torch.autograd.Function):
         return grads[0].new_empty(0), None
 
 
+def _share(world: int) -> float:
+    """What gradients are multiplied by, before they cross."""
+    return 1 / world if get_gradient_division() else 1.0
+
+
 class _Rows(torch.autograd.Function):
     """``rows[order]``, each row once."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, order: Tensor, world: int) -> Tensor:
         ctx.save_for_backward(order)
-        return rows.index_select(0, order)
+        ctx.world = world
+        out: Tensor = ops.move_rows(rows.contiguous(), order, False, 1.0)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (order,) = ctx.saved_tensors
-        return torch.empty_like(grads[0]).index_copy_(0, order, grads[0]), None
+        grad, share = grads[0].contiguous(), _share(ctx.world)
+        if grad.dtype is not torch.float32:
+            grad, share = grad * share, 1.0
+        return ops.move_rows(grad, order, True, share), None, None
 
 
 class _Repeated(torch.autograd.Function):
@@ -102,24 +110,40 @@ class _Repeated(torch.autograd.Function):
     by atomics, in which frequent keys would stand in line."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, inverse: Tensor, world: int) -> Tensor:
         ctx.save_for_backward(inverse)
-        ctx.rows = len(rows)
-        return rows.index_select(0, inverse)
+        ctx.rows, ctx.world = len(rows), world
+        out: Tensor = ops.move_rows(rows.contiguous(), inverse, False, 1.0)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors
-        return summed(grads[0].contiguous(), inverse, ctx.rows), None
+        sums, share = summed(grads[0].contiguous(), inverse, ctx.rows), _share(ctx.world)
+        return sums if share == 1 else sums.mul_(share), None, None
 
 
-def chosen(rows: Tensor, order: Tensor | None, repeated: bool = False) -> Tensor:
-    """``rows[order]``; None: as they are."""
+def chosen(rows: Tensor, order: Tensor | None, world: int = 1, repeated: bool = False) -> Tensor:
+    """``rows[order]``; None: as they are. Gradients are divided by ``world``."""
     if order is None:
         return rows
     kind: Any = _Repeated if repeated else _Rows
-    out: Tensor = kind.apply(rows, order)
+    out: Tensor = kind.apply(rows, order, world)
     return out
+
+
+class _Added(torch.autograd.Function):
+    """The sum of what came from each rank."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, world: int) -> Tensor:
+        ctx.world = world
+        return sums.view(world, len(sums) // world, sums.shape[1]).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = grads[0] * _share(ctx.world)
+        return grad.expand(ctx.world, *grad.shape).reshape(-1, grad.shape[1]), None
 
 
 class SequenceDist(RwSequenceEmbeddingDist):  # type: ignore[misc]
@@ -128,7 +152,7 @@ class SequenceDist(RwSequenceEmbeddingDist):  # type: ignore[misc]
     def forward(self, local_embs: Tensor, sharding_ctx: Any = None) -> Any:
         group, dim = self._dist._pg, local_embs.shape[1]
         place = sharding_ctx.unbucketize_permute_tensor
-        repeated = getattr(sharding_ctx, "repeated", False)
+        repeated, share = getattr(sharding_ctx, "repeated", False), 1
         came: Any = NoWait(local_embs)
         if group.size() > 1:
             lengths = sharding_ctx.lengths_after_input_dist  # of each feature, from each rank
@@ -138,7 +162,7 @@ class SequenceDist(RwSequenceEmbeddingDist):  # type: ignore[misc]
             rows = chosen(local_embs, order)
             to, of = sharding_ctx.output_splits, sharding_ctx.input_splits
             if self._dist._codecs is None:
-                came = Crossing(link_of(group), rows, to, of)
+                came, share = Crossing(link_of(group), rows, to, of), group.size()
             else:
                 came = self._dist(
                     rows.reshape(-1, 1),
@@ -146,7 +170,7 @@ class SequenceDist(RwSequenceEmbeddingDist):  # type: ignore[misc]
                     input_splits=[dim * n for n in of],
                     output_splits=[dim * n for n in to],
                 )
-        came.callbacks.append(lambda rows: chosen(rows.view(-1, dim), place, repeated))
+        came.callbacks.append(lambda rows: chosen(rows.view(-1, dim), place, share, repeated))
         return came
 
 
@@ -158,7 +182,7 @@ class PooledDist(RwPooledEmbeddingDist):  # type: ignore[misc]
         batches = None if sharding_ctx is None else sharding_ctx.batch_size_per_rank
         if self._codecs is not None or not batches or sharding_ctx.variable_batch_per_feature:
             return super().forward(local_embs, sharding_ctx)
-        own, dim = batches[self._pg.rank()], local_embs.shape[1]
+        own = batches[self._pg.rank()]
         came = Crossing(link_of(self._pg), local_embs, batches, [own] * world)
-        came.callbacks.append(lambda sums: sums.view(world, own, dim).sum(0))
+        came.callbacks.append(lambda sums: _Added.apply(sums, world))
         return came

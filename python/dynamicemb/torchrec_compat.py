@@ -103,7 +103,7 @@ def _ends(lengths: Tensor) -> Tensor:
 
 def asynchronous_complete_cumsum(t_in: Tensor) -> Tensor:
     if t_in.dim() == 1:
-        return _ends(t_in)
+        return _ends(t_in) if t_in.dtype is not torch.int64 else ops.ends_of(t_in.contiguous())
     zeros = t_in.new_zeros(t_in.shape[0], 1)
     return torch.cat([zeros, t_in.cumsum(1, dtype=t_in.dtype)], 1)
 

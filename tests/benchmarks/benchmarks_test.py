@@ -27,6 +27,7 @@ SMALLEST = {
     "hash_table.py": (["--rows=2"], ["--rows=2", "--hot"], ["--host"]),
     "hstu_attention.py": (["--case=B512"], ["--case=B512", "--forward-only"], ["--host"]),
     "mustafar_attention.py": (["--case=B1 H32/32"],),
+    "plan_rank.py": (["--rows=20000000"],),
     "training.py": (["--case=256"], ["--case=loader"]),
     "triton_hstu.py": (["--case=B512", "--kernel=TRITON"],),
 }

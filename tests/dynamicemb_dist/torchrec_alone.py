@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def main() -> None:
     )
     planner = DynamicEmbeddingShardingPlanner(tables, constraints={"t": one}, debug=False)
     plan = planner.collective_plan(model, [sharder])
+    plan = pickle.loads(pickle.dumps(plan))  # as rank 0's goes to the others
     made = DistributedModelParallel(
         model, device=torch.device("cpu"), plan=plan, sharders=[sharder]
     )
