@@ -1,38 +1,13 @@
 // File: bucketize.cu
 //
 // The occurrences of a batch dealt out to the ranks of a group, each bag in its order: what rank 0
-// gets, feature by feature and sample by sample, then rank 1 ...
-//
-//   continuous        rank = x / block where that is a rank, else x mod world; the rank's own
-//                     number of the key is x mod block, or x / world
-//   roundrobin        rank = x mod world, the key stays
-//   hash_roundrobin   rank = hash(x) mod world, the key stays; x as unsigned 64 bits in all of them
+// gets, feature by feature and sample by sample, then rank 1 ... Few keys a bag; deal_keys.cu does
+// it for many.
 #include "csrc/common/scratch.h"
+#include "csrc/dynamicemb/deal.h"
 #include "csrc/dynamicemb/scan.cuh"
 
 namespace accel::dynamicemb {
-
-struct Dealt {
-  int64_t rank, key;
-};
-
-ACCEL_HD Dealt Deal(Dist dist, uint64_t x, uint64_t world, uint64_t block) {
-  if (dist == Dist::kContinuous) {
-    if (block > 0 && x / block < world) {
-      return {static_cast<int64_t>(x / block), static_cast<int64_t>(x % block)};
-    }
-    return {static_cast<int64_t>(x % world), static_cast<int64_t>(x / world)};
-  }
-  uint64_t h = x;
-  if (dist == Dist::kHashRoundRobin) {
-    h ^= h >> 33;
-    h *= 0xff51afd7ed558ccdu;
-    h ^= h >> 33;
-    h *= 0xc4ceb9fe1a85ec53u;
-    h ^= h >> 33;
-  }
-  return {static_cast<int64_t>(h % world), static_cast<int64_t>(x)};
-}
 
 // Pass 0 counts, pass 1 puts: a bag is one thread's.
 struct DealBody {

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "csrc/common/device_ops.h"
+#include "csrc/dynamicemb/deal.h"
 #include "csrc/dynamicemb/dynamicemb.h"
 #include "csrc/dynamicemb/permute.h"
 
@@ -147,6 +148,44 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> BlockBucketize(const BucketizeArgumen
   return {lengths, keys, weights, permute};
 }
 
+struct DealKeysArguments {
+  OpArguments& in;
+  Tensor keys = in.GetTensor("keys");
+  Tensor offsets = in.GetTensor("offsets");                    // (segments + 1)
+  Tensor dist = in.GetTensor("dist");                          // (segments) int32
+  MaybeTensor block_sizes = in.GetMaybeTensor("block_sizes");  // (segments)
+  int64_t world = in.GetInt("world");
+};
+
+std::tuple<Tensor, Tensor, Tensor> DealtKeys(const DealKeysArguments& a) {
+  CheckVector(a.keys, "keys", ScalarType::Long, -1, a.keys);
+  CheckVector(a.offsets, "offsets", ScalarType::Long, -1, a.keys);
+  const int64_t n = a.keys.numel(), segments = a.offsets.numel() - 1;
+  CheckVector(a.dist, "dist", ScalarType::Int, segments, a.keys);
+  if (a.block_sizes) CheckVector(*a.block_sizes, "block_sizes", ScalarType::Long, segments, a.keys);
+  Check(a.world >= 1 && segments >= 1 && a.world * segments <= kMostParts,
+        "world times segments must be 1 to ", kMostParts, ", got ", a.world, " times ", segments);
+  const At<Where> at(a.keys);
+  const int32_t int64 = aoti_torch_dtype_int64();
+  const Tensor lengths = Empty(a.keys, a.world * segments, int64);
+  const Tensor keys = Empty(a.keys, n, int64), place = Empty(a.keys, n, int64);
+  DealKeysArgs args;
+  args.n = n;
+  args.segments = segments;
+  args.world = a.world;
+  args.keys = In<int64_t>(a.keys);
+  args.offsets = In<int64_t>(a.offsets);
+  args.dist = In<int32_t>(a.dist);
+  args.blocks = In<int64_t>(a.block_sizes);
+  args.lengths = Out<int64_t>(lengths);
+  args.new_keys = Out<int64_t>(keys);
+  args.place = Out<int64_t>(place);
+  const Tensor scratch = EmptyBytes(a.keys, DealKeysScratch(args));
+  args.scratch = scratch.mutable_data_ptr();
+  Launched(DealKeys(at.where, args), "deal_keys");
+  return {lengths, keys, place};
+}
+
 struct PermuteArguments {
   OpArguments& in;
   Tensor permute = in.GetTensor("permute");
@@ -277,6 +316,7 @@ void Implement(Library& m) {
   m.impl("expand_ids", &Boxed<ExpandIdsArguments, &SegmentIds>);
   m.impl("flagged_compact", &Boxed<SelectArguments, &Selected>);
   m.impl("block_bucketize", &Boxed<BucketizeArguments, &BlockBucketize>);
+  m.impl("deal_keys", &Boxed<DealKeysArguments, &DealtKeys>);
   m.impl("permute_rows", &Boxed<PermuteArguments, &PermuteRows>);
   m.impl("move_rows", &Boxed<MoveRowsArguments, &MovedRows>);
   m.impl("ends_of", &Boxed<EndsArguments, &EndsOf>);
@@ -295,6 +335,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(dynamicemb, m) {
   m.def(Schema<SelectArguments>("flagged_compact", "(Tensor selected, Tensor count)").c_str());
   m.def(Schema<BucketizeArguments>("block_bucketize",
                                    "(Tensor lengths, Tensor keys, Tensor weights, Tensor permute)")
+            .c_str());
+  m.def(Schema<DealKeysArguments>("deal_keys", "(Tensor lengths, Tensor keys, Tensor place)")
             .c_str());
   m.def(Schema<MoveRowsArguments>("move_rows", "Tensor").c_str());
   m.def(Schema<EndsArguments>("ends_of", "Tensor").c_str());

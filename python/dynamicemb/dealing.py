@@ -16,6 +16,7 @@ from dynamicemb.ops import ops
 CONTINUOUS, HASHED = DIST_TYPES.index("continuous"), DIST_TYPES.index("hash_roundrobin")
 ROUND = DIST_TYPES.index("roundrobin")
 LONG = 64  # keys of a segment
+MOST_PARTS = 1024  # of ops.deal_keys
 
 
 @lru_cache(maxsize=256)
@@ -54,8 +55,13 @@ def deal(
         weights: (n) float32 that go along.
         only: the code of all features, where they have one in common.
     """
-    if keys.device.type == "cuda" and keys.numel() > LONG * (offsets.numel() - 1):
-        return deal_long(keys, offsets, dist, block_sizes, world, weights, only)
+    segments = offsets.numel() - 1
+    if keys.device.type == "cuda" and keys.numel() > LONG * segments:
+        if dist.numel() < segments or world * segments > MOST_PARTS:
+            return deal_long(keys, offsets, dist, block_sizes, world, weights, only)
+        lengths, dealt, place = ops.deal_keys(keys, offsets, dist, block_sizes, world)
+        moved = None if weights is None else torch.empty_like(weights).scatter_(0, place, weights)
+        return Dealt(dealt, lengths.view(world, -1), place, moved)
     lengths, dealt, moved, place = ops.block_bucketize(
         keys, offsets, dist, block_sizes, weights, world
     )
@@ -76,7 +82,7 @@ def deal_long(
     weights: Tensor | None = None,
     only: int | None = None,
 ) -> Dealt:
-    """The same by a sort: of segments that are long, where a thread for each would be slow."""
+    """The same by a sort: of many segments that are long, where a thread for each would be slow."""
     n, segments = keys.numel(), offsets.numel() - 1
     at = torch.arange(n, device=keys.device)
     segment = ops.expand_ids(offsets, n)

@@ -141,6 +141,12 @@ def _(permute: Tensor, lengths: Tensor, values: Tensor, weights: Tensor | None, 
     return new_lengths, _ints(values, n, values.dtype), moved
 
 
+@_fake("deal_keys")
+def _(keys: Tensor, offsets: Tensor, dist: Tensor, block_sizes: Tensor | None, world: int) -> Any:
+    n = keys.shape[0]
+    return _ints(keys, (offsets.shape[0] - 1) * world), _ints(keys, n), _ints(keys, n)
+
+
 @_fake("move_rows")
 def _(rows: Tensor, order: Tensor, scatter: bool, factor: float) -> Tensor:
     return rows.new_empty((order.shape[0], rows.shape[1]))

@@ -162,7 +162,7 @@ def _step(a: argparse.Namespace, row_bytes: int, world: int) -> list[tuple[str, 
         ),
         (
             "new keys",
-            f"a step of a million in full tables: as many rows leave the cache, {leaving * 1e3:.3g} ms",
+            f"a step of a million, as many rows leave the cache: {leaving * 1e3:.3g} ms",
         ),
     ]
 

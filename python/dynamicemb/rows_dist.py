@@ -184,5 +184,6 @@ class PooledDist(RwPooledEmbeddingDist):  # type: ignore[misc]
             return super().forward(local_embs, sharding_ctx)
         own = batches[self._pg.rank()]
         came = Crossing(link_of(self._pg), local_embs, batches, [own] * world)
-        came.callbacks.append(lambda sums: _Added.apply(sums, world))
+        added: Any = _Added
+        came.callbacks.append(lambda sums: added.apply(sums, world))
         return came

@@ -45,6 +45,7 @@ def calls(device: str) -> dict[str, tuple[Any, ...]]:
         "store_rows": (torch.ones(5, 4, device=device), lookup.state, lookup.rows, None),
         "flagged_compact": (flags, None),
         "block_bucketize": (lookup.keys, lookup.offsets, dist, None, None, 2),
+        "deal_keys": (lookup.keys, lookup.row_offsets, dist.expand(2).contiguous(), None, 2),
         "move_rows": (grads, torch.tensor([1, 0], device=device), False, 0.5),
         "ends_of": (lookup.keys,),
         "permute_rows": (torch.tensor([1, 0, 1], dtype=torch.int32, device=device),

@@ -18,6 +18,7 @@ from dynamicemb.dealing import (
     transposed_sizes,
 )
 from dynamicemb.link import LinkBytes
+from dynamicemb.ops import ops
 from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -58,6 +59,24 @@ def test_a_sort_deals_as_the_kernel_does() -> None:
             assert torch.equal(one.lengths, other.lengths)
             assert torch.equal(one.keys[:870], other.keys[:870])
             assert torch.equal(one.place[:870], other.place[:870])
+
+
+@pytest.mark.parametrize("n", [1, 700, 100_003])
+def test_keys_of_long_segments_are_dealt_as_by_a_sort(device: str, n: int) -> None:
+    draw = torch.Generator().manual_seed(n)
+    keys = torch.randint(-(2**63), 2**63 - 1, (n,), generator=draw)
+    keys[::2] &= 2047
+    cuts = torch.randint(0, n + 1, (6,), generator=draw).sort().values
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), cuts])
+    kinds = torch.tensor([0, 1, 2, 2, 0, 1], dtype=torch.int32)
+    blocks = torch.tensor([500, 1, 1, 1, 90, 1])
+    keys, offsets, kinds, blocks = (part.to(device) for part in (keys, offsets, kinds, blocks))
+    for world in (1, 3, 170):
+        wanted = deal_long(keys, offsets, kinds, blocks, world)
+        lengths, dealt, place = ops.deal_keys(keys, offsets, kinds, blocks, world)
+        assert torch.equal(lengths.view(world, 6), wanted.lengths)
+        assert torch.equal(dealt[place], keys)
+        assert torch.equal(place[: cuts[-1]], wanted.place[: cuts[-1]])
 
 
 def test_sizes_known_on_the_cpu_give_the_same_order() -> None:

@@ -21,7 +21,7 @@ class Meeting:
         self.given: dict[int, dict[Any, Any]] = {}  # number of the call -> rank -> what it gives
         self.taken: dict[int, int] = {}
         self.changed = threading.Condition()
-        self.cores = threading.Semaphore(os.cpu_count() or 1)
+        self.cores = threading.Semaphore(len(os.sched_getaffinity(0)))
         self.failed: list[BaseException] = []
 
     def run(self, work: Callable[[FakeLink], Any]) -> list[Any]:
