@@ -126,7 +126,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> BlockBucketize(const BucketizeArgumen
   const Tensor lengths = Empty(a.keys, a.world * bags, int64);
   const Tensor keys = Empty(a.keys, n, int64), permute = Empty(a.keys, n, int64);
   const Tensor weights = Empty(a.keys, a.weights ? n : 0, aoti_torch_dtype_float32());
-  const Tensor offsets = Empty(a.keys, a.world * bags + 1, int64);
+  const bool tiles = at.where.cuda && a.world <= kMostTileRanks;
+  const Tensor offsets = Empty(a.keys, tiles ? 0 : a.world * bags + 1, int64);
   BucketizeArgs args;
   args.n = n;
   args.features = features;
@@ -142,9 +143,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> BlockBucketize(const BucketizeArgumen
   args.new_keys = Out<int64_t>(keys);
   args.new_weights = Out<float>(weights);
   args.permute = Out<int64_t>(permute);
-  const Tensor scratch = EmptyBytes(a.keys, BucketizeScratch(args));
+  const size_t bytes = tiles ? BucketizeTilesScratch(args) : BucketizeScratch(args);
+  const Tensor scratch = EmptyBytes(a.keys, bytes);
   args.scratch = scratch.mutable_data_ptr();
-  Launched(Bucketize(at.where, args), "block_bucketize");
+  Launched(tiles ? BucketizeTiles(at.where, args) : Bucketize(at.where, args), "block_bucketize");
   return {lengths, keys, weights, permute};
 }
 

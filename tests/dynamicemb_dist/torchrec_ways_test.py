@@ -69,9 +69,13 @@ def test_sequences_of_no_sample_are_named(pool: Pool) -> None:
         assert "features must have one sample or more on each rank, got none" in said
 
 
-@pytest.mark.parametrize("kind", ["sequence", "SUM"])
-def test_a_rank_without_keys_trains_as_one_table(pool: Pool, kind: str) -> None:
-    assert_same(pool, Model(kind, batches="empty"))
+@pytest.mark.parametrize(
+    ("kind", "batches"), [("sequence", "empty"), ("SUM", "empty"), ("SUM", "none")]
+)
+def test_a_rank_without_keys_or_samples_trains_as_one_table(
+    pool: Pool, kind: str, batches: str
+) -> None:
+    assert_same(pool, Model(kind, batches=batches))
 
 
 def test_counts_of_distinct_keys_rank_as_occurrences(pool: Pool) -> None:
