@@ -48,7 +48,12 @@ def layer(case: Case, kind: str, **flags: bool) -> Callable[[], Any]:
     random = Randomness(1, 0, torch.arange(int(cu[-1])).cuda())
     sequences = Sequences(cu, max(case.lengths), random=random)
     x = torch.randn(int(cu[-1]), case.hidden).to("cuda", torch.bfloat16).requires_grad_()
-    return lambda: block.layers[0](x, sequences, None)
+
+    def forward() -> Any:
+        x.grad = None  # in a model nothing is added to it
+        return block.layers[0](x, sequences, None)
+
+    return forward
 
 
 def both(forward: Callable[[], Any]) -> Callable[[], None]:

@@ -56,7 +56,7 @@ _ATTENTION = {
 # What the general mask takes instead.
 _GENERAL = {
     "sm_90": {
-        "attention_fwd.{}.long": {64: (64, 64, 4, 2, 0), 128: (128, 64, 4, 2, 2)},
+        "attention_fwd.{}.long": {64: (64, 64, 4, 2, 0), 128: (128, 32, 4, 3, 2)},
         "attention_bwd_rows.{}.long": {64: (64, 64, 4, 2, 0), 128: (64, 64, 4, 2, 0)},
     },
     "sm_80": {
@@ -133,7 +133,7 @@ def _norm_rows(dtype):
             numbers, warps = {
                 "norm_bwd": (1024, 4) if unaligned else (2048, 2),
                 "norm_fwd": (1024, 1),
-                "norm_mul_dropout_bwd": (1024, 2),
+                "norm_mul_dropout_bwd": (1024, 4),
                 "norm_mul_dropout_fwd": (2048, 4),
             }[kernel]
             shape = {"BLOCK_D": block, "BLOCK_N": numbers // block, "D": width}
@@ -188,10 +188,10 @@ def _product_rows(arch, dtype):
 
 def _place_rows(dtype):
     strides = ["stride_x", "stride_pos", "stride_ts", "stride_o"]
-    blocks = {"BLOCK": 16, "BLOCK_D": 128}
+    blocks = {"BLOCK": 4, "BLOCK_D": 256}
     places = _PLACES | {"alpha": "fp32"}
     return _sized([
-        ("position_" + name, "_position_kernels", "_add_embeddings", ["X", "Out"], blocks | {"HAS_TARGETS": True, "SQRT": name == "sqrt"}, places, strides, ["dim"], 2, 1)
+        ("position_" + name, "_position_kernels", "_add_embeddings", ["X", "Out"], blocks | {"HAS_TARGETS": True, "SQRT": name == "sqrt"}, places, strides, ["dim"], 4, 1)
         for name in ["sqrt", "log"]
     ] + [
         ("sum_of_rows", "_position_kernels", "_sum_of_rows", ["G"], {"BLOCK": 32, "BLOCK_D": 128}, {"ORDER": _INDEX, "Out": "*fp32", "STARTS": _INDEX}, ["stride_g", "stride_o"], ["dim"], 4, 1),

@@ -29,7 +29,6 @@ FASTEST = {
     "attention_bwd_columns.128.long.causal sm_90": 80,
     "attention_bwd_columns.128.long.general sm_90": 176,
     "attention_bwd_rows.256.long.general sm_90": 376,
-    "attention_fwd.128.long.general sm_90": 264,
     "attention_fwd.256.long.general sm_90": 112,
 }
 

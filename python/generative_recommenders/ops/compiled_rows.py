@@ -9,6 +9,7 @@ from torch import Tensor
 
 from generative_recommenders._core.ops import no_gradient, op
 from generative_recommenders.ops.compiled import PACKAGE
+from generative_recommenders.ops.pieces import in_pieces, of_pieces
 
 _twice = no_gradient("hstu_triton: there is no second derivative")
 
@@ -120,10 +121,8 @@ sum_of_rows = op(PACKAGE, "sum_of_rows", fake=_sum_fake, backward=_twice, gradie
 
 def _table_gradient(grad: Tensor, index: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
     """For each row of a table the sum of those of ``grad`` that took it."""
-    ordered, order = torch.sort(index, stable=True)
-    numbers = torch.arange(rows + 1, device=grad.device, dtype=index.dtype)
-    out: Tensor = sum_of_rows(grad, order, torch.searchsorted(ordered, numbers))
-    return out.to(dtype)
+    order, starts, ends = in_pieces(index, rows)
+    return of_pieces(sum_of_rows(grad, order, starts), ends).to(dtype)
 
 
 class _Places(torch.autograd.Function):

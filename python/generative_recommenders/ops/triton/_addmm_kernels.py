@@ -46,10 +46,11 @@ def _addmm_fwd(
 @triton.jit
 def _addmm_walk(
     X, W, Y, Z, M, N, K, stride_x, stride_w, stride_y, stride_z,
-    UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+    ROW: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """The same by tensor descriptors: a program stores one tile while it loads for the next."""
+    """The same by tensor descriptors: a program stores one tile while it loads for the next. ROW: Y
+    is one; a tile of Y would take the shared memory that the other tiles need."""
     x = tl.make_tensor_descriptor(X, [M, K], [stride_x, 1], [BLOCK_M, BLOCK_K])
     w = tl.make_tensor_descriptor(W, [K, N], [stride_w, 1], [BLOCK_K, BLOCK_N])
     z = tl.make_tensor_descriptor(Z, [M, N], [stride_z, 1], [BLOCK_M, BLOCK_N])
@@ -66,7 +67,7 @@ def _addmm_walk(
             acc += dot(x.load([first_m, k]), w.load([k, first_n]), UPCAST, PRECISION)
         m = first_m + tl.arange(0, BLOCK_M)
         n = first_n + tl.arange(0, BLOCK_N)
-        if stride_y == 0:
+        if ROW:
             acc += tl.load(Y + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
         else:
             y = Y + m[:, None].to(tl.int64) * stride_y + n[None, :]

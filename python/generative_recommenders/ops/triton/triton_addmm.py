@@ -32,13 +32,14 @@ def triton_addmm_fwd(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
     if m and n:
         blocks = _blocks(x)
         tiles = cdiv(m, blocks["BLOCK_M"]) * cdiv(n, blocks["BLOCK_N"])
-        kernel, programs = _addmm_fwd, tiles
-        if (x.element_size() == 2 or _launch.INTERPRETED) and _launch.descriptors(x, w, z):
-            kernel, programs = _addmm_walk, min(tiles, _launch.processors(x))
-        kernel[(programs,)](
-            x, w, y, z, m, n, k, x.stride(0), w.stride(0), 0 if y.dim() == 1 else y.stride(0),
-            z.stride(0), UPCAST=_launch.upcast(x), PRECISION=_launch.precision(x), GROUP=8,
-            **blocks,
+        row = y.dim() == 1
+        walks = (row and x.element_size() == 2) or _launch.INTERPRETED
+        if walks := walks and _launch.descriptors(x, w, z):
+            tiles = min(tiles, _launch.processors(x))
+            blocks["ROW"] = row
+        (_addmm_walk if walks else _addmm_fwd)[(tiles,)](
+            x, w, y, z, m, n, k, x.stride(0), w.stride(0), 0 if row else y.stride(0), z.stride(0),
+            UPCAST=_launch.upcast(x), PRECISION=_launch.precision(x), GROUP=8, **blocks,
         )  # fmt: skip
     return z
 

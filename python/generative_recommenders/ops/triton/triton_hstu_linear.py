@@ -147,7 +147,7 @@ def _bwd_op(
     du = torch.empty((rows, dim), dtype=u.dtype, device=u.device)
     if rows == 0:
         return dx, du, torch.zeros_like(weight), torch.zeros_like(bias)
-    constants = kind.blocks(dim, 1024, 2)
+    constants = kind.blocks(dim, 1024, 4)
     programs, per_program = programs_of(rows, constants["BLOCK_N"], max(1, PARTS // groups))
     sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
     _norm_mul_dropout_bwd[(programs, groups)](

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
+from generative_recommenders.ops.pieces import in_pieces, of_pieces
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._position_kernels import _add_embeddings, _sum_of_rows
 
@@ -39,13 +40,13 @@ def _fwd_op(
     buckets = torch.empty_like(places)
     batch = seq_offsets.shape[0] - 1
     if rows and batch:
-        block_d = min(128, triton.next_power_of_2(dim))
-        block = 16
+        block_d = min(256, triton.next_power_of_2(dim))
+        block = 4
         _add_embeddings[(batch, cdiv(longest, 4 * block), cdiv(dim, block_d))](
             x, seq_offsets, seq_lengths, num_targets, pos, ts, timestamps, out, places, buckets,
             x.stride(0), pos.stride(0), ts.stride(0), out.stride(0), batch, rows, longest,
             contextual, pos.shape[0], ts.shape[0], dim, rows_a_target, alpha, BLOCK_D=block_d,
-            BLOCK=block, HAS_TARGETS=num_targets is not None, SQRT=sqrt, num_warps=2,
+            BLOCK=block, HAS_TARGETS=num_targets is not None, SQRT=sqrt, num_warps=4,
         )  # fmt: skip
     else:
         out.copy_(x * alpha)
@@ -77,18 +78,16 @@ def _(
 def _table_gradient(grad: Tensor, index: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
     """(rows, dim): for each row of a table the sum of those of ``grad`` that took it."""
     grad = switch_to_contiguous_if_needed(grad)
-    out = torch.empty((rows, grad.shape[1]), dtype=dtype, device=grad.device)
-    ordered, order = torch.sort(index, stable=True)
-    starts = torch.searchsorted(
-        ordered, torch.arange(rows + 1, device=grad.device, dtype=index.dtype)
-    )
+    order, starts, ends = in_pieces(index, rows)
+    pieces = starts.shape[0] - 1
+    out = torch.empty((pieces, grad.shape[1]), dtype=torch.float32, device=grad.device)
     block_d = min(128, triton.next_power_of_2(max(grad.shape[1], 1)))
     if out.numel():
-        _sum_of_rows[(rows, cdiv(grad.shape[1], block_d))](
+        _sum_of_rows[(pieces, cdiv(grad.shape[1], block_d))](
             grad, order, starts, out, grad.stride(0), out.stride(0), grad.shape[1],
             BLOCK_D=block_d, BLOCK=32,
         )  # fmt: skip
-    return out
+    return of_pieces(out, ends).to(dtype)
 
 
 @_table_gradient.register_fake
