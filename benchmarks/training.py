@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import harness
 import torch
-import training_steps
+import training_steps as steps
 from hstu_attn import hstu_attn_qkvpacked_func
 from hstu_training.configs.hstu_config import HSTUConfig, HSTULayerType
 from hstu_training.modules.hstu_block import HSTUBlock
@@ -87,17 +87,7 @@ def parts(case: Case) -> tuple[float, float]:
     cu = torch.tensor([0, *case.lengths]).cumsum(0).int().cuda()
     given, alpha = (cu, cu, max(case.lengths), max(case.lengths)), case.dim**-0.5
     attend = both(lambda: hstu_attn_qkvpacked_func(packed, *given, alpha=alpha, causal=True))
-    return sum(map(graph_ms, products)), graph_ms(attend)
-
-
-def graph_ms(call: Callable[[], object]) -> float:
-    """Milliseconds of its kernels, one after the other."""
-    with torch.cuda.stream(torch.cuda.Stream()):
-        return harness.median_ms([call])
-
-
-def row_ms(call: Callable[[], object]) -> float:
-    return harness.call_us(call, 8, wait=True, repeats=4) / 1e3
+    return sum(map(steps.graph_ms, products)), steps.graph_ms(attend)
 
 
 def measure(name: str, table: harness.Table) -> None:
@@ -109,8 +99,10 @@ def measure(name: str, table: harness.Table) -> None:
         forward = layer(case, kind, **chosen)
         floor = gemms + attention + elementwise
         call = both(forward)
-        total = row_ms(call)
-        graph = graph_ms(call) if kind == "FUSED" else None  # NATIVE's dropout cannot be captured
+        total = steps.row_ms(call)
+        graph = (
+            steps.graph_ms(call) if kind == "FUSED" else None
+        )  # NATIVE's dropout cannot be captured
         said, held = f"{kind}{' recompute' if chosen else ''}", kept(forward, unit)
         ratio = (graph or total) / floor
         table.row(name, said, gemms, attention, elementwise, total, graph, ratio, held, None)
@@ -118,7 +110,7 @@ def measure(name: str, table: harness.Table) -> None:
 
 
 def compiled(name: str, table: harness.Table) -> None:
-    total = row_ms(both(torch.compile(layer(CASES[name], "NATIVE"))))
+    total = steps.row_ms(both(torch.compile(layer(CASES[name], "NATIVE"))))
     table.row(name, "compiled NATIVE", None, None, None, total, None, None, None, None)
 
 
@@ -140,10 +132,10 @@ def main() -> None:
         if name in CASES:
             measure(name, table)
     if "step" in cases:
-        training_steps.step(table, "TrainerArgs.deterministic=False")
-        training_steps.step(table, name="deterministic")
+        steps.step(table, "TrainerArgs.deterministic=False")
+        steps.step(table, name="deterministic")
     if "loader" in cases:
-        training_steps.loader(table)
+        steps.loader(table)
     for name in cases:
         if name in CASES:  # at the end: a compiler takes its time
             compiled(name, table)

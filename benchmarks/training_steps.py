@@ -18,6 +18,17 @@ def timed(call: harness.Call) -> float:
     return harness.best_seconds(call, torch.cuda.synchronize, repeats=10) * 1e3
 
 
+def graph_ms(call: harness.Call) -> float:
+    """Milliseconds of its kernels, one after the other."""
+    with torch.cuda.stream(torch.cuda.Stream()):
+        return harness.median_ms([call])
+
+
+def row_ms(call: harness.Call) -> float:
+    """Milliseconds of one of eager calls in a row."""
+    return harness.call_us(call, 8, wait=True, repeats=4) / 1e3
+
+
 def step(table: harness.Table, *bindings: str, name: str = "step") -> None:
     """A step of training, and its tokens a second; this case alone needs gin."""
     from hstu_training.training import gin_file
