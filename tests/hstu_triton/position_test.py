@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from generative_recommenders.common import HammerKernel
+from generative_recommenders.ops.pieces import in_pieces, of_pieces
 from generative_recommenders.ops.position import add_timestamp_positional_embeddings
 from torch import Tensor
 
@@ -63,3 +65,15 @@ def test_triton_is_pytorch_with_gradients(name: str, interleave: bool, contexts:
     cases.assert_equal_results(
         lambda kernel, *t: added(kernel, list(t), times, name, interleave, contexts), tensors
     )
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1000])
+def test_sums_of_rows_are_added_up_in_pieces_where_one_number_has_most_of_them(rows: int) -> None:
+    index = torch.arange(rows) % 7  # 5 and 6 are left out
+    index[rows // 3 :] = 2
+    values = cases.drawn(rows, 3).cpu()
+    order, starts, ends = in_pieces(index.int(), 5)
+    sums = [values[order[a:b]].sum(0) for a, b in pairwise(starts)]
+    assert starts.diff().max() <= 256
+    expected = torch.zeros(7, 3).index_add(0, index, values)[:5]
+    torch.testing.assert_close(of_pieces(torch.stack(sums), ends), expected, rtol=1e-4, atol=1e-4)
