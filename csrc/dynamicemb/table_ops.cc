@@ -7,9 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "csrc/common/device_ops.h"
-#include "csrc/dynamicemb/dynamic_variable.h"
-#include "csrc/dynamicemb/dynamicemb.h"
+#include "csrc/dynamicemb/set_ops.h"
 
 namespace accel::dynamicemb {
 namespace {
@@ -45,8 +43,10 @@ int64_t Create(const CreateArguments& a) {
     one.table.max_load_factor = static_cast<double>(word[5]) / 1e6;
     word += 6;
   }
-  return Keep(std::make_shared<DynamicVariable>(options, static_cast<int>(a.device),
-                                                static_cast<int>(a.threads)));
+  return Keep(Taking(a.device, [&] {
+    return std::make_shared<DynamicVariable>(options, static_cast<int>(a.device),
+                                             static_cast<int>(a.threads));
+  }));
 }
 
 void BoxedCreate(StableIValue* stack, uint64_t, uint64_t) {
@@ -64,27 +64,6 @@ void Destroy(const SetArguments& a) { Drop(a.set); }
 
 // ---- Keys of all tables
 
-// A set and the tensors of a call agree.
-void CheckSet(const DynamicVariable& variable, const Tensor& state) {
-  CheckVector(state, "state", ScalarType::Long, kStateWords, state);
-  const int device = state.is_cuda() ? state.get_device_index() : -1;
-  Check(device == variable.device(), "state is on device ", device, ", the set on ",
-        variable.device(), " (-1: the CPU)");
-}
-
-void CheckBatch(const DynamicVariable& variable, const Tensor& keys, const Tensor& offsets,
-                const Tensor& state) {
-  CheckSet(variable, state);
-  CheckVector(keys, "keys", ScalarType::Long, -1, state);
-  CheckVector(offsets, "offsets", ScalarType::Long, variable.size() + 1, state);
-}
-
-Tensor Zeros(const Tensor& beside, int64_t n, int32_t dtype) {
-  Tensor made = Empty(beside, n, dtype);
-  torch::stable::zero_(made);
-  return made;
-}
-
 struct FindArguments {
   OpArguments& in;
   Tensor keys = in.GetTensor("keys");
@@ -99,8 +78,8 @@ std::tuple<Tensor, Tensor> Find(const FindArguments& a) {
   CheckBatch(*variable, a.keys, a.offsets, a.state);
   const At<Where> at(a.state);
   const int64_t n = a.keys.numel();
-  const Tensor rows = Zeros(a.keys, n, aoti_torch_dtype_int64());
-  const Tensor scores = Zeros(a.keys, a.scored ? n : 0, aoti_torch_dtype_int64());
+  const Tensor rows = Zeros(at.where, a.keys, n, aoti_torch_dtype_int64());
+  const Tensor scores = Zeros(at.where, a.keys, a.scored ? n : 0, aoti_torch_dtype_int64());
   hkv::Read call;
   call.name = "find";
   call.n = static_cast<uint64_t>(n);
@@ -165,14 +144,14 @@ Written WriteKeys(const WriteArguments& a) {
     call.values = const_cast<char*>(In<char>(*a.values));
     call.pitch = static_cast<uint64_t>(row_bytes);
   }
-  const Tensor rows = Zeros(a.keys, finds ? n : 0, int64);
-  const Tensor status = Zeros(a.keys, n, aoti_torch_dtype_uint8());
+  const Tensor rows = Zeros(at.where, a.keys, finds ? n : 0, int64);
+  const Tensor status = Zeros(at.where, a.keys, n, aoti_torch_dtype_uint8());
   const bool evicts = a.report || a.mode == 2;
   const int64_t listed = evicts ? n : 0;
   const Tensor evicted_keys = Empty(a.keys, listed, int64);
   const Tensor evicted_values = Empty(a.keys, {listed, row_bytes / 4}, aoti_torch_dtype_float32());
   const Tensor evicted_scores = Empty(a.keys, listed, int64);
-  const Tensor evicted_count = Zeros(a.keys, evicts ? variable->size() : 0, int64);
+  const Tensor evicted_count = Zeros(at.where, a.keys, evicts ? variable->size() : 0, int64);
   if (finds) call.rows = reinterpret_cast<void**>(Out<int64_t>(rows));
   call.status = Out<uint8_t>(status);
   if (evicts) {
@@ -182,7 +161,9 @@ Written WriteKeys(const WriteArguments& a) {
     call.evicted_count = Words(evicted_count);
   }
   if (n > 0) {
-    hkv::Table::Run(variable->SegmentsOf(In<int64_t>(a.offsets)), call, StreamOf(at));
+    Taking(variable->device(), [&] {
+      hkv::Table::Run(variable->SegmentsOf(In<int64_t>(a.offsets)), call, StreamOf(at));
+    });
   }
   return {rows, status, evicted_keys, evicted_values, evicted_scores, evicted_count};
 }
@@ -211,7 +192,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ExportRows(const ExportArguments& a) 
   const int32_t int64 = aoti_torch_dtype_int64();
   const Tensor keys = Empty(a.state, n, int64), scores = Empty(a.state, n, int64);
   const Tensor values = Empty(a.state, {a.with_values ? n : 0, words}, aoti_torch_dtype_float32());
-  const Tensor count = Zeros(a.state, 1, int64);
+  const Tensor count = Zeros(at.where, a.state, 1, int64);
   hkv::Export call;
   call.begin = static_cast<uint64_t>(a.begin);
   call.end = static_cast<uint64_t>(a.end);
@@ -274,8 +255,9 @@ void Reserve(const ReserveArguments& a) {
   CheckSet(*variable, a.state);
   Check(a.capacity >= 0, "capacity must be >= 0, got ", a.capacity);
   const At<Where> at(a.state);
-  variable->At(a.table, "table_set_reserve")
-      .reserve(static_cast<uint64_t>(a.capacity), StreamOf(at));
+  hkv::Table& table = variable->At(a.table, "table_set_reserve");
+  Taking(variable->device(),
+         [&] { table.reserve(static_cast<uint64_t>(a.capacity), StreamOf(at)); });
 }
 
 template <class Library>

@@ -40,6 +40,7 @@ from dynamicemb.optimizer import (
 )
 from dynamicemb.prefetching import InPlace, Later, Prefetching, Prepared
 from dynamicemb.scores import Scores
+from dynamicemb.sorting import Sorted
 from dynamicemb.tiers import make_tiers
 from dynamicemb.training import Gradients, admitted, tell_refused
 from dynamicemb.types import DynamicEmbPoolingMode, enum_of
@@ -172,6 +173,9 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         self._awaiting: list[InPlace] = []  # of prefetched batches between forward and update
         self._gradients = Gradients()
         self._warned = False
+        self._sorter: Any = None  # the stream of ``Sorted``, of a GPU
+        if self.device.type == "cuda":
+            self._sorter = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._anchor = nn.Parameter(torch.zeros(1, device=self.device))
 
     # -- what never changes
@@ -251,9 +255,15 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         return offsets.to(torch.int64)[self._starts[batch]]
 
     def _prepare(
-        self, indices: Tensor, offsets: Tensor, frequencies: Tensor | None, pin: bool = False
+        self,
+        indices: Tensor,
+        offsets: Tensor,
+        frequencies: Tensor | None,
+        pin: bool = False,
+        sorts: bool = False,
     ) -> Prepared:
-        """Distinct keys and their rows, inserted and initialised."""
+        """Distinct keys and their rows, inserted and initialised. ``sorts``: there will be a
+        backward, and the caller joins the order of the occurrences."""
         segments = self._segments(indices, offsets)
         indices = indices.contiguous().view(torch.int64)
         if frequencies is not None:
@@ -262,6 +272,7 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         keys, inverse, key_offsets, counts = ops.segmented_unique(
             indices, segments, frequencies, counted
         )
+        order = Sorted(inverse, self._sorter if sorts else None)
         scores = self._scores.of(keys, key_offsets, counts)
         snapshot = self.tiers.snapshot
         if self._strategy is None:
@@ -275,7 +286,8 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         ops.init_rows(*lookup.source(self._features), status, self._scores.stamp())
         self._warned = tell_refused(self.options[0].safe_check_mode, keys, status, self._warned)
         in_place = InPlace(self.tiers.in_place if pin else None)
-        return Prepared(lookup, indices, pin, self.tiers.first.version, snapshot, in_place)
+        version = self.tiers.first.version
+        return Prepared(lookup, indices, pin, version, snapshot, in_place, order)
 
     def _refreshed(self, prepared: Prepared, lookup: Lookup) -> Lookup:
         """The lookup with its rows as they lie now: another batch may have moved them."""
@@ -335,12 +347,13 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         if self._prefetched:
             prepared = self._brought(indices)
         else:
-            prepared = self._prepare(indices, offsets, frequency_counters)
+            sorts = torch.is_grad_enabled()
+            prepared = self._prepare(indices, offsets, frequency_counters, sorts=sorts)
         self._scores.advance()
 
         def update(grad: Tensor, bag_of: Tensor | None, w: Tensor | None, lookup: Lookup) -> None:
             self._keep_for_snapshot(prepared, lookup)
-            self._update(grad, bag_of, w, lookup)
+            self._update(grad, bag_of, w, lookup, prepared.order)
             if prepared.pinned:
                 self._released(prepared, lookup)
 
@@ -348,6 +361,7 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
             self._anchor, weights, prepared.lookup, self._features, self._refused_infos, update,
             lambda lookup: self._refreshed(prepared, lookup),
         )  # fmt: skip
+        prepared.order.join()
         if prepared.pinned and not torch.is_grad_enabled():
             self._released(prepared, prepared.lookup)
         return out
@@ -374,13 +388,12 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         bag_of: Tensor | None,
         weights: Tensor | None,
         lookup: Lookup,
+        order: Sorted,
         features: Features | None = None,
     ) -> None:
         f = features or self._features
-        assert lookup.inverse is not None
-        ids, order = ops.sort_rows(lookup.inverse)
         arguments = (
-            grad, *lookup.source(f), *lookup.bags(f, weights), bag_of, ids, order,
+            grad, *lookup.source(f), *lookup.bags(f, weights), bag_of, *order.read(),
             *self._optimizer.schema(), f.max_dim,
         )  # fmt: skip
         if self.fused:

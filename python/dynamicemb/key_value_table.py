@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from dynamicemb.host_copy import Numbers
 from dynamicemb.ops import SETS, ops
 from dynamicemb.types import Storage
 
@@ -67,6 +68,16 @@ class Listed(NamedTuple):
     offsets: Tensor
     values: Tensor
     scores: Tensor
+
+
+class Refused(NamedTuple):
+    """Keys of a batch that got no row, those of table t from ``ends[t]`` on, and their places."""
+
+    places: Tensor
+    keys: Tensor
+    scores: Tensor
+    ends: Tensor
+    number: Tensor
 
 
 class TableSet:
@@ -159,18 +170,11 @@ def _end(handle: int) -> None:
 
 def evicted_of(written: Written, offsets: Tensor) -> Listed:
     """What a call evicted, without gaps between the tables."""
-    keys, values, scores = written[2:5]
-    ends = torch.cumsum(written.evicted_count, 0)
-    tight = torch.cat([ends.new_zeros(1), ends])
-    if len(ends) == 1:
-        return Listed(keys, tight, values, scores)
-    n = keys.numel() if keys.is_cuda else int(ends[-1])  # a GPU is not waited for
-    at = torch.arange(n, device=keys.device)
-    # Entry i of the tight list is entry i - tight[t] of table t's.
-    table = torch.searchsorted(ends, at, right=True).clamp_(max=len(ends) - 1)
-    source = at - tight[table] + offsets[:-1][table]
-    source = torch.where(at < ends[-1], source, torch.zeros_like(source))
-    return Listed(keys[source], tight, values[source], scores[source])
+    keys, values, scores, counts = written[2:]
+    ends = ops.ends_of(counts)
+    if len(counts) > 1:
+        keys, values, scores = ops.tighten_lists(keys, values, scores, offsets, ends)
+    return Listed(keys, ends, values, scores)
 
 
 def _of_tables(listed: Listed) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -208,7 +212,8 @@ class Tiers:
         self.gone: list[tuple[Tensor, Tensor]] = []
         self.snapshot: Snapshot | None = None
         self.dump: Dump | None = None  # the last one beside training
-        self.in_place: Tensor | None = None  # (1) keys of the last batch with rows in the host's
+        # How many keys of the last pinned batch have their rows in the host's set.
+        self.in_place: Numbers | None = None
 
     @property
     def _lists_last(self) -> bool:
@@ -249,18 +254,21 @@ class Tiers:
         self, keys: Tensor, offsets: Tensor, scores: Tensor | None, pin: bool
     ) -> tuple[Tensor, Tensor]:
         first = self.first
+        if self.host is not None and not self._lists_last:
+            return self._through_cache(self.host, keys, offsets, scores, pin)
         written = first.write(
             FIND_OR_INSERT, keys, offsets, scores=scores, pin=pin, report=self.reports
         )
         rows, status = written.rows, written.status
+        if self.host is not None:
+            refused = Refused(*ops.refused_keys(keys, offsets, rows, scores))
+            self.in_place = Numbers(refused.number) if pin else None
         if self.reports:
             self.leave(evicted_of(written, offsets))
         if self.host is not None:
             below, _ = self.host.find(keys, offsets)
-            # Only rows that the cache has not got cross the link.
-            below = torch.where(_is_new(status), below, torch.zeros_like(below))
-            status = self._take(self.host.load(below), below != 0, rows, status)
-            rows, status = self._in_host(keys, offsets, scores, rows, status)
+            status = ops.take_rows(first.state, below, rows, status, first.row_bytes)
+            self._in_host(refused, scores is not None, rows, status)
         if self.external is not None:
             n = int(offsets[-1])
             missing = torch.nonzero(_is_new(status[:n]))[:, 0]
@@ -272,6 +280,23 @@ class Tiers:
                 values[missing] = self._wide(found.values)
                 has[missing] = found.founds.to(first.device)
                 status = self._take(values, has, rows, status)
+        return rows, status
+
+    def _through_cache(
+        self, host: TableSet, keys: Tensor, offsets: Tensor, scores: Tensor | None, pin: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The same where nobody asks what leaves the host's set, in two calls."""
+        first = self.first
+        rows, status, left, count, between = ops.cache_seek(
+            keys, offsets, first.handle, first.state, scores, pin
+        )
+        # Asked for before rows move: who wants to know does not wait for them.
+        self.in_place = Numbers(count) if pin else None
+        ops.cache_move(
+            rows, status, keys, offsets, host.handle, host.state, scores, left, count, between
+        )
+        first.version += 1
+        host.version += 1
         return rows, status
 
     def _wide(self, values: Tensor) -> Tensor:
@@ -286,34 +311,20 @@ class Tiers:
         self.first.store(values, rows, take.to(torch.uint8))
         return torch.where(take, torch.full_like(status, UPDATED), status)
 
-    def _in_host(
-        self, keys: Tensor, offsets: Tensor, scores: Tensor | None, rows: Tensor, status: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _in_host(self, refused: Refused, scored: bool, rows: Tensor, status: Tensor) -> None:
         """The keys that the cache has no room for get their rows in the host's set, in place."""
         assert self.host is not None
-        at = torch.arange(keys.numel(), device=keys.device)
-        refused = (rows == 0) & (at < offsets[-1])
-        chosen, count = ops.flagged_compact(refused, None)
-        self.in_place = count
-        real = at < count
-        chosen = torch.where(real, chosen, torch.zeros_like(chosen))
-        before = torch.nn.functional.pad(refused.cumsum(0), (1, 0))
-        tight = before[offsets]
         last = self._lists_last
         written = self.host.write(
             FIND_OR_INSERT,
-            keys[chosen],
-            tight,
-            scores=None if scores is None else scores[chosen],
+            refused.keys,
+            refused.ends,
+            scores=refused.scores if scored else None,
             report=last,
         )
         if last:
-            self._leave_last(evicted_of(written, tight))
-        # Entries behind the count are scattered to one more place, which is cut off.
-        to = torch.where(real, chosen, torch.full_like(chosen, keys.numel()))
-        rows = torch.nn.functional.pad(rows, (0, 1)).scatter_(0, to, written.rows)[:-1]
-        status = torch.nn.functional.pad(status, (0, 1)).scatter_(0, to, written.status)[:-1]
-        return rows.contiguous(), status.contiguous()
+            self._leave_last(evicted_of(written, refused.ends))
+        ops.place_rows(rows, status, refused.places, refused.number, written.rows, written.status)
 
     def locate(self, keys: Tensor, offsets: Tensor) -> Tensor:
         """Rows of distinct keys in our tiers, 0 where there are none."""

@@ -125,6 +125,28 @@ def _(flags: Tensor, inputs: Tensor | None) -> Any:
     return _ints(flags, flags.shape[0]), _ints(flags, 1)
 
 
+@_fake("tighten_lists")
+def _(keys: Tensor, values: Tensor, scores: Tensor, offsets: Tensor, ends: Tensor) -> Any:
+    return torch.empty_like(keys), torch.empty_like(values), torch.empty_like(scores)
+
+
+@_fake("refused_keys")
+def _(keys: Tensor, offsets: Tensor, rows: Tensor, scores: Tensor | None) -> Any:
+    n = keys.shape[0]
+    some = _ints(keys, 0 if scores is None else n)
+    return _ints(keys, n), _ints(keys, n), some, _ints(keys, offsets.shape[0]), _ints(keys, 1)
+
+
+@_fake("take_rows")
+def _(state: Tensor, below: Tensor, rows: Tensor, status: Tensor, bytes: int) -> Tensor:
+    return torch.empty_like(status)
+
+
+@_fake("place_rows")
+def _(*arguments: Any) -> None:
+    return None
+
+
 @_fake("block_bucketize")
 def _(keys: Tensor, offsets: Tensor, dist: Tensor, block_sizes: Tensor | None,
       weights: Tensor | None, world: int) -> Any:  # fmt: skip
@@ -178,6 +200,22 @@ def _(
     count = _ints(keys, tables if report or mode == 2 else 0)
     rows, status = _ints(keys, n if mode == 0 else 0), _ints(keys, n, torch.uint8)
     return rows, status, _ints(keys, listed), evicted, _ints(keys, listed), count
+
+
+@_fake("cache_seek")
+def _(
+    keys: Tensor, offsets: Tensor, set: int, state: Tensor, scores: Tensor | None, pin: bool
+) -> Any:
+    n, (tables, words) = keys.shape[0], SETS[set]
+    parts = [n] * 11 + [tables, tables + 1, tables + 1, (max(n, tables) + 2047) // 2048 + 1]
+    between = _ints(keys, sum((8 * part + 255) // 256 * 256 for part in parts), torch.uint8)
+    left = keys.new_empty((n, words), dtype=torch.float32)
+    return _ints(keys, n), _ints(keys, n, torch.uint8), left, _ints(keys, 1), between
+
+
+@_fake("cache_move")
+def _(*arguments: Any) -> None:
+    return None
 
 
 @_fake("table_set_clear")

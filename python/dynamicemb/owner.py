@@ -11,6 +11,7 @@ from dynamicemb.batched_dynamicemb_function import Features, Lookup, gather
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
 from dynamicemb.ops import POOLING_NONE, ops
 from dynamicemb.optimizer import WEIGHT_DTYPES
+from dynamicemb.sorting import Sorted
 from dynamicemb.types import DynamicEmbPoolingMode
 
 
@@ -139,4 +140,8 @@ class Owner:
             assert moved.offsets is not None and moved.inverse is not None
             bag_of = ops.expand_bags(moved.offsets, moved.inverse.numel())
         self.module._keep_for_snapshot(served.prepared, moved)
-        self.module._update(grad.contiguous(), bag_of, served.weights, moved, served.features)
+        assert moved.inverse is not None
+        order = Sorted(moved.inverse, None)
+        self.module._update(
+            grad.contiguous(), bag_of, served.weights, moved, order, served.features
+        )

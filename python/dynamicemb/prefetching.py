@@ -10,17 +10,18 @@ from torch import Tensor
 
 from dynamicemb.batched_dynamicemb_function import Lookup
 from dynamicemb.host_copy import Numbers
+from dynamicemb.sorting import Sorted
 from dynamicemb.table_api import TableApi
 
 
 class InPlace:
     """How many rows of a prefetched batch stayed in host memory for want of room in the cache."""
 
-    def __init__(self, count: Tensor | None) -> None:
-        self._count = None if count is None else Numbers(count)
+    def __init__(self, count: Numbers | None) -> None:
+        self._count = count
 
     def any(self) -> bool:
-        """Waits for the prefetch, and for nothing behind it."""
+        """Waits until the batch's keys were looked up, not until their rows are there."""
         return self._count is not None and bool(self._count.read()[0])
 
 
@@ -41,6 +42,7 @@ class Prepared(NamedTuple):
     version: int
     snapshot: object  # that was being read; it knows these rows
     in_place: InPlace
+    order: Sorted
     ready: Any = None  # the event after which a prefetch on a GPU is done
 
 
@@ -52,7 +54,12 @@ class Prefetching(TableApi):
     _awaiting: list[InPlace]
 
     def _prepare(
-        self, indices: Tensor, offsets: Tensor, frequencies: Tensor | None, pin: bool = False
+        self,
+        indices: Tensor,
+        offsets: Tensor,
+        frequencies: Tensor | None,
+        pin: bool = False,
+        sorts: bool = False,
     ) -> Prepared:
         raise NotImplementedError
 
@@ -82,7 +89,8 @@ class Prefetching(TableApi):
         if crowded or any(one.any() for one in self._awaiting):
             self._prefetched.append(Later(indices, offsets, frequency_counters))
             return
-        prepared = self._prepare(indices, offsets, frequency_counters, pin=True)
+        prepared = self._prepare(indices, offsets, frequency_counters, pin=True, sorts=True)
+        prepared.order.join()
         if self.device.type == "cuda":
             prepared = prepared._replace(
                 ready=torch.cuda.current_stream(self.device).record_event()
@@ -91,6 +99,7 @@ class Prefetching(TableApi):
             for tensor in (*prepared.lookup, prepared.indices):
                 if isinstance(tensor, Tensor):
                     tensor.record_stream(forward_stream)
+            prepared.order.used_by(forward_stream)
         self._prefetched.append(prepared)
 
     def _brought(self, indices: Tensor) -> Prepared:

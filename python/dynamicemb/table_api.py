@@ -33,7 +33,12 @@ class TableApi(nn.Module):
     part: dump_ranks.Part | None = None  # of tables that are dealt out to ranks
 
     def _prepare(
-        self, indices: Tensor, offsets: Tensor, frequencies: Tensor | None, pin: bool = False
+        self,
+        indices: Tensor,
+        offsets: Tensor,
+        frequencies: Tensor | None,
+        pin: bool = False,
+        sorts: bool = False,
     ) -> Any:
         raise NotImplementedError
 

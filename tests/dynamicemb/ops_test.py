@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dynamicemb.batched_dynamicemb_function import Lookup
-from dynamicemb.key_value_table import FIND_OR_INSERT
+from dynamicemb.key_value_table import FIND_OR_INSERT, INSERTED
 from dynamicemb.ops import ops
 
 from tests.dynamicemb.cases import on, tables
@@ -30,6 +30,10 @@ def calls(device: str) -> dict[str, tuple[Any, ...]]:
     backward = (grads, *source, *bags, bag_of, ids, order, *module.optimizer.schema(), f.max_dim)
     flags = torch.tensor([True, False, True], device=device)
     dist = torch.zeros(1, dtype=torch.int32, device=device)
+    behind = tables([4, 8], device, "SUM", optimizer="ADAM").tiers.first
+    seek = lookup.keys, lookup.row_offsets, first.handle, first.state, None, False
+    rows, status, *sought = ops.cache_seek(*seek)
+    move = lookup.keys, lookup.row_offsets, behind.handle, behind.state, None, *sought
     every = {
         "segmented_unique": (lookup.keys, lookup.row_offsets, None, True),
         "lookup_forward": (*source, *bags, f.width, f.out_dtype, True),
@@ -44,6 +48,20 @@ def calls(device: str) -> dict[str, tuple[Any, ...]]:
         "load_rows": (lookup.state, lookup.rows, 16),
         "store_rows": (torch.ones(5, 4, device=device), lookup.state, lookup.rows, None),
         "flagged_compact": (flags, None),
+        "tighten_lists": (
+            lookup.keys, torch.ones(5, 4, device=device), lookup.keys, lookup.row_offsets,
+            lookup.row_offsets,
+        ),
+        "refused_keys": (lookup.keys, lookup.row_offsets, lookup.rows, lookup.keys),
+        "take_rows": (
+            lookup.state, lookup.rows, lookup.rows.clone(),
+            torch.full((5,), INSERTED, dtype=torch.uint8, device=device) * (lookup.rows != 0), 16,
+        ),
+        "place_rows": (
+            torch.zeros_like(lookup.rows), torch.zeros(5, dtype=torch.uint8, device=device),
+            torch.arange(5, device=device), torch.tensor([3], device=device), lookup.rows,
+            torch.ones(5, dtype=torch.uint8, device=device),
+        ),
         "block_bucketize": (lookup.keys, lookup.offsets, dist, None, None, 2),
         "deal_keys": (lookup.keys, lookup.row_offsets, dist.expand(2).contiguous(), None, 2),
         "move_rows": (grads, torch.tensor([1, 0], device=device), False, 0.5),
@@ -55,10 +73,13 @@ def calls(device: str) -> dict[str, tuple[Any, ...]]:
             lookup.keys, lookup.row_offsets, first.handle, first.state, None, None,
             FIND_OR_INSERT, False, False, True,
         ),
+        "cache_seek": seek,
+        "cache_move": (rows, status, *move),
         "table_set_clear": (first.state, first.handle, 0),
         "table_set_reserve": (first.state, first.handle, 0, 10),
     }  # fmt: skip
-    return {name: (module, *arguments) for name, arguments in every.items()}
+    kept = module, behind
+    return {name: (kept, *arguments) for name, arguments in every.items()}
 
 
 NAMES = sorted(calls("cpu"))
@@ -66,14 +87,15 @@ NAMES = sorted(calls("cpu"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck_passes(device: str, name: str) -> None:
-    module, *arguments = calls(device)[name]
+    kept, *arguments = calls(device)[name]
     op = getattr(ops, name).default
     tests = ["test_schema", "test_faketensor"]
-    unwritten = ("init_rows", "reduce", "segmented_unique", "table_set", "update", "flagged")
+    unwritten = ("init_rows", "reduce", "segmented_unique", "table_set", "update", "flagged",
+                 "tighten", "refused", "cache")  # fmt: skip
     if name.startswith(unwritten):  # entries behind the counted ones hold anything
         tests = ["test_faketensor"]
     torch.library.opcheck(op, tuple(arguments), test_utils=tuple(tests))
-    del module
+    del kept
 
 
 def test_a_set_that_is_gone_is_named() -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 
 import dynamicemb
-import torch
 from dynamicemb import plan
 
 from tests.common.processes import python
-from tests.dynamicemb.cases import tables
 
 
 def test_every_export_is_there() -> None:
@@ -86,12 +84,3 @@ print(resident() - before, module.layouts[0].row_bytes, module.stats()["tables"]
     taken, row_bytes, there = map(int, done.stdout.split() or [0, 0, 0])
     assert there > 0.9 * rows, done.stderr
     assert abs(taken / plan.table_bytes(rows, row_bytes) - 1) < 0.03
-
-
-def test_the_plan_s_memory_is_that_of_a_table_on_a_gpu(gpu: str) -> None:
-    rows = 10**6
-    free = torch.cuda.mem_get_info()[0]
-    module = tables([32], gpu, "NONE", max_capacity=rows, optimizer="ADAM")
-    torch.cuda.synchronize()
-    taken = free - torch.cuda.mem_get_info()[0]
-    assert abs(taken / plan.table_bytes(rows, module.layouts[0].row_bytes) - 1) < 0.03
