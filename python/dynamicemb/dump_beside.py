@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dynamicemb import dump_load as one
 from dynamicemb._core.files import sync
+from dynamicemb.dump_file import DumpFile
 from dynamicemb.snapshot import Rows, Snapshot
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Writer:
             self._file(part)
 
     def _file(self, part: str) -> Any:
-        made = one._File(self.folder, f"{self.name}_{part}.{one._suffix(self.module)}")
+        made = DumpFile(self.folder, f"{self.name}_{part}.{one._suffix(self.module)}")
         self.files[part] = made
         return made
 
@@ -61,7 +62,7 @@ class Writer:
         for part, array in zip(parts, self.counted, strict=False):
             self._file(part).write(array.to(torch.int64))
         text = json.dumps(self.said, indent=1, default=str).encode()
-        self.files["args"] = one._File(self.folder, f"{self.name}_opt_args.json")
+        self.files["args"] = DumpFile(self.folder, f"{self.name}_opt_args.json")
         self.files["args"].write(torch.frombuffer(bytearray(text), dtype=torch.uint8))
         entries = {file.name: file.end() for file in self.files.values()}
         return {"rows": self.rows, "dim": self.module.layouts[self.table].dim, "files": entries}
@@ -141,7 +142,7 @@ def _write(target: Path, made: Path, writers: Mapping[int, Writer], pieces: Iter
             writers[rows.tables].write(rows.keys, rows.values, rows.scores)
         entries = {writer.name: writer.end() for writer in writers.values()}
         manifest = {"format": one.FORMAT, "world_size": 1, "tables": entries}
-        file = one._File(made, one.MANIFEST)
+        file = DumpFile(made, one.MANIFEST)
         file.write(torch.frombuffer(bytearray(json.dumps(manifest).encode()), dtype=torch.uint8))
         file.end()
         sync(made)

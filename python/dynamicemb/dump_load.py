@@ -10,7 +10,6 @@ leaves the one before.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -18,15 +17,16 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dynamicemb import dump_ranks
 from dynamicemb._core.files import sha256, sync
+from dynamicemb.dump_file import DumpFile
 
 if TYPE_CHECKING:
     from dynamicemb.table_api import TableApi as Module
@@ -107,44 +107,6 @@ def _rows_of(module: Module, table: int, weights: Tensor, state: Tensor | None) 
 # ---- Writing
 
 
-class _File:
-    """A file of a dump, its SHA-256 made as it is written.
-
-    With ``threads`` writing, summing, and what the caller does next go on at once; a call of
-    ``write`` waits for the one before.
-    """
-
-    def __init__(self, folder: Path, name: str, threads: bool = False) -> None:
-        self.name, self.path = name, folder / name
-        self.file: BinaryIO = open(self.path, "wb")  # noqa: SIM115 - closed by end()
-        self.sum, self.bytes = hashlib.sha256(), 0
-        self.workers = ThreadPoolExecutor(2) if threads else None
-        self.running: list[Future[Any]] = []
-
-    def write(self, array: Tensor) -> None:
-        data = array.contiguous().cpu().numpy().data
-        self._done()
-        for work in (self.file.write, self.sum.update):
-            if self.workers is None:
-                work(data)
-            else:
-                self.running.append(self.workers.submit(work, data))
-        self.bytes += array.nbytes
-
-    def _done(self) -> None:
-        while self.running:
-            self.running.pop().result()
-
-    def end(self) -> dict[str, Any]:
-        self._done()
-        if self.workers is not None:
-            self.workers.shutdown()
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        return {"bytes": self.bytes, "sha256": self.sum.hexdigest()}
-
-
 def _suffix(module: Module) -> str:
     part = module.part
     return "rank_0.world_size_1" if part is None else f"rank_{part.rank}.world_size_{part.world}"
@@ -176,7 +138,7 @@ def _write_table(
     parts = ["emb_keys", "emb_values", "emb_scores"]
     if optim:
         parts.append("opt_values")
-    files = {part: _File(folder, f"{name}_{part}.{suffix}", threads=True) for part in parts}
+    files = {part: DumpFile(folder, f"{name}_{part}.{suffix}", threads=True) for part in parts}
     layout, count = module.layouts[table], 0
     total = module.tiers.size(table)
     for keys, rows, scores in module.tiers.export(table, batch=CHUNK):
@@ -191,12 +153,12 @@ def _write_table(
         for part, array in zip(
             ("counter_keys", "counter_frequencies"), module._counter.export(table), strict=True
         ):
-            files[part] = _File(folder, f"{name}_{part}.{suffix}")
+            files[part] = DumpFile(folder, f"{name}_{part}.{suffix}")
             files[part].write(array.to(torch.int64))
     args = _said(module, table)
     if module.part is None or module.part.rank == 0:
         text = json.dumps(args, indent=1, default=str).encode()
-        said = files["opt_args"] = _File(folder, f"{name}_opt_args.json")
+        said = files["opt_args"] = DumpFile(folder, f"{name}_opt_args.json")
         said.write(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     entries = {file.name: file.end() for file in files.values()}
     return {"rows": count, "dim": layout.dim, "files": entries}
@@ -241,7 +203,7 @@ def dump(
             module.table_names[t]: _write_table(module, made, t, optim, counter) for t in tables
         }
         manifest = {"format": FORMAT, "world_size": 1, "tables": entries}
-        file = _File(made, MANIFEST)
+        file = DumpFile(made, MANIFEST)
         file.write(torch.frombuffer(bytearray(json.dumps(manifest).encode()), dtype=torch.uint8))
         file.end()
         sync(made)
@@ -397,6 +359,7 @@ def load(
                 stacklevel=3,
             )
         dump_ranks.load(module, module.part, folder, manifest, table, with_state)
+        module._scores.loaded(table, args.get("step_score", 0))
         if counter and module._counter is not None:
             suffix = _suffix(module)
             counted = folder / f"{name}_counter_keys.{suffix}"

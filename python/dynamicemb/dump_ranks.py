@@ -23,6 +23,7 @@ from torch import Tensor
 from dynamicemb import dump_load as one
 from dynamicemb._core.files import sync
 from dynamicemb.dealing import owners
+from dynamicemb.dump_file import DumpFile
 from dynamicemb.key_value_table import REFUSED
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _write(
                 }
             manifest = {"format": one.FORMAT, "world_size": part.world, "tables": whole}
             text = json.dumps(manifest).encode()
-            file = one._File(made, one.MANIFEST)
+            file = DumpFile(made, one.MANIFEST)
             file.write(torch.frombuffer(bytearray(text), dtype=torch.uint8))
             file.end()
             sync(made)

@@ -26,6 +26,7 @@ from dynamicemb._core.files import sha256, sync
 from dynamicemb.arguments import checks, whole
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2 as Module
 from dynamicemb.dealing import owners
+from dynamicemb.dump_file import DumpFile
 from dynamicemb.dump_ranks import _all_or_none, _inserted
 from dynamicemb.incremental_dump import collections_of
 from dynamicemb.link import Link
@@ -184,7 +185,7 @@ class Increments:
             said, files = [], {}
             for i, (table, some) in enumerate(zip(self.tables, arrays, strict=True)):
                 for (name, _), array in zip(table.parts.items(), some, strict=True):
-                    file = one._File(made, f"{i}_{name}")
+                    file = DumpFile(made, f"{i}_{name}")
                     file.write(array)
                     files[file.name] = file.end()
                 said.append({"table": table.key, "rows": len(some[1]), "gone": len(some[0])})
@@ -192,7 +193,7 @@ class Increments:
                 "format": FORMAT, "series": self.series, "number": self.number + 1,
                 "tables": said, "files": files,
             }  # fmt: skip
-            file = one._File(made, one.MANIFEST)
+            file = DumpFile(made, one.MANIFEST)
             text = json.dumps(manifest).encode()
             file.write(torch.frombuffer(bytearray(text), dtype=torch.uint8))
             file.end()

@@ -112,6 +112,13 @@ class Scores:
         if self.strategy is DynamicEmbScoreStrategy.LFU:
             return 0
         greatest = 0
-        for _, _, scores in tiers.first.export(table, values=False):
-            greatest = max(greatest, int(scores.max()))
+        for tier in (tiers.first, tiers.host):
+            for _, _, scores in tier.export(table, values=False) if tier is not None else ():
+                greatest = max(greatest, int(scores.max()))
         return greatest + 1
+
+    def loaded(self, table: int, step: int) -> None:
+        """Rows of a dump came, whose steps ended before this one."""
+        if self.strategy is DynamicEmbScoreStrategy.STEP:
+            assert self.given is not None
+            self.given[table].clamp_(min=step)

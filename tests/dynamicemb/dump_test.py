@@ -181,7 +181,7 @@ def test_a_dump_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
 def test_a_failed_dump_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dynamicemb import dump_load
+    from dynamicemb.dump_file import DumpFile
 
     module = trained()
     module.dump(str(tmp_path / "d"))
@@ -191,7 +191,7 @@ def test_a_failed_dump_leaves_the_one_before(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dump_load._File, "end", full)
+    monkeypatch.setattr(DumpFile, "end", full)
     with pytest.raises(OSError, match="No space left"):
         module.dump(str(tmp_path / "d"))
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
@@ -272,3 +272,24 @@ def test_increments_hold_what_was_trained_since(device: str) -> None:
 def test_a_model_without_dynamic_tables_says_so() -> None:
     with pytest.warns(UserWarning, match="no dynamic tables"):
         assert incremental_dump(nn.Linear(2, 2), 0) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"score_strategy": "STEP"}, {"caching": True, "local_hbm_for_values": 1 << 17}],
+    ids=["step", "caching"],
+)
+def test_loaded_rows_are_no_increment(device: str, tmp_path: Path, changes: Any) -> None:
+    def step(module: Any, keys: list[int]) -> None:
+        module(*on(device, keys, list(range(len(keys) + 1)))).sum().backward()
+
+    module = tables([4], device, **changes)
+    for keys in ([1, 2], [3], [4]):
+        step(module, keys)
+    module.dump(str(tmp_path / "d"))
+    other = tables([4], device, **changes)
+    other.load(str(tmp_path / "d"))
+    scores = other.get_score()
+    assert not other.incremental_dump(scores)[0]["table0"][0].numel()
+    step(other, [2, 9])
+    assert sorted(other.incremental_dump(scores)[0]["table0"][0].tolist()) == [2, 9]

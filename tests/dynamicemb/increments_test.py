@@ -109,7 +109,7 @@ def test_a_gap_is_named_and_changes_nothing(tmp_path: Path) -> None:
 def test_what_could_not_be_written_is_in_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dynamicemb import dump_load
+    from dynamicemb.dump_file import DumpFile
 
     draw, live, other = random.Random(3), made("cpu"), made("cpu")
     series = Increments(tmp_path, live)
@@ -119,7 +119,7 @@ def test_what_could_not_be_written_is_in_the_next_one(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dump_load._File, "end", full)
+        patch.setattr(DumpFile, "end", full)
         with pytest.raises(OSError, match="No space left"):
             series.append()
     assert not list(tmp_path.iterdir())

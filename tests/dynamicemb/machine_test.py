@@ -1,4 +1,4 @@
-"""A module against dictionaries: any order of train, eval, erase, dump, load, increments."""
+"""A module against dictionaries, in any order of calls."""
 
 from __future__ import annotations
 
@@ -83,6 +83,8 @@ class Machine(RuleBasedStateMachine):
         self.module = self.make()
         self.rows: list[dict[int, Tensor]] = [{}, {}]
         self.since: list[set[int]] = [set(), set()]
+        self.score = 0
+        self.set_score()
         self.scores = self.module.get_score()
         self.folder = Path(tempfile.mkdtemp())
         self.saved: list[dict[int, Tensor]] | None = None
@@ -103,13 +105,34 @@ class Machine(RuleBasedStateMachine):
     def close(self, got: Tensor, wanted: Tensor) -> None:
         assert torch.allclose(got.detach().cpu().double(), wanted, atol=1e-4), (got, wanted)
 
+    @rule()
+    def set_score(self) -> None:
+        if self.changes.get("score_strategy") == "CUSTOMIZED":
+            self.score += 1
+            self.module.set_score({"table0": self.score, "table1": self.score})
+
+    def present(self, table: int) -> set[int]:
+        pieces = self.module.export_keys_values(f"table{table}")
+        return {key for keys, _ in pieces for key in keys.tolist()}
+
+    def forget_evicted(self) -> None:
+        """What left, by what the module says, is not in the dictionaries either."""
+        if self.module.tiers.capture:
+            for t, keys in enumerate(self.module.pop_evicted_keys().values()):
+                for key in keys.tolist():
+                    assert self.rows[t].pop(key, None) is not None
+                    self.since[t].discard(key)
+
     @rule(keys=BATCHES)
     def train(self, keys: list[list[int]]) -> None:
         out = self.module.train()(*self.batch(keys))
+        self.forget_evicted()
         self.close(out, self.sums(keys, True))
         out.backward(torch.ones_like(out))
+        full = self.module.tiers.capture  # a key may have found no room
         for t, some in enumerate(keys):
-            for key in some:
+            there = self.present(t) if full else set(some)
+            for key in [key for key in some if key in there]:
                 row = self.rows[t].setdefault(key, first_row(DIMS[t], t, key))
                 self.rows[t][key] = row - 1
                 self.since[t].add(key)
@@ -149,6 +172,7 @@ class Machine(RuleBasedStateMachine):
             self.module = self.make()
             self.module.load(str(self.folder / "dump"), optim=True)
             self.rows = [dict(rows) for rows in self.saved]
+            self.set_score()
             self.scores, self.since = self.module.get_score(), [set(), set()]
 
     @rule()
@@ -162,6 +186,9 @@ class Machine(RuleBasedStateMachine):
             for key, value in zip(keys.tolist(), values, strict=True):
                 self.close(value, self.rows[t][key])
         self.since = [set(), set()]
+        if self.score:  # what is written from now on is greater than what was written before
+            self.set_score()
+            self.scores = self.module.get_score()
 
     @rule()
     def flush(self) -> None:
@@ -183,6 +210,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "growing": {"init_capacity": 2, "max_load_factor": 0.9},
     "no_eviction": {"max_capacity": 4, "score_strategy": "NO_EVICTION"},
     "step": {"score_strategy": "STEP"},
+    "customized": {"score_strategy": "CUSTOMIZED"},
+    "evicting": {"max_capacity": 5, "capture_evicted": True},
     "lru_lfu": {"score_strategy": ("TIMESTAMP", "LFU")},
     # A cache of four rows before a table that holds all: rows move all the time.
     "caching": {"caching": True, "max_capacity": 12, "local_hbm_for_values": 1 << 14},
