@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,20 @@ def test_micro_batches_add_up(device: str) -> None:
     assert torch.allclose(moved, torch.full((4,), 4.0), atol=1e-6)
 
 
+def made_by_keywords(device: str, config: Any) -> None:
+    ebc = DynamicEmbeddingBagCollection(
+        tables=[
+            config(name="emb", embedding_dim=128, num_embeddings=1_000_000, feature_names=["id"]),
+        ],
+        device=torch.device(device, 0) if device == "cuda" else torch.device(device),
+    )
+    assert ebc.groups[0].stats()["tables"]["emb"]["capacity"] == 1_000_000
+
+
+def test_a_collection_of_a_million_rows_is_made_on_a_device_by_keywords(device: str) -> None:
+    made_by_keywords(device, EmbeddingBagConfig)
+
+
 def test_torchrec_s_own_batches_and_configs_are_taken(device: str) -> None:
     if find_spec("torchrec") is None:
         pytest.skip("needs torchrec, which is not installed")
@@ -153,15 +168,4 @@ def test_torchrec_s_own_batches_and_configs_are_taken(device: str) -> None:
     given = batch(device, "fg")
     jagged = Jagged(given.keys(), given.values(), lengths=given.lengths())
     assert torch.equal(ebc(jagged).values(), ours(given).values())
-
-
-def test_a_collection_of_a_million_rows_is_made_on_a_device_by_keywords(device: str) -> None:
-    ebc = DynamicEmbeddingBagCollection(
-        tables=[
-            EmbeddingBagConfig(
-                name="emb", embedding_dim=128, num_embeddings=1_000_000, feature_names=["id"]
-            ),
-        ],
-        device=torch.device(device, 0) if device == "cuda" else torch.device(device),
-    )
-    assert ebc.groups[0].stats()["tables"]["emb"]["capacity"] == 1_000_000
+    made_by_keywords(device, Theirs)
