@@ -1,10 +1,11 @@
 """How fast tables are dumped and loaded beside the disk, and what a dump costs training meanwhile.
 
-    python benchmarks/dump_rates.py [--device cpu] [--rows N] [--folder DIR]
+    python benchmarks/dump_rates.py [--device cpu] [--rows N] [--folder DIR] [--kept BYTES]
 
 One table of dim 128 in float32 with Adam's state. `disk`: the dump's bytes written to one file and
 synced, and read again, by the same process; `step`: a training step, the median, alone and while
-``dump(blocking=False)`` writes the same table; `memory`: what a blocking dump adds at most.
+``dump(blocking=False, kept_bytes=BYTES)`` writes the same table; `memory`: what a blocking dump
+adds at most.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import resource
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -83,7 +85,7 @@ def forget(folder: Path) -> int:
     return size
 
 
-def measure(rows: int, device: str, folder: Path, table: harness.Table) -> None:
+def measure(rows: int, device: str, folder: Path, kept: int, table: harness.Table) -> None:
     made = module(rows, device)
     for begin in range(0, rows, 1 << 18):
         ids = torch.arange(begin, min(begin + (1 << 18), rows), device=device)
@@ -96,8 +98,9 @@ def measure(rows: int, device: str, folder: Path, table: harness.Table) -> None:
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1e3
     size = forget(folder / "d")
     out, back = disk_rates(folder, size)
+    print(f"dump {size / took / out:.2f} of the disk's rate", file=sys.stderr, flush=True)
     beside = []
-    dump = made.dump(str(folder / "e"), optim=True, blocking=False)
+    dump = made.dump(str(folder / "e"), optim=True, blocking=False, kept_bytes=kept)
     assert dump is not None
     while not dump.done():
         beside.append(train(made, rows, device))
@@ -118,6 +121,7 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--kept", type=int, default=1 << 30, help="kept_bytes of the dump beside")
     parser.add_argument("--folder", help="on the disk that is measured; default: temporary")
     arguments = parser.parse_args()
     if arguments.device == "cuda":
@@ -127,7 +131,7 @@ def main() -> None:
     title = "a table of dim 128, float32, Adam; steps of 65,536 keys"
     try:
         table = harness.Table(ceilings, title, COLUMNS, harness.files(arguments))
-        measure(arguments.rows, arguments.device, folder, table)
+        measure(arguments.rows, arguments.device, folder, arguments.kept, table)
     finally:
         shutil.rmtree(folder)
 

@@ -10,6 +10,7 @@ as a new one, read by the lookup, read and written by the update; the bytes of t
 
 from __future__ import annotations
 
+import sys
 import time
 
 import harness
@@ -32,6 +33,10 @@ def train(made: Module, steps: int, full: int) -> Seconds:
         if at == full:
             torch.cuda.synchronize()
             times.append(time.perf_counter())
+        elif at % 64 == 0 and at > 0:
+            torch.cuda.synchronize()
+            ms = 1e3 * (time.perf_counter() - times[0]) / at
+            print(f"{at * STEP} rows, {ms:.1f} ms a step", file=sys.stderr, flush=True)
         made(torch.arange(at * STEP, (at + 1) * STEP, device="cuda"), ends).backward(grad)
     torch.cuda.synchronize()
     times.append(time.perf_counter())

@@ -4,15 +4,18 @@
 
 `cached`: a cache before a table of ten times as many rows in pinned host memory, batches by a power
 law over all of them, prefetched one step ahead on a stream of its own; `fits`: batches over the
-rows that the cache holds. Beside each the same steps with every row in GPU memory, and the bytes of
-rows that the cache missed, read and written back, over the host link's rate in the same run.
-`beside`: the share of the prefetch's kernels during which one of the step's ran, by torch.profiler.
+rows that the cache holds; `trained`: as `cached`, with bf16 matrix products of 8192 between forward
+and backward, as long as 1.5 times the link takes. Beside each the same steps with every row in GPU
+memory, and the bytes of rows that the cache missed, read and written back, over the host link's
+rate in the same run. `beside`: the share of the time of the prefetch's kernels in which one of the
+step's ran.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import harness
@@ -24,6 +27,7 @@ from dynamicemb import DynamicEmbPoolingMode, DynamicEmbTableOptions
 CACHED = Case(4, 104_857, 1_000_000)
 SHARE = 10  # rows of the table for each row of the cache
 STEPS, WARM = 24, 6
+CASES = ("cached", "fits", "trained")
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -47,7 +51,25 @@ def batches(rows: int) -> list[Batch]:
     return [(power_law(law, "cuda", seed), ends) for seed in range(WARM + STEPS + 1)]
 
 
-def ms_of(made: Module, given: Sequence[Batch], ahead: Any) -> float:
+def nothing() -> None:
+    pass
+
+
+def products(ms: float, tflops: float) -> Callable[[], None]:
+    """Matrix products that take so long, as the dense part of a model does."""
+    x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    out = torch.empty_like(x)
+
+    def run() -> None:
+        for _ in range(round(ms * tflops * 1e9 / (2 * 8192**3))):
+            torch.mm(x, x, out=out)
+
+    return run
+
+
+def ms_of(
+    made: Module, given: Sequence[Batch], ahead: Any, dense: Callable[[], None] = nothing
+) -> float:
     """Milliseconds of a step; ``ahead``: the stream of prefetches, or None."""
     n = int(given[0][1][-1])
     grad = torch.ones(n, 128, device="cuda")
@@ -66,9 +88,13 @@ def ms_of(made: Module, given: Sequence[Batch], ahead: Any) -> float:
             begin = time.perf_counter()
         if ahead is not None:
             prefetch(given[step + 1])
-        made(*given[step]).backward(grad)
+        out = made(*given[step])
+        dense()
+        out.backward(grad)
     torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - begin) / STEPS
+    ms = 1e3 * (time.perf_counter() - begin) / STEPS
+    made.reset_cache_states()  # the last batch was prefetched for nobody
+    return ms
 
 
 def missed_rows(made: Module, given: Sequence[Batch]) -> float:
@@ -84,64 +110,37 @@ def missed_rows(made: Module, given: Sequence[Batch]) -> float:
     return sum(missed) / len(missed)
 
 
-def beside(made: Module, given: Sequence[Batch], ahead: Any) -> float:
-    """The share of the time of ``ahead``'s kernels in which others ran, too."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        ms_of(made, given, ahead)
-    spans: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    events = [
-        e for e in profile.profiler.kineto_results.events()  # type: ignore[union-attr]
-        if e.device_type() == torch.autograd.DeviceType.CUDA and e.duration_ns() > 0
-    ]  # fmt: skip
-    steps = {e.device_resource_id() for e in events if "ReduceKernel" in e.name()}
-    for e in events:
-        end = e.start_ns() + e.duration_ns()
-        spans[e.device_resource_id() in steps].append((e.start_ns(), end))
-    others = sorted(spans[True])
-    shared = total = at = 0
-    for begin, end in sorted(spans[False]):
-        total += end - begin
-        while at < len(others) and others[at][1] <= begin:
-            at += 1
-        for a, b in others[at:]:
-            if a >= end:
-                break
-            shared += min(b, end) - max(a, begin)
-    return shared / max(total, 1)
-
-
 def cached(name: str, table: harness.Table) -> None:
     cache = CACHED.rows // SHARE
-    rows = CACHED.rows if name == "cached" else cache // 2
-    given = batches(rows)
-    whole = module(None)
-    fill(whole, CACHED, "cuda")
-    alone = ms_of(whole, given, None)
-    del whole
-    torch.cuda.empty_cache()
+    given = batches(cache // 2 if name == "fits" else CACHED.rows)
     made = module(cache)
     fill(made, CACHED, "cuda")
     ms_of(made, given, None)
     missed = missed_rows(made, given)
     row_bytes = made.tiers.first.row_bytes
     link = 2 * missed * row_bytes / (table.ceilings.to_device_gbps * 1e6)
+    dense = nothing if name != "trained" else products(1.5 * link, table.ceilings.matmul_tflops)
     ahead = torch.cuda.Stream()
-    with_prefetch = ms_of(made, given, ahead)
-    share = beside(made, given, ahead)
-    goal = max(alone, link)
-    table.row(name, alone, missed, link, with_prefetch, with_prefetch / goal, share)
+    with_prefetch = ms_of(made, given, ahead, dense)
+    share = harness.beside(partial(ms_of, made, given, ahead, dense), "ReduceKernel")
+    del made
+    torch.cuda.empty_cache()
+    whole = module(None)
+    fill(whole, CACHED, "cuda")
+    alone = ms_of(whole, given, None, dense)
+    table.row(name, alone, missed, link, with_prefetch, with_prefetch / max(alone, link), share)
 
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--case", choices=("cached", "fits"), action="append")
+    parser.add_argument("--case", choices=CASES, action="append")
     arguments = parser.parse_args()
     harness.need_gpu(__file__)
     columns = {"case": "<8", "in HBM ms": ">9.3f", "rows": ">11.0f", "link ms": ">8.3f"}
     columns |= {"step ms": ">8.3f", "x goal": ">7.2f", "beside": ">7.0%"}
     title = "rows in host memory; `rows`: missed by a batch"
     table = harness.Table(harness.Ceilings.measure(), title, columns, harness.files(arguments))
-    for name in arguments.case or ("cached", "fits"):
+    for name in arguments.case or CASES:
         cached(name, table)
 
 

@@ -86,6 +86,33 @@ def call_us(call: Call, calls: int, wait: bool, repeats: int = 20) -> float:
     return min(times) / calls * 1e6
 
 
+def beside(run: Call, kernel: str) -> float:
+    """Of the time of kernels on other streams than that of ``kernel``'s (a part of its name), the
+    share in which one of that stream ran, too; by torch.profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+    events = [
+        e for e in profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+        if e.device_type() == torch.autograd.DeviceType.CUDA and e.duration_ns() > 0
+    ]  # fmt: skip
+    streams = {e.device_resource_id() for e in events if kernel in e.name()}
+    spans: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for e in events:
+        here = e.device_resource_id() in streams
+        spans[here].append((e.start_ns(), e.start_ns() + e.duration_ns()))
+    there = sorted(spans[True])
+    shared = total = at = 0
+    for begin, end in sorted(spans[False]):
+        total += end - begin
+        while at < len(there) and there[at][1] <= begin:
+            at += 1
+        for a, b in there[at:]:
+            if a >= end:
+                break
+            shared += min(b, end) - max(a, begin)
+    return shared / max(total, 1)
+
+
 @dataclass(frozen=True)
 class Ceilings:
     """What the GPU does at best, in this very run."""
