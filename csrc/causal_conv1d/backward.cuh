@@ -50,14 +50,15 @@ ACCEL_DEVICE void StoreVector(const BackwardArgs& a, const Line<T>& line, int se
 // The sums of a group's lanes.
 template <class A, int kTaps>
 ACCEL_DEVICE void StoreParts(const BackwardArgs& a, int64_t part, int channel,
-                             const A (&sum_tap)[kTaps], A sum_bias) {
+                             const A (&sum_tap)[kTaps], A sum_bias, A scale) {
 #pragma unroll
   for (int k = 0; k <= kTaps; ++k) {
     A sum = k < kTaps ? sum_tap[Min(k, kTaps - 1)] : sum_bias;
 #pragma unroll
     for (int d = kGroup / 2; d > 0; d /= 2) sum += Shuffle(sum, Lane() ^ d);
     if (Lane() == 0) {
-      static_cast<A*>(a.partial)[(part * (kTaps + 1) + k) * a.sizes.channels + channel] = sum;
+      static_cast<A*>(a.partial)[(part * (kTaps + 1) + k) * a.sizes.channels + channel] =
+          sum * scale;
     }
   }
 }
@@ -92,8 +93,7 @@ ACCEL_DEVICE void BackwardFirst(const BackwardArgs& a) {
   const T* x = At<T>(a.x, sequence, channel, 0);
   const T* dout = At<T>(a.dout, sequence, channel, 0);
   T* dx = At<T>(a.dx, sequence, channel, 0);
-  const T* state = nullptr;
-  if (a.initial.data != nullptr) state = At<T>(a.initial, sequence, channel, history);
+  const T* state = a.initial.data ? At<T>(a.initial, sequence, channel, history) : nullptr;
   const int off = Line<T>::Lead(x);
   // The states have gradients, too: then the line begins so many vectors before its first token.
   const int lead = off + (a.dinitial.data != nullptr ? kBack * kVector : 0);
@@ -101,7 +101,8 @@ ACCEL_DEVICE void BackwardFirst(const BackwardArgs& a) {
   const Line<T> line_dout{nullptr, 0, s.tokens, history + 1, lead};
   const bool whole_dout = Line<T>::Lead(dout) == off, whole_dx = Line<T>::Lead(dx) == off;
   const int32_t* seq_idx = kSeq ? a.seq_idx + sequence * a.seq_idx_stride : nullptr;
-  const auto taps = LoadTaps<A, kTaps, 1>(a.weights, channel, 1);
+  auto taps = LoadTaps<A, kTaps, 1>(a.weights, channel, 1);
+  ScaleForGradient<T>(&taps, a.weights.silu);
   const int steps = static_cast<int>(CeilDiv<int64_t>(int64_t{s.tokens} + lead, kVector * kGroup));
   const int first = chunk * s.chunk, last = Min(first + s.chunk, steps);
   // The steps whose vectors lie inside, and before the tokens that the states behind them add to.
@@ -111,11 +112,11 @@ ACCEL_DEVICE void BackwardFirst(const BackwardArgs& a) {
   A sum_tap[kTaps] = {}, sum_bias = A(0), right[kBefore] = {};  // right: what spread to the left
   // The outputs behind the chunk that have taps in it come first, without a sum or a store.
   const int top = last < steps ? last : last - 1;
+  const auto own = [&](auto* from) { return from + (lane * kVector - lead); };
   const auto load = [&](int step, const T* from, const Line<T>& of, bool whole, int reach) {
     const bool inside = step >= Max(first, inside_first) && step < inside_last;
     if (inside) {
-      return LoadRow<T, kVector>(from + step * (kGroup * kVector) + (lane * kVector - lead), 1,
-                                 kVector, true);
+      return LoadRow<T, kVector>(own(from) + int64_t{step} * (kGroup * kVector), 1, kVector, true);
     }
     const bool needed = step > top || step < first - reach ? false
                         : step < first                     ? lane >= kGroup - kBack
@@ -147,7 +148,7 @@ ACCEL_DEVICE void BackwardFirst(const BackwardArgs& a) {
     const auto add = [&](int i, uint32_t used, auto seq) {
       const auto under = [&](int k) { return all[i + k]; };
       const A sum = Convolved<seq.value>(taps, 0, used, under);
-      const A ds = Get(now_dout, i) * Slope(sum, a.weights.silu);
+      const A ds = SumGradient<T>(Get(now_dout, i), sum, a.weights.silu);
       sum_bias += ds;
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
@@ -181,8 +182,8 @@ ACCEL_DEVICE void BackwardFirst(const BackwardArgs& a) {
       A gradient[kVector];
 #pragma unroll
       for (int i = 0; i < kVector; ++i) gradient[i] = spread[kBefore + i];
-      StoreRow<T, kVector>(dx + step * (kGroup * kVector) + (lane * kVector - lead), 1, kVector,
-                           true, Rounded<T, kVector>(gradient));
+      StoreRow<T, kVector>(own(dx) + int64_t{step} * (kGroup * kVector), 1, kVector, true,
+                           Rounded<T, kVector>(gradient));
     } else if (step < last) {
       StoreVector<T, kTaps>(a, line, sequence, channel, int64_t{step} * kGroup + lane, whole_dx,
                             spread);
@@ -194,7 +195,7 @@ ACCEL_DEVICE void BackwardFirst(const BackwardArgs& a) {
     advance();
   }
   StoreParts<A, kTaps>(a, static_cast<int64_t>(sequence) * s.chunks + chunk, channel, sum_tap,
-                       sum_bias);
+                       sum_bias, GradientScale<T>(a.weights.silu));
 }
 
 }  // namespace accel::conv1d

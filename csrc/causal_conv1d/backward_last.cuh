@@ -77,7 +77,7 @@ ACCEL_DEVICE void StepRowBack(const Taps<Accumulator<T>, kTaps, N>& taps, bool s
       dx[k] = k < kBefore ? window->dx[Min(k, kBefore - 1)][i] : A(0);
     }
     const auto under = [&](int k) { return x[k]; };
-    A ds = Get(dout, i) * Slope(Convolved<kSeq>(taps, i, used, under), silu);
+    A ds = SumGradient<T>(Get(dout, i), Convolved<kSeq>(taps, i, used, under), silu);
     ds = there ? ds : A(0);
     if (own) sums->bias[i] += ds;
 #pragma unroll
@@ -237,7 +237,8 @@ ACCEL_DEVICE void BackwardLast(const BackwardArgs& a) {
   const int first = (static_cast<int>(part % s.chunks) * kPieces + piece) * s.chunk;
   const int last = Min(first + s.chunk, s.tokens);
   const bool whole = last == s.tokens;  // the last piece of all
-  const auto taps = LoadTaps<A, kTaps, N>(a.weights, Min(channel, s.channels - 1), count);
+  auto taps = LoadTaps<A, kTaps, N>(a.weights, Min(channel, s.channels - 1), count);
+  ScaleForGradient<T>(&taps, a.weights.silu);
   const bool packed = a.starts != nullptr;
   const auto start_of = [&](int sequence) { return Shuffle(a.starts[sequence], 0); };
   int sequence = packed ? FirstSequence(a.starts, a.sequences, first) : batch;
@@ -270,6 +271,7 @@ ACCEL_DEVICE void BackwardLast(const BackwardArgs& a) {
     added[piece][kTaps][lane * N + i] = sums.bias[i];
   }
   Barrier();
+  const A scale = GradientScale<T>(a.weights.silu);
   for (int j = ThreadId(); j < kGroup * N; j += kThreads) {
     const int at = tile * kGroup * N + j;
     if (at >= s.channels) return;
@@ -278,7 +280,7 @@ ACCEL_DEVICE void BackwardLast(const BackwardArgs& a) {
       A sum = 0;
 #pragma unroll
       for (int p = 0; p < kPieces; ++p) sum += added[p][k][j];
-      static_cast<A*>(a.partial)[(part * (kTaps + 1) + k) * s.channels + at] = sum;
+      static_cast<A*>(a.partial)[(part * (kTaps + 1) + k) * s.channels + at] = sum * scale;
     }
   }
 }

@@ -248,12 +248,41 @@ ACCEL_DEVICE A Activated(A sum, bool silu) {
   }
 }
 
-// The derivative of Activated.
-template <class A>
-ACCEL_DEVICE A Slope(A sum, bool silu) {
-  if (!silu) return A(1);
-  const A sigmoid = Divide(A(1), A(1) + Exp(-sum));
-  return Fma(sigmoid, Fma(-sum, sigmoid, sum), sigmoid);
+// What taps, bias and so sums are multiplied by for SumGradient: by tanh of half the sum it takes
+// one slow instruction, not two. Its result is over this: gradients times the taps are right, those
+// of taps and bias are to be multiplied once more.
+template <class T>
+ACCEL_DEVICE float GradientScale(bool silu) {
+  return std::is_same_v<T, BFloat16> && silu ? 0.5f : 1.0f;
+}
+
+template <class T, class A, int kTaps, int N>
+ACCEL_DEVICE void ScaleForGradient(Taps<A, kTaps, N>* taps, bool silu) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const A scale = GradientScale<T>(silu);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+#pragma unroll
+      for (int k = 0; k < kTaps; ++k) taps->tap[k][i] *= scale;
+      taps->bias[i] *= scale;
+    }
+  }
+}
+
+// The gradient of a sum from that of Activated of it.
+template <class T, class A>
+ACCEL_DEVICE A SumGradient(A gradient, A sum, bool silu) {
+  if (silu) {
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      const A tanh = NearTanh(sum);
+      gradient = Fma(gradient, tanh, gradient);
+      gradient = Fma(gradient, Fma(-sum, tanh, sum), gradient);
+    } else {
+      const A sigmoid = Divide(A(1), A(1) + Exp(-sum));
+      gradient *= Fma(sigmoid, Fma(-sum, sigmoid, sum), sigmoid);
+    }
+  }
+  return gradient;
 }
 
 // Which taps count at a token of sequence ids[kTaps - 1], from the ids of the tokens under them.

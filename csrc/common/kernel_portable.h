@@ -80,6 +80,7 @@ ACCEL_DEVICE float Divide(float a, float b) { return __fdividef(a, b); }
 ACCEL_DEVICE float Fma(float a, float b, float c) { return fmaf(a, b, c); }
 // x / (1 + exp(-x)) to 2^-12 of x, by one instruction where Exp and Divide take two slow ones.
 ACCEL_DEVICE float NearSilu(float x) { return fmaf(0.5f * x, __tanhf(0.5f * x), 0.5f * x); }
+ACCEL_DEVICE float NearTanh(float x) { return __tanhf(x); }  // to 2^-11
 ACCEL_DEVICE float FloatOf(uint32_t bits) { return __uint_as_float(bits); }
 ACCEL_DEVICE uint32_t BitsOf(float x) { return __float_as_uint(x); }
 
@@ -218,6 +219,7 @@ ACCEL_DEVICE uint16_t RoundedToBFloat16(float x) { return FloatToBFloat16(x); }
 #ifndef __CUDACC__
 
 ACCEL_DEVICE float NearSilu(float x) { return Divide(x, 1.0f + Exp(-x)); }
+ACCEL_DEVICE float NearTanh(float x) { return 1.0f - Divide(2.0f, 1.0f + Exp(2.0f * x)); }
 
 // The group's lanes are 32 neighbours of a wave: where it begins, the hardware's lane says.
 template <class T>
