@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "csrc/common/warp.cuh"
+#include "csrc/mustafar/expand.cuh"
 #include "csrc/mustafar/mustafar.h"
 
 namespace accel::mustafar {
@@ -75,17 +76,20 @@ struct LaneValues {
 
   // How many of the lane's magnitudes are at least `least`.
   __device__ __forceinline__ int CountAtLeast(uint32_t least) const {
+    constexpr uint32_t kTopBits = 0xfdb9;  // the top bit of bytes 1, 3, 5, 7, eight times each
     const uint32_t both = least * 0x10001u;
-    uint32_t bits = 0;
+    int count = 0;
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      bits = bits >> 1 | (((x[i] | 0x80008000u) - both) & 0x80008000u);
+    for (int i = 0; i < kWords; i += 2) {
+      const uint32_t a = (x[i] | 0x80008000u) - both, b = (x[i + 1] | 0x80008000u) - both;
+      count = __dp4a(static_cast<int>(Permute(a, b, kTopBits)), 0x01010101, count);
     }
-    return __popc(bits);
+    return -count;  // a byte of ones is -1
   }
 
-  // Which of the lane's channels are among the `kept` largest of the token.
-  __device__ __forceinline__ uint32_t Largest(int kept) const {
+  // Which of the lane's channels are among the `kept` largest of the token, and whether zeros may
+  // be among those of the warp.
+  __device__ __forceinline__ uint32_t Largest(int kept, bool* zeros) const {
     // The largest magnitude that at least `kept` channels reach; 0 is reached by all.
     uint32_t level = 0;
     bool found = kept == D;
@@ -96,6 +100,8 @@ struct LaneValues {
       found = found || count == kept;
       if (__all_sync(kFullMask, found)) break;
     }
+    *zeros = __any_sync(kFullMask, level == 0);
+    if (!*zeros && __all_sync(kFullMask, found)) return AtLeast(level);
     const uint32_t above = AtLeast(level + 1);
     const uint32_t all = (1u << 2 * kWords) - 1;
     const uint32_t equal = (level == 0 ? all : AtLeast(level)) & ~above;
@@ -110,13 +116,20 @@ struct LaneValues {
     return stay;
   }
 
-  // Writes the channels in `stay` one behind the other; minus zero becomes zero.
+  __device__ __forceinline__ void ClearMinusZeros() {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      if ((x[i] & 0x7fff) == 0) x[i] &= 0xffff0000u;
+      if ((x[i] & 0x7fff0000u) == 0) x[i] &= 0xffff;
+    }
+  }
+
+  // Writes the channels in `stay` one behind the other.
   __device__ __forceinline__ void Pack(uint32_t stay, uint16_t* to) const {
     to += TokenSumBefore(__popc(stay));
 #pragma unroll
     for (int c = 0; c < 2 * kWords; ++c) {
-      const auto value = static_cast<uint16_t>(x[c / 2] >> c % 2 * 16);
-      if (stay >> c & 1) *to++ = (value & 0x7fff) == 0 ? 0 : value;
+      if (stay >> c & 1) *to++ = static_cast<uint16_t>(x[c / 2] >> c % 2 * 16);
     }
   }
 };
@@ -143,7 +156,9 @@ __device__ __forceinline__ void CompressUnit(const Token& token, int rows, uint3
     } else {
       x.Clear();
     }
-    const uint32_t stay = kept == D ? (1u << kBits) - 1 : x.Largest(kept);
+    bool zeros = true;
+    const uint32_t stay = kept == D ? (1u << kBits) - 1 : x.Largest(kept, &zeros);
+    if (zeros) x.ClearMinusZeros();
     x.Pack(stay, packed + i * kept);
     // Two lanes may share a byte (12 bits each): the even one writes both parts.
     const uint32_t next = __shfl_down_sync(kFullMask, stay, 1);
