@@ -11,9 +11,9 @@
 namespace hkv {
 namespace device {
 
-constexpr int kEvictBlocks = 4;         // resident per multiprocessor
-constexpr int kEvictPrefetch = 4;       // buckets whose scores a warp reads at a time
-constexpr int kPendingBlocks = 6;       // the same where few keys are left by EvictKnownKernel
+constexpr int kEvictBlocks = 4;    // resident per multiprocessor
+constexpr int kEvictPrefetch = 4;  // buckets whose scores a warp reads at a time
+constexpr int kPendingBlocks = 6;  // the same where few keys are left by EvictKnownKernel
 constexpr int kPendingPrefetch = 2;
 constexpr uint64_t kFewWaiters = 1024;  // that are no round by themselves
 
