@@ -92,7 +92,10 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
         ctx.reverse_indices = []
 
     def _dedup_indices(self, ctx: Any, input_feature_splits: list[Any]) -> list[Any]:
-        """Each table's distinct keys are dealt out and looked up in place of all."""
+        """Each table's distinct keys are dealt out and looked up in place of all; one rank deals
+        nothing out, and a lookup finds the distinct ones itself."""
+        if self._env.world_size == 1:
+            return input_feature_splits
         found = []
         shardings = list(self._sharding_type_to_sharding.values())
         for features, sharding in zip(input_feature_splits, shardings, strict=True):
