@@ -70,6 +70,15 @@ def test_a_package_s_page_is_short() -> None:
     assert not [p for p, t in pages.items() if t.count("\n") > 120]
 
 
+def test_every_common_header_that_needs_no_torch_has_a_test_in_cpp() -> None:
+    of_torch = {"device_ops.h", "op_arguments.h", "stable_torch.h", "tensor_checks.h"}
+    a_struct = {"feature.h"}  # build_info_test prints it
+    headers = [p for p in TEXTS if re.fullmatch(r"csrc/common/\w+\.h", p)]
+    untested = {p for p in headers if p.rpartition("/")[2] not in of_torch | a_struct}
+    untested -= {i for p in TEXTS if re.fullmatch(r"tests/.*\.(cc|cu)", p) for i in includes(p)}
+    assert headers and not untested
+
+
 def test_benchmarks_are_short_and_have_no_package_s_name() -> None:
     # A script's own folder comes first where Python looks: its name would shadow the package's.
     packages = {p.split("/")[1] for p in TEXTS if p.startswith("python/")}
