@@ -53,16 +53,6 @@ class Prefetching(TableApi):
     _prefetched: deque[Prepared | Later]
     _awaiting: list[InPlace]
 
-    def _prepare(
-        self,
-        indices: Tensor,
-        offsets: Tensor,
-        frequencies: Tensor | None,
-        pin: bool = False,
-        sorts: bool = False,
-    ) -> Prepared:
-        raise NotImplementedError
-
     def _refreshed(self, prepared: Prepared, lookup: Lookup) -> Lookup:
         raise NotImplementedError
 
@@ -107,7 +97,8 @@ class Prefetching(TableApi):
         prepared = self._prefetched.popleft()
         self._check_prefetched(prepared, indices)
         if isinstance(prepared, Later):
-            return self._prepare(*prepared)
+            found: Prepared = self._prepare(*prepared)
+            return found
         if prepared.ready is not None:
             torch.cuda.current_stream(self.device).wait_event(prepared.ready)
         self._awaiting.append(prepared.in_place)
