@@ -59,11 +59,16 @@ inline Tensor EmptyCuda(const Tensor& beside, torch::headeronly::IntHeaderOnlyAr
   return Tensor(made);
 }
 
+// As the C interface says it.
+inline int32_t DtypeOf(const Tensor& t) {
+  int32_t dtype = 0;
+  aoti_torch_get_dtype(t.get(), &dtype);
+  return dtype;
+}
+
 // The same with the dtype of `like`, and its shape unless another is given.
 inline Tensor EmptyLike(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
-  int32_t dtype = 0;
-  aoti_torch_get_dtype(like.get(), &dtype);
-  return EmptyCuda(like, sizes, dtype);
+  return EmptyCuda(like, sizes, DtypeOf(like));
 }
 
 inline Tensor EmptyLike(const Tensor& like) { return EmptyLike(like, like.sizes()); }

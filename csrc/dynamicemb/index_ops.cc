@@ -197,12 +197,6 @@ struct PermuteArguments {
   int64_t n = in.GetSymInt("n");
 };
 
-int32_t DtypeOf(const Tensor& t) {
-  int32_t dtype = 0;
-  aoti_torch_get_dtype(t.get(), &dtype);
-  return dtype;
-}
-
 int64_t BytesOf(const Tensor& t, const char* name) {
   switch (t.scalar_type()) {
     case ScalarType::Long:
