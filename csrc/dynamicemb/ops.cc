@@ -306,7 +306,7 @@ struct BackwardArguments {
   Tensor grads = in.GetTensor("grads");
   Source source{in};
   BagArguments bags{in};
-  MaybeTensor bag_of = in.GetMaybeTensor("bag_of");  // (n) int32
+  MaybeTensor bag_of = in.GetMaybeTensor("bag_of");  // (n) int32; none: it is found here
   Tensor ids = in.GetTensor("ids");
   Tensor order = in.GetTensor("order");
   OptimizerArguments optimizer{in};
@@ -320,15 +320,21 @@ void FillReduce(const BackwardArguments& a, ReduceArgs* args) {
   const int64_t n = args->bags.n;
   CheckVector(a.ids, "ids", ScalarType::Int, n, a.source.rows);
   CheckVector(a.order, "order", ScalarType::Int, n, a.source.rows);
-  if (args->bags.pooling != Pooling::kNone) {
-    Check(a.bag_of.has_value(), "bag_of is needed by a pooled lookup");
-    CheckVector(*a.bag_of, "bag_of", ScalarType::Int, n, a.source.rows);
-  }
+  if (a.bag_of) CheckVector(*a.bag_of, "bag_of", ScalarType::Int, n, a.source.rows);
   args->bag_of = In<int32_t>(a.bag_of);
   args->grads = a.grads.const_data_ptr();
   args->ids = In<int32_t>(a.ids);
   args->order = In<int32_t>(a.order);
   FillOptimizer(a.optimizer, a.source, args);
+}
+
+// The bag of each occurrence of a pooled lookup, where the caller has not got them.
+MaybeTensor FillBags(const At<Where>& at, const BackwardArguments& a, ReduceArgs* args) {
+  if (args->bags.pooling == Pooling::kNone || a.bag_of) return std::nullopt;
+  Tensor bag_of = Empty(a.source.rows, args->bags.n, aoti_torch_dtype_int32());
+  Launched(ExpandBags(at.where, args->bags, Out<int32_t>(bag_of)), "expand_bags");
+  args->bag_of = In<int32_t>(bag_of);
+  return bag_of;
 }
 
 // The sums of the gradients of each row, `sums` (n, width), of rows that have any.
@@ -344,6 +350,7 @@ Tensor ReduceGrads(const BackwardArguments& a) {
   ReduceArgs args;
   FillReduce(a, &args);
   const At<Where> at(a.source.rows);
+  const MaybeTensor bag_of = FillBags(at, a, &args);
   const bool wide = args.source.dtype == DType::kDouble;
   const Tensor sums = Empty(a.source.rows, {args.bags.n, a.max_dim},
                             wide ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
@@ -355,6 +362,7 @@ void ReduceUpdate(const BackwardArguments& a) {
   ReduceArgs args;
   FillReduce(a, &args);
   const At<Where> at(a.source.rows);
+  const MaybeTensor bag_of = FillBags(at, a, &args);
   const Tensor scratch = EmptyBytes(a.source.rows, ReduceScratch(at.where, args, a.max_dim));
   args.scratch = scratch.mutable_data_ptr();
   Launched(Reduce(at.where, args, a.max_dim), "reduce_update");

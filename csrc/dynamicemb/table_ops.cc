@@ -145,7 +145,8 @@ Written WriteKeys(const WriteArguments& a) {
     call.pitch = static_cast<uint64_t>(row_bytes);
   }
   const Tensor rows = Zeros(at.where, a.keys, finds ? n : 0, int64);
-  const Tensor status = Zeros(at.where, a.keys, n, aoti_torch_dtype_uint8());
+  const bool tells = a.mode < 5;  // the holders of rows change, or not, without a word
+  const Tensor status = Zeros(at.where, a.keys, tells ? n : 0, aoti_torch_dtype_uint8());
   const bool evicts = a.report || a.mode == 2;
   const int64_t listed = evicts ? n : 0;
   const Tensor evicted_keys = Empty(a.keys, listed, int64);
@@ -153,7 +154,7 @@ Written WriteKeys(const WriteArguments& a) {
   const Tensor evicted_scores = Empty(a.keys, listed, int64);
   const Tensor evicted_count = Zeros(at.where, a.keys, evicts ? variable->size() : 0, int64);
   if (finds) call.rows = reinterpret_cast<void**>(Out<int64_t>(rows));
-  call.status = Out<uint8_t>(status);
+  if (tells) call.status = Out<uint8_t>(status);
   if (evicts) {
     call.evicted_keys = Words(evicted_keys);
     call.evicted_values = Out<char>(evicted_values);

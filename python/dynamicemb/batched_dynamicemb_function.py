@@ -88,16 +88,15 @@ class LookupFunction(torch.autograd.Function):
         lookup: Lookup = ctx.refreshed(ctx.lookup)
         grad = grad.contiguous()
         bag_of = weight_grads = None
-        if features.pooling != POOLING_NONE:
+        if weights is not None and ctx.needs_input_grad[1]:
             assert lookup.offsets is not None and lookup.inverse is not None
             bag_of = ops.expand_bags(lookup.offsets, lookup.inverse.numel())
-            if weights is not None and ctx.needs_input_grad[1]:
-                weight_grads = ops.weight_grads(
-                    grad,
-                    *lookup.source(features, ctx.infos),
-                    *lookup.bags(features, weights),
-                    bag_of,
-                    True,
-                )
+            weight_grads = ops.weight_grads(
+                grad,
+                *lookup.source(features, ctx.infos),
+                *lookup.bags(features, weights),
+                bag_of,
+                True,
+            )
         ctx.update(grad, bag_of, weights, lookup)
         return None, weight_grads, None, None, None, None, None

@@ -42,7 +42,7 @@ from dynamicemb.prefetching import InPlace, Later, Prefetching, Prepared
 from dynamicemb.scores import Scores
 from dynamicemb.sorting import Sorted
 from dynamicemb.tiers import make_tiers
-from dynamicemb.training import Gradients, admitted, tell_refused
+from dynamicemb.training import Gradients, RefusedKeys, admitted
 from dynamicemb.types import DynamicEmbPoolingMode, enum_of
 
 _REFUSED: dict[str, Any] = {
@@ -172,7 +172,7 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         self._prefetched: deque[Prepared | Later] = deque()
         self._awaiting: list[InPlace] = []  # of prefetched batches between forward and update
         self._gradients = Gradients()
-        self._warned = False
+        self._refused = RefusedKeys(first.safe_check_mode)
         self._sorter: Any = None  # the stream of ``Sorted``, of a GPU
         if self.device.type == "cuda":
             self._sorter = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -252,7 +252,7 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         batch = bags // features
         if batch not in self._starts:
             self._starts = {1: self._first_feature, batch: self._first_feature * batch}
-        return offsets.to(torch.int64)[self._starts[batch]]
+        return offsets.to(torch.int64).index_select(0, self._starts[batch])
 
     def _prepare(
         self,
@@ -284,7 +284,7 @@ class BatchedDynamicEmbeddingTablesV2(Prefetching):
         state = self.tiers.first.state
         lookup = Lookup(state, rows, keys, inverse, key_offsets, offsets.to(torch.int64))
         ops.init_rows(*lookup.source(self._features), status, self._scores.stamp())
-        self._warned = tell_refused(self.options[0].safe_check_mode, keys, status, self._warned)
+        self._refused.tell(keys, status)
         in_place = InPlace(self.tiers.in_place if pin else None)
         version = self.tiers.first.version
         return Prepared(lookup, indices, pin, version, snapshot, in_place, order)

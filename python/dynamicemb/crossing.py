@@ -259,10 +259,9 @@ class Rows(Step):
         lookup, f = self._lookup(rows)
         where = (*lookup.source(f), *lookup.bags(f, weights))
         bag_of = weight_grads = None
-        if f.pooling != POOLING_NONE:
+        if learn and f.pooling != POOLING_NONE:
             bag_of = ops.expand_bags(lookup.offsets, self.inverse.numel())
-            if learn:
-                weight_grads = ops.weight_grads(grad, *where, bag_of, False)
+            weight_grads = ops.weight_grads(grad, *where, bag_of, False)
         ids, order = ops.sort_rows(self.inverse)
         sums = ops.reduce_grads(
             grad, *where, bag_of, ids, order, *self.group.clipping.schema(), f.max_dim

@@ -72,12 +72,11 @@ def _sums(
         some, dim, inverse.int().contiguous(), offsets, features, pooling, torch.float32
     )
     where = (*lookup.source(known), *lookup.bags(known, None))
-    bag_of = None if offsets is None else ops.expand_bags(offsets, inverse.numel())
     assert lookup.inverse is not None
     ids, order = ops.sort_rows(lookup.inverse)
     plain = RowOptimizer(EmbOptimType.SGD, OptimizerArgs(), device)
     summed: Tensor = ops.reduce_grads(
-        grads.float().contiguous(), *where, bag_of, ids, order, *plain.schema(), dim
+        grads.float().contiguous(), *where, None, ids, order, *plain.schema(), dim
     )
     return summed[:unique]
 

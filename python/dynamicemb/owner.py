@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynamicemb.batched_dynamicemb_function import Features, Lookup, gather
 from dynamicemb.batched_dynamicemb_tables import BatchedDynamicEmbeddingTablesV2
-from dynamicemb.ops import POOLING_NONE, ops
+from dynamicemb.ops import POOLING_NONE
 from dynamicemb.optimizer import WEIGHT_DTYPES
 from dynamicemb.sorting import Sorted
 from dynamicemb.types import DynamicEmbPoolingMode
@@ -135,13 +135,7 @@ class Owner:
             at = torch.arange(len(moved.rows), device=moved.rows.device)
             none = torch.zeros_like(moved.rows)
             moved = moved._replace(rows=torch.where(at < moved.row_offsets[-1], moved.rows, none))
-        bag_of = None
-        if served.features.pooling != POOLING_NONE:
-            assert moved.offsets is not None and moved.inverse is not None
-            bag_of = ops.expand_bags(moved.offsets, moved.inverse.numel())
         self.module._keep_for_snapshot(served.prepared, moved)
         assert moved.inverse is not None
         order = Sorted(moved.inverse, None)
-        self.module._update(
-            grad.contiguous(), bag_of, served.weights, moved, order, served.features
-        )
+        self.module._update(grad.contiguous(), None, served.weights, moved, order, served.features)

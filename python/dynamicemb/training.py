@@ -90,18 +90,23 @@ def admitted(
     return rows, status
 
 
-def tell_refused(mode: DynamicEmbCheckMode, keys: Tensor, status: Tensor, warned: bool) -> bool:
-    """Raises or warns, as the mode says, where keys found no room; whether a warning was given."""
-    if mode is DynamicEmbCheckMode.IGNORE or (mode is DynamicEmbCheckMode.WARNING and warned):
-        return warned
-    refused = keys[status == REFUSED]
-    if not len(refused):
-        return warned
-    text = (
-        f"dynamicemb: {len(refused)} keys found no room, the first of them "
-        f"{refused[:8].tolist()}: raise max_capacity"
-    )
-    if mode is DynamicEmbCheckMode.ERROR:
-        raise RuntimeError(text)
-    warnings.warn(text, stacklevel=5)
-    return True
+class RefusedKeys:
+    """Raises or warns, as the mode says, where keys found no room; warns once."""
+
+    def __init__(self, mode: DynamicEmbCheckMode) -> None:
+        self._mode = mode
+
+    def tell(self, keys: Tensor, status: Tensor) -> None:
+        if self._mode is DynamicEmbCheckMode.IGNORE:
+            return
+        refused = keys[status == REFUSED]
+        if not len(refused):
+            return
+        text = (
+            f"dynamicemb: {len(refused)} keys found no room, the first of them "
+            f"{refused[:8].tolist()}: raise max_capacity"
+        )
+        if self._mode is DynamicEmbCheckMode.ERROR:
+            raise RuntimeError(text)
+        self._mode = DynamicEmbCheckMode.IGNORE
+        warnings.warn(text, stacklevel=5)

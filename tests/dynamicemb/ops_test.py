@@ -98,6 +98,16 @@ def test_opcheck_passes(device: str, name: str) -> None:
     del kept
 
 
+def test_the_backward_finds_the_bags_that_it_is_not_given(device: str) -> None:
+    kept, *arguments = calls(device)["reduce_grads"]
+    distinct, bag_of = 3, 14
+    assert arguments[bag_of].tolist() == [0, 0, 1, 2, 2]
+    wanted = ops.reduce_grads(*arguments)
+    arguments[bag_of] = None
+    assert torch.equal(ops.reduce_grads(*arguments)[:distinct], wanted[:distinct])
+    del kept
+
+
 def test_a_set_that_is_gone_is_named() -> None:
     module, lookup, _ = made("cpu")
     with pytest.raises(RuntimeError, match="dynamicemb: set 123456 is not there"):
