@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 Gradients: TypeAlias = tuple[Tensor | None, ...]
 Rule: TypeAlias = Callable[..., Gradients]
 _unpack_dual: Any = forward_ad.unpack_dual
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd  # what torch.library's own kernels use
 
 
@@ -41,6 +42,7 @@ class Op:
 
     def __init__(self, op: Any, rule: Rule, gradients: tuple[str, ...]) -> None:
         self.op, self.rule = op, rule
+        self.in_eager = op._op  # without a frame of Python
         arguments = op._schema.arguments
         names = [a.name for a in arguments]
         self.arguments: Any = namedtuple(op._opname, names)  # type: ignore[misc]
@@ -59,7 +61,7 @@ class Op:
         return self.rule(inputs, needed, *grads)
 
     def __call__(self, *inputs: Any) -> Any:
-        compiled, forward_mode = torch.compiler.is_compiling(), forward_ad._current_level >= 0
+        compiled, forward_mode = _is_compiling(), forward_ad._current_level >= 0
         if compiled and forward_mode:
             self.refuse_forward_mode()
         if compiled or forward_mode or peek_interpreter_stack() is not None:
@@ -77,13 +79,13 @@ class Op:
 
     def eager(self, inputs: tuple[Any, ...]) -> Any:
         """The op and its autograd, which is not entered where nothing requires a gradient."""
-        if torch.is_grad_enabled():
+        if _is_grad_enabled():
             leaves = self.leaves(inputs)
             for x in leaves:
                 if x is not None and x.requires_grad:
                     return _apply(*leaves, self, inputs)
         with _BelowAutograd():
-            return self.op(*inputs)
+            return self.in_eager(*inputs)
 
     def refuse_forward_mode(self) -> NoReturn:
         """PyTorch would take the derivative, for which there is no rule, for zero."""

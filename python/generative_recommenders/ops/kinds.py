@@ -52,6 +52,14 @@ def _backward(kernel: HammerKernel, p: Problem, dout: Tensor) -> tuple[Tensor, T
     return dq, dk, dv
 
 
+def _compile_ahead(ctx: Any, p: Problem, forward: bool) -> None:
+    """Kernels that this process has not run are compiled at once, not each when it is launched."""
+    if any(ctx.needs_input_grad):
+        from generative_recommenders.ops.triton.triton_hstu_attention import compile_ahead
+
+        compile_ahead(p, forward)
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -61,6 +69,8 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(*problem.tensors())
         none = (None,) * 7
         ctx.problem, ctx.kernel = problem.with_tensors(none), kinds.backward
+        if kinds.backward is HammerKernel.TRITON and not torch.compiler.is_compiling():
+            _compile_ahead(ctx, problem, kinds.forward is HammerKernel.TRITON)
         return _forward(kinds.forward, problem)
 
     @staticmethod

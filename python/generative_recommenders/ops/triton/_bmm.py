@@ -13,6 +13,7 @@ from generative_recommenders.ops.triton._jagged_kernels import (
     _jagged_outer,
     _jagged_sum,
 )
+from generative_recommenders.ops.triton._op import kernel_op
 
 
 def _blocks(k: int, n: int) -> dict[str, int]:
@@ -24,7 +25,7 @@ def _blocks(k: int, n: int) -> dict[str, int]:
     }
 
 
-@torch.library.custom_op("generative_recommenders::triton_jagged_bmm", mutates_args=())
+@kernel_op("triton_jagged_bmm")
 def jagged_bmm(
     longest: int, offsets: Tensor, jagged: Tensor, dense: Tensor, bias: Tensor | None, kind: str
 ) -> Tensor:
@@ -53,7 +54,7 @@ def _(
     return jagged.new_empty((jagged.shape[0], dense.shape[2]))
 
 
-@torch.library.custom_op("generative_recommenders::triton_jagged_outer", mutates_args=())
+@kernel_op("triton_jagged_outer")
 def jagged_outer(longest: int, offsets: Tensor, jagged: Tensor, grad: Tensor) -> Tensor:
     """Each sequence's rows transposed times those of ``grad``: (batch, k, n)."""
     jagged, grad = switch_to_contiguous_if_needed(jagged), switch_to_contiguous_if_needed(grad)
@@ -74,7 +75,7 @@ def _(longest: int, offsets: Tensor, jagged: Tensor, grad: Tensor) -> Tensor:
     return jagged.new_empty((offsets.shape[0] - 1, jagged.shape[1], grad.shape[1]))
 
 
-@torch.library.custom_op("generative_recommenders::triton_jagged_sum", mutates_args=())
+@kernel_op("triton_jagged_sum")
 def jagged_sum(longest: int, offsets: Tensor, grad: Tensor) -> Tensor:
     """The sum of each sequence's rows: (batch, n)."""
     _launch.on_gpu(grad, "grad")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -85,3 +88,31 @@ def precision(t: Tensor) -> str:
 def upcast(t: Tensor) -> bool:
     """Triton's interpreter multiplies the bits of bfloat16 numbers."""
     return INTERPRETED and t.dtype == torch.bfloat16
+
+
+class Call(NamedTuple):
+    """A kernel and what it is launched with."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+
+    def launch(self) -> None:
+        self.kernel[self.grid](*self.arguments, **self.constants)
+
+
+_compiled: set[Hashable] = set()
+
+
+def compile_at_once(key: Hashable, calls: Callable[[], list[Call]]) -> None:
+    """Compiles the kernels of ``calls``, each in a thread of its own, for later launches; only the
+    first time for each ``key``. A kernel that cannot be compiled says so where it is launched."""
+    if INTERPRETED or key in _compiled:
+        return
+    _compiled.add(key)
+    every = calls()
+    pool = ThreadPoolExecutor(len(every))
+    with pool, triton.AsyncCompileMode(pool, ignore_errors=True):
+        for call in every:
+            call.kernel.warmup(*call.arguments, grid=call.grid, **call.constants)

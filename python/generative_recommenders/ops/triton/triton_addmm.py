@@ -10,6 +10,7 @@ from torch import Tensor
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._addmm_kernels import _addmm_fwd, _addmm_walk
+from generative_recommenders.ops.triton._op import kernel_op
 
 
 def _blocks(x: Tensor) -> dict[str, int]:
@@ -22,7 +23,7 @@ def _blocks(x: Tensor) -> dict[str, int]:
     return {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 4, "num_stages": 4}
 
 
-@torch.library.custom_op("generative_recommenders::triton_addmm_fwd", mutates_args=())
+@kernel_op("triton_addmm_fwd")
 def triton_addmm_fwd(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
     """``y + x w``: (m, k), (k, n), and (m, n) or (n,) -> (m, n) of the dtype of x."""
     _launch.on_gpu(x, "x")

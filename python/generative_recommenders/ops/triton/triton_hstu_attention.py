@@ -18,8 +18,9 @@ from generative_recommenders._checks import CHECKS
 from generative_recommenders.common import HammerKernel, cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.kinds import Kinds, attention
 from generative_recommenders.ops.problem import Mask, Problem
+from generative_recommenders.ops.table import rounded
 from generative_recommenders.ops.triton import _launch
-from generative_recommenders.ops.triton._attention_configs import configuration
+from generative_recommenders.ops.triton._attention_configs import Config, configuration
 from generative_recommenders.ops.triton._attention_kernels import (
     _hstu_attn_bwd,
     _hstu_attn_bwd_one_block,
@@ -28,7 +29,9 @@ from generative_recommenders.ops.triton._attention_kernels import (
     _hstu_attn_fwd_compute,
     _hstu_attn_fwd_one_block,
 )
+from generative_recommenders.ops.triton._launch import Call
 from generative_recommenders.ops.triton._mask import FAR
+from generative_recommenders.ops.triton._op import kernel_op
 
 __all__ = [
     "_hstu_attn_bwd_one_block",
@@ -56,7 +59,7 @@ def _descriptors(enable_tma: bool, k: Tensor, v: Tensor) -> bool:
             warnings.warn(
                 "generative_recommenders: enable_tma needs compute capability 9.0 or newer; "
                 "pointers are used, results are the same",
-                stacklevel=3,
+                stacklevel=4,
             )
         return False
     return _launch.descriptors(k, v)
@@ -104,52 +107,56 @@ def _dim_arguments(q: Tensor, v: Tensor) -> dict[str, Any]:
     }
 
 
+def _blocks(c: Config) -> dict[str, int]:
+    return {
+        "BLOCK_M": c.block_m,
+        "BLOCK_N": c.block_n,
+        "LOOP": c.loop,
+        "num_warps": c.num_warps,
+        "num_stages": c.num_stages,
+    }
+
+
 def _strides(*tensors: Tensor) -> list[int]:
     return [t.stride(0) for t in tensors] + [t.stride(1) for t in tensors]
 
 
-def _forward(
-    max_seq_len: int,
-    alpha: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    seq_offsets: Tensor,
-    num_targets: Tensor | None,
-    max_attn_len: int,
-    contextual_seq_len: int,
-    min_full_attn_seq_len: int,
-    order: Tensor | None,
-    attn_scale: Tensor | None,
-    enable_tma: bool,
-    delta: int,
-) -> Tensor:
-    _launch.on_gpu(k, "k")
-    batch, heads = seq_offsets.shape[0] - 1, q.shape[1]
-    out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype, device=v.device)
-    if batch == 0 or out.numel() == 0:
-        return out.zero_()
-    rows = min(delta or max_seq_len, max_seq_len)
+def _forward_call(p: Problem, out: Tensor, delta: int) -> Call:
+    """``delta``: of how many last rows q is, 0 for all."""
+    q, k, v, offsets = p.q, p.k, p.v, p.seq_offsets
+    batch, heads = offsets.shape[0] - 1, q.shape[1]
+    rows = min(delta or p.max_seq_len, p.max_seq_len)
     dim = max(q.shape[2], v.shape[2])
     sizes = (q.element_size(), _launch.capability(q)[0], rows, _launch.INTERPRETED)
-    (targets, order, scale), rules, general = _rules(
-        seq_offsets, q, num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len,
-        order, attn_scale,
-    )  # fmt: skip
+    optional, rules, general = _rules(offsets, q, *p.mask, p.order, p.attn_scale)
     c = configuration("forward", dim, *sizes, _launch.gpu_name(q), general)
     # A block of the last rows begins where they do, in the worst case before the first of them.
-    grid = (batch * heads, cdiv(delta or max_seq_len, c.block_m))
-    _hstu_attn_fwd[grid](
-        q, k, v, seq_offsets, targets, order, scale, out, *_strides(q, k, v, out),
-        alpha, 1.0 / max_seq_len, heads, batch, out.shape[0], max_seq_len, delta, *rules,
-        **_dim_arguments(q, v), GENERAL=general, IS_DELTA=delta > 0, LOOP=c.loop,
-        USE_TMA=_descriptors(enable_tma, k, v), BLOCK_M=c.block_m, BLOCK_N=c.block_n,
-        num_warps=c.num_warps, num_stages=c.num_stages,
+    grid = (batch * heads, cdiv(delta or p.max_seq_len, c.block_m))
+    arguments = (
+        q, k, v, offsets, *optional, out, *_strides(q, k, v, out), p.alpha, 1.0 / p.max_seq_len,
+        heads, batch, out.shape[0], p.max_seq_len, delta, *rules,
     )  # fmt: skip
+    constants = {
+        **_dim_arguments(q, v),
+        **_blocks(c),
+        "GENERAL": general,
+        "IS_DELTA": delta > 0,
+        "USE_TMA": _descriptors(p.enable_tma, k, v),
+    }
+    return Call(_hstu_attn_fwd, grid, arguments, constants)
+
+
+def _forward(p: Problem, delta: int = 0) -> Tensor:
+    _launch.on_gpu(p.k, "k")
+    v = p.v
+    out = torch.empty((*p.q.shape[:2], v.shape[2]), dtype=v.dtype, device=v.device)
+    if p.seq_offsets.shape[0] == 1 or out.numel() == 0:
+        return out.zero_()
+    _forward_call(p, out, delta).launch()
     return out
 
 
-@torch.library.custom_op("generative_recommenders::triton_hstu_attention_fwd", mutates_args=())
+@kernel_op("triton_hstu_attention_fwd")
 def triton_hstu_attention_fwd(
     N: int,
     alpha: float,
@@ -169,9 +176,9 @@ def triton_hstu_attention_fwd(
     """The forward as an op. ``sort_by_length_indices``: int (batch,), the order of the sequences;
     ``num_softmax_heads`` must be 0; the others as in ``hstu_mha``."""
     _no_softmax(num_softmax_heads)
-    mask = (num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
-    order = sort_by_length_indices
-    return _forward(N, alpha, q, k, v, seq_offsets, *mask, order, attn_scale, enable_tma, 0)
+    mask = Mask(num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
+    given = (mask, attn_scale, sort_by_length_indices, enable_tma)
+    return _forward(Problem(N, alpha, q, k, v, seq_offsets, *given))
 
 
 @triton_hstu_attention_fwd.register_fake
@@ -184,9 +191,52 @@ def _no_softmax(num_softmax_heads: int) -> None:
         CHECKS.fail(f"num_softmax_heads must be 0, got {num_softmax_heads}")
 
 
-@torch.library.custom_op(
-    "generative_recommenders::triton_hstu_attention_bwd", mutates_args={"dq", "dk", "dv"}
-)
+def _backward_calls(p: Problem, dout: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) -> list[Call]:
+    """Of columns, and of rows."""
+    q, k, v, offsets = p.q, p.k, p.v, p.seq_offsets
+    heads, batch = q.shape[1], offsets.shape[0] - 1
+    dim = max(q.shape[2], v.shape[2])
+    sizes = (q.element_size(), _launch.capability(q)[0], p.max_seq_len, _launch.INTERPRETED)
+    optional, rules, general = _rules(offsets, q, *p.mask, p.order, p.attn_scale)
+    arguments = (
+        q, k, v, offsets, *optional, dout, dq, dk, dv, *_strides(q, k, v, dout, dq, dk, dv),
+        p.alpha, 1.0 / p.max_seq_len, heads, batch, q.shape[0], p.max_seq_len, *rules,
+    )  # fmt: skip
+    calls = []
+    for of_rows in (False, True):
+        op = "rows" if of_rows else "columns"
+        c = configuration(op, dim, *sizes, _launch.gpu_name(q), general)
+        grid = (batch * heads, cdiv(p.max_seq_len, c.block_m if of_rows else c.block_n))
+        constants = {
+            **_dim_arguments(q, v),
+            **_blocks(c),
+            "GENERAL": general,
+            "OF_ROWS": of_rows,
+        }
+        calls.append(Call(_hstu_attn_bwd, grid, arguments, constants))
+    return calls
+
+
+def calls_of(p: Problem, forward: bool) -> list[Call]:
+    """What a backward of ``p`` launches, and its forward, with tensors of no memory for those that
+    it will make."""
+    shapes = ((*p.q.shape[:2], p.v.shape[2]), p.q.shape, p.k.shape, p.v.shape)
+    out, dq, dk, dv = (torch.empty(s, dtype=p.q.dtype, device="meta") for s in shapes)
+    calls = _backward_calls(p, out, dq, dk, dv)
+    if forward:
+        calls.append(_forward_call(p, out, 0))
+    return calls
+
+
+def compile_ahead(p: Problem, forward: bool) -> None:
+    """Compiles what ``calls_of`` says in the time of the slowest, where nothing has been."""
+    if p.q.is_cuda and p.q.numel() and p.seq_offsets.shape[0] > 1:
+        dims = (*p.q.shape[1:], p.v.shape[2], rounded(p.max_seq_len))
+        key = (p.q.device, p.q.dtype, dims, p.general, p.enable_tma, forward)
+        _launch.compile_at_once(key, lambda: calls_of(p, forward))
+
+
+@kernel_op("triton_hstu_attention_bwd", written=("dq", "dk", "dv"))
 def triton_hstu_attention_bwd(
     dout: Tensor,
     q: Tensor,
@@ -211,29 +261,15 @@ def triton_hstu_attention_bwd(
     gradient is read by pointers; ``enable_tma`` changes nothing."""
     _no_softmax(num_softmax_heads)
     _launch.on_gpu(q, "q")
-    batch, heads = seq_offsets.shape[0] - 1, q.shape[1]
-    if batch == 0 or q.shape[0] == 0 or heads == 0:
+    if seq_offsets.shape[0] == 1 or q.shape[0] == 0 or q.shape[1] == 0:
         for t in (dq, dk, dv):
             t.zero_()
         return
-    dout = switch_to_contiguous_if_needed(dout)
-    dim = max(q.shape[2], v.shape[2])
-    sizes = (q.element_size(), _launch.capability(q)[0], N, _launch.INTERPRETED)
-    (targets, order, scale), rules, general = _rules(
-        seq_offsets, q, num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len,
-        sort_by_length_indices, attn_scale,
-    )  # fmt: skip
-    for of_rows in (False, True):
-        op = "rows" if of_rows else "columns"
-        c = configuration(op, dim, *sizes, _launch.gpu_name(q), general)
-        grid = (batch * heads, cdiv(N, c.block_m if of_rows else c.block_n))
-        _hstu_attn_bwd[grid](
-            q, k, v, seq_offsets, targets, order, scale, dout, dq, dk, dv,
-            *_strides(q, k, v, dout, dq, dk, dv),
-            alpha, 1.0 / N, heads, batch, q.shape[0], N, *rules, **_dim_arguments(q, v),
-            GENERAL=general, LOOP=c.loop, OF_ROWS=of_rows, BLOCK_M=c.block_m, BLOCK_N=c.block_n,
-            num_warps=c.num_warps, num_stages=c.num_stages,
-        )  # fmt: skip
+    mask = Mask(num_targets, max_attn_len, contextual_seq_len, min_full_attn_seq_len)
+    order = sort_by_length_indices
+    problem = Problem(N, alpha, q, k, v, seq_offsets, mask, attn_scale, order)
+    for call in _backward_calls(problem, switch_to_contiguous_if_needed(dout), dq, dk, dv):
+        call.launch()
 
 
 @triton_hstu_attention_bwd.register_fake
@@ -276,7 +312,7 @@ def triton_hstu_mha(
     return attention(problem, Kinds(triton_kernel, triton_kernel, enable_tma))
 
 
-@torch.library.custom_op("generative_recommenders::triton_cached_hstu_attention", mutates_args=())
+@kernel_op("triton_cached_hstu_attention")
 def _cached(
     N: int,
     alpha: float,
@@ -293,8 +329,9 @@ def _cached(
     delta = delta_q.shape[0] // batch if batch else 0
     if delta == 0:
         return v.new_empty((delta_q.shape[0], v.shape[1], v.shape[2]))
-    mask = (num_targets, max_attn_len, contextual_seq_len, 0)
-    return _forward(N, alpha, delta_q, k, v, seq_offsets, *mask, None, None, enable_tma, delta)
+    mask = Mask(num_targets, max_attn_len, contextual_seq_len)
+    problem = Problem(N, alpha, delta_q, k, v, seq_offsets, mask, enable_tma=enable_tma)
+    return _forward(problem, delta)
 
 
 @_cached.register_fake

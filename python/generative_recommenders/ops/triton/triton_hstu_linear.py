@@ -20,6 +20,7 @@ from generative_recommenders.ops.triton._linear_kernels import (
     _norm_mul_dropout_fwd,
     rand3x,
 )
+from generative_recommenders.ops.triton._op import kernel_op
 from generative_recommenders.ops.triton._toggles import toggle
 from generative_recommenders.ops.triton.triton_addmm import maybe_triton_addmm_fwd
 from generative_recommenders.ops.triton.triton_layer_norm import (
@@ -75,7 +76,7 @@ class _Kind(NamedTuple):
         return self.ratio, flags, ACTIVATIONS.index(act)
 
 
-@torch.library.custom_op("generative_recommenders::triton_norm_mul_dropout_fwd", mutates_args=())
+@kernel_op("triton_norm_mul_dropout_fwd")
 def _fwd_op(
     x: Tensor,
     u: Tensor,
@@ -119,7 +120,7 @@ def _(
     return y, statistic, torch.empty_like(statistic)
 
 
-@torch.library.custom_op("generative_recommenders::triton_norm_mul_dropout_bwd", mutates_args=())
+@kernel_op("triton_norm_mul_dropout_bwd")
 def _bwd_op(
     dy: Tensor,
     x: Tensor,

@@ -15,9 +15,11 @@ from torch import Tensor
 from generative_recommenders._checks import CHECKS, indices, offsets
 from generative_recommenders.common import switch_to_contiguous_if_needed
 from generative_recommenders.ops.hstu_compute import check_uvqk, split_uvqk
+from generative_recommenders.ops.problem import Mask, Problem
 from generative_recommenders.ops.triton._launch import capability, on_gpu
 from generative_recommenders.ops.triton.triton_addmm import maybe_triton_addmm_fwd, triton_addmm_bwd
 from generative_recommenders.ops.triton.triton_hstu_attention import (
+    compile_ahead,
     longest_first,
     triton_hstu_attention_bwd,
     triton_hstu_attention_fwd,
@@ -56,6 +58,9 @@ class _HSTUPreprocessAndAttentionFunction(torch.autograd.Function):
         uvqk = maybe_triton_addmm_fwd(normed, uvqk_weight, uvqk_bias)
         u, v, q, k = split_uvqk(uvqk, *o.sizes)
         mask = (num_targets, o.window, o.contextual)
+        if any(ctx.needs_input_grad) and not torch.compiler.is_compiling():
+            given = (o.N, o.alpha, q, k, v, seq_offsets, Mask(*mask))
+            compile_ahead(Problem(*given, order=order, enable_tma=o.enable_tma), True)
         out = triton_hstu_attention_fwd(
             o.N, o.alpha, q, k, v, seq_offsets, *mask, order, o.enable_tma, 0
         )

@@ -15,6 +15,7 @@ from generative_recommenders.ops.pytorch.pt_jagged_tensors import both_offsets
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._bmm import jagged_bmm, jagged_outer, jagged_sum
 from generative_recommenders.ops.triton._jagged_kernels import _move_rows
+from generative_recommenders.ops.triton._op import kernel_op
 from generative_recommenders.ops.triton._toggles import toggle
 
 
@@ -41,7 +42,7 @@ def _move(
     )  # fmt: skip
 
 
-@torch.library.custom_op("generative_recommenders::triton_concat_2D_jagged", mutates_args=())
+@kernel_op("triton_concat_2D_jagged")
 def _join_op(
     longest: int,
     a: Tensor,
@@ -70,7 +71,7 @@ def _(
     return a.new_empty((a.shape[0] if replace else a.shape[0] + b.shape[0], a.shape[1]))
 
 
-@torch.library.custom_op("generative_recommenders::triton_split_2D_jagged", mutates_args=())
+@kernel_op("triton_split_2D_jagged")
 def _part_op(
     longest: int,
     both: Tensor,

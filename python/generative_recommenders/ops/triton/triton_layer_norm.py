@@ -13,6 +13,7 @@ from generative_recommenders._checks import CHECKS
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._norm_kernels import _add_up, _norm_bwd, _norm_fwd
+from generative_recommenders.ops.triton._op import kernel_op
 
 MAX_ROW_BYTES = 65536
 PARTS = 1056  # programs of the backward, each with its own sums
@@ -129,7 +130,7 @@ def _parts(weight: Tensor | None, bias: Tensor | None, is_rms: bool) -> int:
     return (weight is not None) + 2 * (bias is not None) + 4 * is_rms
 
 
-@torch.library.custom_op("generative_recommenders::triton_norm_fwd", mutates_args=())
+@kernel_op("triton_norm_fwd")
 def _fwd_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, gate: str, is_rms: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +146,7 @@ def _(
     return x.new_empty(x.shape), mean, statistic
 
 
-@torch.library.custom_op("generative_recommenders::triton_norm_bwd", mutates_args=())
+@kernel_op("triton_norm_bwd")
 def _bwd_op(
     dy: Tensor,
     x: Tensor,

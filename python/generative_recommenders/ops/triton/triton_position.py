@@ -15,10 +15,11 @@ from torch import Tensor
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.pieces import in_pieces, of_pieces
 from generative_recommenders.ops.triton import _launch
+from generative_recommenders.ops.triton._op import kernel_op
 from generative_recommenders.ops.triton._position_kernels import _add_embeddings, _sum_of_rows
 
 
-@torch.library.custom_op("generative_recommenders::triton_add_embeddings", mutates_args=())
+@kernel_op("triton_add_embeddings")
 def _fwd_op(
     x: Tensor,
     seq_offsets: Tensor,
@@ -74,7 +75,7 @@ def _(
     return x.new_empty(x.shape), places, torch.empty_like(places)
 
 
-@torch.library.custom_op("generative_recommenders::triton_sum_of_rows", mutates_args=())
+@kernel_op("triton_sum_of_rows")
 def _table_gradient(grad: Tensor, index: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
     """(rows, dim): for each row of a table the sum of those of ``grad`` that took it."""
     grad = switch_to_contiguous_if_needed(grad)

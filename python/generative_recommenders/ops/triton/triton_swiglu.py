@@ -11,6 +11,7 @@ from torch import Tensor
 
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.triton import _launch
+from generative_recommenders.ops.triton._op import kernel_op
 from generative_recommenders.ops.triton._tile import dot
 
 
@@ -38,7 +39,7 @@ def _swiglu(
     tl.store(out, y, mask=(m < M)[:, None] & (n < N)[None, :])
 
 
-@torch.library.custom_op("generative_recommenders::triton_swiglu", mutates_args=())
+@kernel_op("triton_swiglu")
 def _op(x: Tensor, w_gate: Tensor, w_up: Tensor) -> Tensor:
     _launch.on_gpu(x, "x")
     x, w_gate, w_up = (switch_to_contiguous_if_needed(t) for t in (x, w_gate, w_up))

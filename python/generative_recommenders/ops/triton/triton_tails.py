@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from generative_recommenders.ops.triton import _launch
+from generative_recommenders.ops.triton._op import kernel_op
 from generative_recommenders.ops.triton._tile import zero_rows
 
 
@@ -25,7 +25,7 @@ def _clear_tails(
     zero_rows(T + tl.program_id(1).to(tl.int64) * stride_h, low, end, stride, D, BLOCK_D)
 
 
-@torch.library.custom_op("generative_recommenders::triton_clear_tails", mutates_args={"t"})
+@kernel_op("triton_clear_tails", written=("t",))
 def triton_clear_tails(t: Tensor, seq_offsets: Tensor, N: int) -> None:
     """Zeros in place for the rows of each sequence from ``N`` on, and behind the last sequence.
 
