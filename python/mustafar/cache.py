@@ -343,14 +343,16 @@ def decode_attention(
         )
     if q.requires_grad and torch.is_grad_enabled():
         checks.fail("q requires a gradient, and decode_attention has none: use torch.no_grad()")
-    scale = cache.head_dim**-0.5 if scale is None else scale
-    checks.number(scale, "scale")
+    if scale is None:
+        scale = cache.head_dim**-0.5
+    else:
+        checks.number(scale, "scale")
     checks.integer(splits, "splits", 0, 65535)
     checks.boolean(check, "check")
     if check and q.is_cuda:
         _check_bits(cache)
     out: Tensor = ops.decode(flat.contiguous(), *cache.tensors, float(scale), splits)
-    return out.view(q.shape)
+    return out if q.dim() == 3 else out.view(q.shape)
 
 
 def _check_bits(cache: MustafarCache) -> None:
