@@ -44,7 +44,7 @@ def _values(t: Tensor, name: str) -> None:
 
 
 def _shape(t: Tensor, name: str, shape: tuple[int, ...], meaning: str) -> None:
-    if tuple(t.shape) != shape:
+    if t.shape != shape:
         _fail(f"{name} must have shape {meaning} = {shape}, got {shape_text(t)}")
 
 
@@ -127,10 +127,12 @@ def values_wanted(x: Tensor, check: bool) -> bool:
     return x.device.type == "cpu" or check
 
 
-def _range(t: Tensor) -> tuple[int, int]:
-    """The addresses of a tensor's first and behind its last byte."""
-    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
+def _end(t: Tensor) -> int:
+    """The address behind a tensor's last byte."""
+    values = 1
+    for size, stride in zip(t.shape, t.stride(), strict=True):
+        values += (size - 1) * stride
+    return t.data_ptr() + values * t.element_size()
 
 
 def written(t: Tensor, name: str, x: Tensor) -> None:
@@ -140,10 +142,9 @@ def written(t: Tensor, name: str, x: Tensor) -> None:
             _fail(f"{name} must have a place for each value, got strides {tuple(t.stride())}")
     if torch.compiler.is_compiling() or type(t) is not Tensor or type(x) is not Tensor:
         return
-    if t.is_meta or t.numel() == 0 or x.numel() == 0:
+    if t.is_meta or t.numel() == 0 or x.numel() == 0 or t.device != x.device:
         return
-    (a, b), (c, d) = _range(t), _range(x)
-    if t.device == x.device and a < d and c < b:
+    if t.data_ptr() < _end(x) and x.data_ptr() < _end(t):
         _fail(f"{name} is written and must not share memory with x, but their addresses overlap")
 
 
