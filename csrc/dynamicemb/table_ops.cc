@@ -169,6 +169,28 @@ Written WriteKeys(const WriteArguments& a) {
   return {rows, status, evicted_keys, evicted_values, evicted_scores, evicted_count};
 }
 
+struct UnlockArguments {
+  OpArguments& in;
+  Tensor keys = in.GetTensor("keys");
+  Tensor offsets = in.GetTensor("offsets");
+  int64_t set = in.GetInt("set");
+  Tensor state = in.GetTensor("state");
+};
+
+// What mode 6 of table_set_write does, in every step with a prefetch: it makes no tensor.
+void Unlock(const UnlockArguments& a) {
+  const auto variable = Held(a.set);
+  CheckBatch(*variable, a.keys, a.offsets, a.state);
+  if (a.keys.numel() == 0) return;
+  const At<Where> at(a.state);
+  hkv::Write call;
+  call.name = "unlock_keys";
+  call.mode = hkv::WriteMode::kUnlock;
+  call.n = static_cast<uint64_t>(a.keys.numel());
+  call.keys = Words(MaybeTensor(a.keys));
+  hkv::Table::Run(variable->SegmentsOf(In<int64_t>(a.offsets)), call, StreamOf(at));
+}
+
 // ---- One table
 
 struct ExportArguments {
@@ -265,6 +287,7 @@ template <class Library>
 void Implement(Library& m) {
   m.impl("table_set_find", &Boxed<FindArguments, &Find>);
   m.impl("table_set_write", &Boxed<WriteArguments, &WriteKeys>);
+  m.impl("table_set_unlock", &BoxedVoid<UnlockArguments, &Unlock>);
   m.impl("table_set_export", &Boxed<ExportArguments, &ExportRows>);
   m.impl("table_set_sizes", &Boxed<SizesArguments, &Sizes>);
   m.impl("table_set_clear", &BoxedVoid<ClearArguments, &Clear>);
@@ -286,6 +309,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(dynamicemb, m) {
             "(Tensor rows, Tensor status, Tensor evicted_keys, Tensor evicted_values, "
             "Tensor evicted_scores, Tensor evicted_count)")
             .c_str());
+  m.def(Writing<UnlockArguments>("table_set_unlock", "()").c_str());
   m.def(Schema<ExportArguments>("table_set_export",
                                 "(Tensor keys, Tensor values, Tensor scores, Tensor count)")
             .c_str());

@@ -118,6 +118,10 @@ class TableSet:
         given = (self.handle, self.state, values, scores, mode, verbatim, pin, report)
         return Written(*ops.table_set_write(keys, offsets, *given))
 
+    def unlock(self, keys: Tensor, offsets: Tensor) -> None:
+        """Each key gives back the row that a pinning call held for it."""
+        ops.table_set_unlock(keys, offsets, self.handle, self.state)
+
     def load(self, rows: Tensor) -> Tensor:
         """(n, row words) float32: the rows at these addresses, zeros for 0."""
         values: Tensor = ops.load_rows(self.state, rows, self.row_bytes)
@@ -148,13 +152,9 @@ class TableSet:
         """Inserts or overwrites rows of one table, scores verbatim; the status of each."""
         offsets = torch.zeros(len(self.tables) + 1, dtype=torch.int64, device=self.device)
         offsets[table + 1 :] = len(keys)
+        verbatim = scores is not None
         return self.write(
-            INSERT_OR_ASSIGN,
-            keys,
-            offsets,
-            values=values,
-            scores=scores,
-            verbatim=scores is not None,
+            INSERT_OR_ASSIGN, keys, offsets, values=values, scores=scores, verbatim=verbatim
         ).status
 
     def clear(self) -> None:

@@ -203,6 +203,11 @@ def _(
     return rows, status, _ints(keys, listed), evicted, _ints(keys, listed), count
 
 
+@_fake("table_set_unlock")
+def _(*arguments: Any) -> None:
+    return None
+
+
 @_fake("cache_seek")
 def _(
     keys: Tensor, offsets: Tensor, set: int, state: Tensor, scores: Tensor | None, pin: bool

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynamicemb import dump_beside, dump_load, dump_ranks
 from dynamicemb.arguments import checks
 from dynamicemb.dynamicemb_config import DynamicEmbTableOptions
-from dynamicemb.key_value_table import UNLOCK, Tiers
+from dynamicemb.key_value_table import Tiers
 from dynamicemb.optimizer import RowLayout, RowOptimizer
 from dynamicemb.scores import Scores
 from dynamicemb.types import Counter
@@ -43,7 +43,7 @@ class TableApi(nn.Module):
         raise NotImplementedError
 
     def _unpin(self, lookup: Any) -> None:
-        self.tiers.first.write(UNLOCK, lookup.keys, lookup.row_offsets)
+        self.tiers.first.unlock(lookup.keys, lookup.row_offsets)
 
     @property
     def table_names(self) -> list[str]:

@@ -73,6 +73,7 @@ def calls(device: str) -> dict[str, tuple[Any, ...]]:
             lookup.keys, lookup.row_offsets, first.handle, first.state, None, None,
             FIND_OR_INSERT, False, False, True,
         ),
+        "table_set_unlock": (lookup.keys, lookup.row_offsets, first.handle, first.state),
         "cache_seek": seek,
         "cache_move": (rows, status, *move),
         "table_set_clear": (first.state, first.handle, 0),
