@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from generative_recommenders.common import HammerKernel
+from generative_recommenders.ops import cuda
 from generative_recommenders.ops.hstu_attention import delta_hstu_mha, hstu_mha, hstu_mha_cuda
 from torch import Tensor
 
@@ -189,6 +190,26 @@ def test_cuda_is_pytorch_with_gradients(mask: str) -> None:
     if "min_full_attn_seq_len" not in options:
         got = hstu_mha_cuda(n, 0.3, *inputs, starts, **options)
         assert torch.equal(got, attention(HammerKernel.CUDA, *inputs))
+
+
+def test_rows_beyond_the_length_are_sequences_of_their_own_to_cuda() -> None:
+    for dtype in (torch.int32, torch.int64):
+        cut = cuda.cut_at(torch.tensor([0, 5, 5, 25, 27], dtype=dtype), 8)
+        assert cut.tolist() == [0, 5, 5, 5, 5, 13, 25, 27, 27] and cut.dtype == torch.int32
+        assert cuda.cut_at(torch.zeros(1, dtype=dtype), 8).tolist() == [0]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("hstu_attn") is None, reason="hstu_attn is not installed"
+)
+def test_sequences_are_cut_once_for_cuda_s_forward_and_backward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuts, cut_at = [], cuda.cut_at
+    monkeypatch.setattr(cuda, "cut_at", lambda *given: cuts.append(given) or cut_at(*given))
+    q = qkv(20, 1, 32, 32, torch.bfloat16)[0].requires_grad_()
+    hstu_mha(9, 0.3, q, q, q, cases.starts_of([20]), kernel=HammerKernel.CUDA).sum().backward()
+    assert len(cuts) == 1
 
 
 @needs_triton

@@ -58,6 +58,19 @@ def _in_turn(first: Tensor, second: Tensor | int) -> Tensor:
     return torch.stack([first, second], dim=1).flatten()
 
 
+def cut_at(starts: Tensor, most: int) -> Tensor:
+    """int32 (2 batch + 1): where each sequence begins, and what it has beyond ``most`` rows. In as
+    few kernels as there may be: short sequences' attention takes no longer than ten of these."""
+    cut = torch.empty((2 * starts.shape[0] - 1,), dtype=torch.int32, device=starts.device)
+    cut[::2] = starts
+    beyond = starts[:-1] + most
+    if torch.compiler.is_compiling():  # it knows no out= of a view
+        cut[1::2] = torch.minimum(beyond, starts[1:])
+    else:
+        torch.minimum(beyond, starts[1:], out=cut[1::2])
+    return cut
+
+
 def _theirs(p: Problem) -> Any:
     """The same call as ``hstu_attn`` has it. What a sequence has beyond ``max_seq_len`` is a
     sequence of its own there, and its rows are cleared."""
@@ -65,18 +78,17 @@ def _theirs(p: Problem) -> Any:
     from hstu_attn.problem import Problem as TheirProblem
 
     starts, most = p.seq_offsets, p.max_seq_len
-    lengths = lengths_of(starts)
-    within = lengths.clamp(max=most)
-    cut = torch.cat([_in_turn(starts[:-1], starts[:-1] + within), starts[-1:]]).to(torch.int32)
+    cut = cut_at(starts, most) if p.cut is None else p.cut
     longest = most
-    if starts.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
-        longest = max(most, int(lengths.max()))  # the CPU looks at lengths
+    if starts.device.type == "cpu" and not torch.compiler.is_compiling() and starts.shape[0] > 1:
+        longest = max(most, int(lengths_of(starts).max()))  # the CPU looks at lengths
     targets, func = p.mask.num_targets, None
     window = (-1, 0)
     if p.mask.max_attn_len or p.mask.contextual_seq_len:
         func, targets, window = visible_columns(p.q.shape[0], starts, p.mask, most), None, (-1, -1)
     elif targets is not None:
-        inside = (within - (lengths - targets)).clamp(min=0)
+        lengths = lengths_of(starts)
+        inside = (lengths.clamp(max=most) - (lengths - targets)).clamp(min=0)
         targets = _in_turn(inside, 0).to(torch.int32)
     return TheirProblem(
         p.q.contiguous(),

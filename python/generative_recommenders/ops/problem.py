@@ -18,7 +18,8 @@ class Mask(NamedTuple):
 
 class Problem(NamedTuple):
     """The arguments of ``hstu_mha`` that a kernel sees. ``order`` are the sequences' numbers in the
-    order of their lengths, for ``sort_by_length``. A NamedTuple, which torch.compile can follow."""
+    order of their lengths, for ``sort_by_length``; ``cut`` is ``ops.cuda.cut_at`` of the sequences,
+    if that was computed. A NamedTuple, which torch.compile can follow."""
 
     max_seq_len: int
     alpha: float
@@ -30,6 +31,7 @@ class Problem(NamedTuple):
     attn_scale: Tensor | None = None
     order: Tensor | None = None
     enable_tma: bool = False
+    cut: Tensor | None = None
 
     @property
     def general(self) -> bool:
@@ -62,12 +64,12 @@ class Problem(NamedTuple):
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """What autograd has to keep, see ``with_tensors``."""
-        given = (self.seq_offsets, self.mask.num_targets, self.attn_scale, self.order)
+        given = (self.seq_offsets, self.mask.num_targets, self.attn_scale, self.order, self.cut)
         return (self.q, self.k, self.v, *given)
 
     def with_tensors(self, kept: tuple[Any, ...]) -> Problem:
         """The same call with what ``tensors`` gave."""
-        q, k, v, seq_offsets, num_targets, attn_scale, order = kept
+        q, k, v, seq_offsets, num_targets, attn_scale, order, cut = kept
         return self._replace(
             q=q,
             k=k,
@@ -76,4 +78,5 @@ class Problem(NamedTuple):
             mask=self.mask._replace(num_targets=num_targets),
             attn_scale=attn_scale,
             order=order,
+            cut=cut,
         )
