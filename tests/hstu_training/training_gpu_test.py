@@ -72,8 +72,9 @@ def test_two_gpus_of_16_are_one_of_32(gpu: str, tmp_path: Path) -> None:
         folders.append(folder)
     wanted, found = (runs.state(folder) for folder in folders)
     assert found.keys() == wanted.keys()
+    print("furthest apart:", max(float(np.abs(found[n] - wanted[n]).max()) for n in wanted))
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=0, err_msg=name)
     losses = [[float(row["loss"]) for row in runs.numbers(f / "out")] for f in folders]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5) and len(losses[0]) > 5
-    print("furthest apart:", max(float(np.abs(found[n] - wanted[n]).max()) for n in wanted))
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert [row["step"] for row in runs.numbers(folders[0] / "out")] == ["20", "40", "50"]
