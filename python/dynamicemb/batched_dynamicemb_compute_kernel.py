@@ -149,9 +149,10 @@ class BatchedDynamicEmbedding(_Kernel, BaseBatchedEmbedding):  # type: ignore[mi
         self._make(pg, device, DynamicEmbPoolingMode.NONE)
 
     def forward(self, features: Any) -> Tensor:
-        ends = tuple(accumulate(features.stride_per_key(), initial=0))
         offsets = features.offsets().to(torch.int64)
-        offsets = offsets[constant(ends, offsets.device)]
+        if features.variable_stride_per_key():
+            ends = tuple(accumulate(features.stride_per_key(), initial=0))
+            offsets = offsets[constant(ends, offsets.device)]
         weights = features.weights_or_none()
         counts = None if weights is None else weights.view(torch.int32).to(torch.int64)
         rows: Tensor = self._emb_module(

@@ -31,6 +31,7 @@ def link_of(group: Any) -> Link:
     return Link(group)
 
 
+@lru_cache(maxsize=64)
 def by_feature(ranks: int, features: int, device: torch.device) -> Tensor:
     """int32: from (rank, feature) order to (feature, rank) order."""
     order = [r * features + f for f in range(features) for r in range(ranks)]
@@ -56,18 +57,17 @@ class Sizes(Awaitable):  # type: ignore[misc]
         self.link, self.world, self.dealt, self.pooled = link, link.world, dealt, pooled
         self.features = len(dealt.keys()) // self.world
         samples = dealt.stride()
-        self.given = torch.empty(
-            self.world, self.features + 1, dtype=torch.int64, device=dealt.device()
-        )
+        # Numbers given and come; the last of each rank is its samples.
+        shape = (2, self.world, self.features + 1)
+        self.both = torch.full(shape, samples, dtype=torch.int64, device=dealt.device())
+        given, self.came = self.both.unbind()
         lengths = dealt.lengths().view(self.world, self.features, samples)
-        torch.sum(lengths, 2, dtype=torch.int64, out=self.given[:, :-1])
-        self.given[:, -1] = samples
-        self.came, self.work = link.all_to_all(self.given, None, None)
+        torch.sum(lengths, 2, dtype=torch.int64, out=given[:, :-1])
+        self.work = link.all_to_all(given, None, None, self.came)[1]
 
     def _wait_impl(self) -> Keys:
         self.link.wait(self.work)
-        sent, received = self.link.on_host(torch.stack([self.given, self.came]))  # the one wait
-        return Keys(self, sent, received)
+        return Keys(self, *self.link.on_host(self.both))  # the one wait
 
 
 class Keys(KJTAllToAllTensorsAwaitable):  # type: ignore[misc]
@@ -78,6 +78,7 @@ class Keys(KJTAllToAllTensorsAwaitable):  # type: ignore[misc]
         self.asked, self.received = asked, received
         self.batches = [row[-1] for row in received]
         to, of = ([sum(row[:-1]) for row in half] for half in (sent, received))
+        self.sent_rows, self.received_rows = to, of
         self._input_splits, self._output_splits = {"values": to}, {"values": of}
         self._recat, self._stride_per_rank = None, self.batches
         dealt, features = asked.dealt, asked.features

@@ -38,7 +38,11 @@ class Link:
         self._store = c10d.PrefixStore("dynamicemb", c10d._get_process_group_store(group))
 
     def all_to_all(
-        self, given: Tensor, received: Sequence[int] | None, sent: Sequence[int] | None
+        self,
+        given: Tensor,
+        received: Sequence[int] | None,
+        sent: Sequence[int] | None,
+        into: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Starts an exchange of rows: what will come, and what to ``wait`` for.
 
@@ -46,9 +50,10 @@ class Link:
             given: (sum of sent, ...), rank by rank; its shape and dtype but for the first size are
                 the same on all ranks.
             received, sent: rows from and to each rank; None: equal parts.
+            into: what will hold them; default: a new tensor.
         """
         rows = given.shape[0] if received is None else sum(received)
-        made = given.new_empty((rows, *given.shape[1:]))
+        made = given.new_empty((rows, *given.shape[1:])) if into is None else into
         with self._blamed():
             work = dist.all_to_all_single(
                 made,

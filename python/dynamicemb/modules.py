@@ -379,19 +379,19 @@ class DynamicEmbeddingBagCollection(_Collection):
 
     def forward(self, features: Any) -> KeyedTensor:
         """A KeyedTensor, (batch, dim) of each feature, from a KeyedJaggedTensor."""
-        parts: dict[str, tuple[int, Tensor]] = {}
         batches = [self._chosen(features, names) for names in self._features]
         if not self._weighted:
             batches = [(values, offsets, None) for values, offsets, _ in batches]
         elif any(weights is None for _, _, weights in batches):
             raise ValueError("dynamicemb: features have no weights, and is_weighted is True")
-        for pooled, names, dims in zip(
-            self._looked_up(batches), self._features, self._dims, strict=True
-        ):
+        looked_up = self._looked_up(batches)
+        if len(looked_up) == 1:
+            return KeyedTensor(self._features[0], self._dims[0], looked_up[0])
+        parts: dict[str, tuple[int, Tensor]] = {}
+        for pooled, names, dims in zip(looked_up, self._features, self._dims, strict=True):
             for name, dim, part in zip(names, dims, torch.split(pooled, dims, 1), strict=True):
                 parts[name] = (dim, part)
-        if len(self._groups) > 1:
-            pooled = torch.cat([parts[name][1] for name in self._order], dim=1)
+        pooled = torch.cat([parts[name][1] for name in self._order], dim=1)
         return KeyedTensor(self._order, [parts[name][0] for name in self._order], pooled)
 
 
@@ -417,11 +417,12 @@ class DynamicEmbeddingCollection(_Collection):
     def forward(self, features: Any) -> dict[str, JaggedTensor]:
         found = {}
         batches = [self._chosen(features, names)[:2] for names in self._features]
+        keys = list(features.keys())
         lengths = [
-            torch.diff(offsets).view(len(names), -1)
+            (features.lengths() if names == keys else torch.diff(offsets)).view(len(names), -1)
             for (_, offsets), names in zip(batches, self._features, strict=True)
         ]
-        known = dict(zip(features.keys(), _known_sizes(features) or (), strict=False))
+        known = dict(zip(keys, _known_sizes(features) or (), strict=False))
         sizes = [None if known else Numbers(one.sum(1)) for one in lengths]
         looked_up = self._looked_up([(values, offsets, None) for values, offsets in batches])
         for rows, of, size, names, dims in zip(
@@ -429,7 +430,7 @@ class DynamicEmbeddingCollection(_Collection):
         ):
             counts = [known[name] for name in names] if size is None else size.read()
             for name, dim, length, part in zip(
-                names, dims, of, torch.split(rows, counts), strict=True
+                names, dims, of.unbind(), torch.split(rows, counts), strict=True
             ):
-                found[name] = JaggedTensor(part[:, :dim], length)
+                found[name] = JaggedTensor(part if part.shape[1] == dim else part[:, :dim], length)
         return found

@@ -48,9 +48,11 @@ def rows_of_tensor(
         n, places = len(slots), slots * step + first
     else:
         places = torch.arange(first, first + n * step, step, device=rows.device)
-    ends = torch.zeros(2, dtype=torch.int64, device=rows.device)
-    ends[1:].fill_(n)
-    state = torch.zeros(STATE_WORDS, dtype=torch.int64, device=rows.device)
+    if n:
+        ends = torch.arange(0, n + 1, n, device=rows.device)  # by one launch
+    else:
+        ends = torch.zeros(2, dtype=torch.int64, device=rows.device)
+    state = _state(rows.device)
     known = _features(rows.device, rows.dtype, dim, features, pooling, out_dtype)
     return Lookup(state, places, places, inverse, ends, offsets), known
 
@@ -70,6 +72,13 @@ def summed(grad: Tensor, inverse: Tensor, n: int) -> Tensor:
         *_plain(grad.device).schema(), dim,
     )  # fmt: skip
     return sums[:n].to(grad.dtype)
+
+
+@functools.lru_cache(16)
+def _state(device: torch.device) -> Tensor:
+    """Of no table: what is asked of such rows neither reads nor changes it."""
+    with torch.inference_mode(False):
+        return torch.zeros(STATE_WORDS, dtype=torch.int64, device=device)
 
 
 @functools.lru_cache(16)

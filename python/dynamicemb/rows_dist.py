@@ -142,48 +142,91 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grad = grads[0] * _share(ctx.world)
-        return grad.expand(ctx.world, *grad.shape).reshape(-1, grad.shape[1]), None
+        grad = grads[0].expand(ctx.world, *grads[0].shape)
+        every = grad.new_empty(grad.shape)
+        torch.mul(grad, _share(ctx.world), out=every)
+        return every.view(-1, grad.shape[2]), None
 
 
 class SequenceDist(RwSequenceEmbeddingDist):  # type: ignore[misc]
     """Rows are put in the order of ranks as rows: TorchRec does so number by number."""
 
+    @property
+    def coded(self) -> bool:
+        return self._dist._codecs is not None
+
     def forward(self, local_embs: Tensor, sharding_ctx: Any = None) -> Any:
         group, dim = self._dist._pg, local_embs.shape[1]
         place = sharding_ctx.unbucketize_permute_tensor
-        repeated, share = getattr(sharding_ctx, "repeated", False), 1
-        came: Any = NoWait(local_embs)
-        if group.size() > 1:
+        repeated = getattr(sharding_ctx, "repeated", False)
+        if group.size() == 1:
+            came: Any = NoWait(local_embs)
+        else:
             lengths = sharding_ctx.lengths_after_input_dist  # of each feature, from each rank
-            at = torch.arange(len(local_embs), device=local_embs.device)
-            back = by_rank(group.size(), len(lengths), at.device)
-            _, order, _ = ops.permute_rows(back, lengths.reshape(-1, 1), at, None, len(at))
-            rows = chosen(local_embs, order)
             to, of = sharding_ctx.output_splits, sharding_ctx.input_splits
-            if self._dist._codecs is None:
-                came, share = Crossing(link_of(group), rows, to, of), group.size()
-            else:
-                came = self._dist(
-                    rows.reshape(-1, 1),
-                    lengths=lengths[:0],  # in order
-                    input_splits=[dim * n for n in of],
-                    output_splits=[dim * n for n in to],
-                )
-        came.callbacks.append(lambda rows: chosen(rows.view(-1, dim), place, share, repeated))
+            if not self.coded:
+                return self.crossing(local_embs, lengths, place, repeated, to, of)
+            came = self._dist(
+                chosen(local_embs, _to_ranks(local_embs, lengths)).reshape(-1, 1),
+                lengths=lengths[:0],  # in order
+                input_splits=[dim * n for n in of],
+                output_splits=[dim * n for n in to],
+            )
+        came.callbacks.append(lambda rows: chosen(rows.view(-1, dim), place, 1, repeated))
         return came
+
+    def crossing(
+        self,
+        rows: Tensor,
+        lengths: Tensor,
+        place: Tensor | None,
+        repeated: bool,
+        to: list[int],
+        of: list[int],
+    ) -> Crossing:
+        """Rows on their way to who asked for them.
+
+        Args:
+            rows: (sum of to, dim), feature by feature, rank by rank.
+            lengths: (features, ranks) of them.
+            place: where the row of each value comes to; None: they come in order.
+            repeated: whether a row may be asked for more than once.
+            to, of: rows that each rank gets, and gives.
+        """
+        group = self._dist._pg
+        given = chosen(rows, _to_ranks(rows, lengths), group.size())
+        came = Crossing(link_of(group), given, to, of)
+        if place is not None:
+            came.callbacks.append(lambda found: chosen(found, place, 1, repeated))
+        return came
+
+
+def _to_ranks(rows: Tensor, lengths: Tensor) -> Tensor:
+    """The order, rank by rank, of rows that lie feature by feature."""
+    features, ranks = lengths.shape
+    at = torch.arange(len(rows), device=rows.device)
+    back = by_rank(ranks, features, at.device)
+    order: Tensor = ops.permute_rows(back, lengths.reshape(-1, 1), at, None, len(rows))[1]
+    return order
 
 
 class PooledDist(RwPooledEmbeddingDist):  # type: ignore[misc]
     """Partial sums of each rank's samples cross, and are added up by the rank whose they are."""
 
+    @property
+    def coded(self) -> bool:
+        return self._codecs is not None
+
     def forward(self, local_embs: Tensor, sharding_ctx: Any = None) -> Any:
-        world = self._pg.size()
         batches = None if sharding_ctx is None else sharding_ctx.batch_size_per_rank
-        if self._codecs is not None or not batches or sharding_ctx.variable_batch_per_feature:
+        if self.coded or not batches or sharding_ctx.variable_batch_per_feature:
             return super().forward(local_embs, sharding_ctx)
-        own = batches[self._pg.rank()]
-        came = Crossing(link_of(self._pg), local_embs, batches, [own] * world)
+        return self.crossing(local_embs, batches)
+
+    def crossing(self, sums: Tensor, batches: list[int]) -> Crossing:
+        """(sum of batches, dims) partial sums on their way to the ranks whose samples they are."""
+        world, own = self._pg.size(), batches[self._pg.rank()]
+        came = Crossing(link_of(self._pg), sums, batches, [own] * world)
         added: Any = _Added
-        came.callbacks.append(lambda sums: added.apply(sums, world))
+        came.callbacks.append(lambda found: added.apply(found, world))
         return came

@@ -14,7 +14,7 @@ from dynamicemb.ops import ops
 
 torchrec_compat.require()
 
-from torchrec import KeyedJaggedTensor  # noqa: E402
+from torchrec import JaggedTensor, KeyedJaggedTensor  # noqa: E402
 from torchrec.distributed.embedding import (  # noqa: E402
     EmbeddingCollectionSharder,
     ShardedEmbeddingCollection,
@@ -33,6 +33,7 @@ from dynamicemb.shard.conversion import (  # noqa: E402
     sharding_types,
     static_alone,
 )
+from dynamicemb.shard.direct import Made, crossed, kernel_of  # noqa: E402
 
 
 class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ignore[misc]
@@ -62,6 +63,34 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
         with static_alone(self, "_embedding_configs"):
             super().reset_parameters()
 
+    def forward(self, features: Any) -> Any:
+        names = self._embedding_names_per_sharding[0]
+        permutes = self._need_indices or len(set(names)) < len(names)
+        kernel = kernel_of(self, features, permutes or getattr(self, "_features_order", True))
+        if kernel is None:
+            return super().forward(features)
+
+        def make(rows: Tensor) -> dict[str, JaggedTensor]:
+            lengths = features.lengths().view(-1, features.stride()).unbind()
+            parts = zip(names, torch.split(rows, features.length_per_key()), lengths, strict=True)
+            return {name: JaggedTensor(part, lengths=length) for name, part, length in parts}
+
+        if self._env.world_size == 1:
+            return Made(kernel(features), make)
+        with failing(self, "forward"):
+            given, repeats = features, None
+            if self._use_index_dedup:
+                sharding = next(iter(self._sharding_type_to_sharding.values()))
+                given, repeats = deduplicated(features, _tables_of(sharding), _counts(sharding))
+            keys, came, place = crossed(self, given, pooled=False)
+            if repeats is not None:
+                place = placed(place, repeats)
+            rows = self._output_dists[0].crossing(
+                kernel(came), came.lengths().view(-1, came.stride()), place, repeats is not None,
+                keys.received_rows, keys.sent_rows,
+            )  # fmt: skip
+            return Made(rows, make)
+
     def input_dist(self, ctx: Any, features: Any) -> Any:
         if isinstance(features, KeyedJaggedTensor) and not any(features.stride_per_key()):
             raise ValueError(
@@ -87,7 +116,7 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
         reading with their order."""
         for one, rows in zip(ctx.sharding_contexts, ctx.reverse_indices, strict=True):
             place = one.unbucketize_permute_tensor
-            one.unbucketize_permute_tensor = rows if place is None else place[rows].int()
+            one.unbucketize_permute_tensor = placed(place, rows)
             one.repeated = True
         ctx.reverse_indices = []
 
@@ -132,6 +161,11 @@ class ShardedDynamicEmbeddingCollection(ShardedEmbeddingCollection):  # type: ig
             ctx.input_features.append(bags)
             ctx.reverse_indices.append(rows)
         ctx.seq_vbe_ctx = []
+
+
+def placed(place: Tensor | None, rows: Tensor) -> Tensor:
+    """int32: where the row of each occurrence is, of distinct keys that went to ``place``."""
+    return rows if place is None else place.int().index_select(0, rows)
 
 
 def _tables_of(sharding: Any) -> list[int]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from dynamicemb import torchrec_compat
 
 torchrec_compat.require()
 
+from torchrec import KeyedTensor  # noqa: E402
 from torchrec.distributed.embeddingbag import (  # noqa: E402
     EmbeddingBagCollectionSharder,
     ShardedEmbeddingBagCollection,
@@ -26,6 +29,7 @@ from dynamicemb.shard.conversion import (  # noqa: E402
     sharding_types,
     static_alone,
 )
+from dynamicemb.shard.direct import Made, crossed, kernel_of  # noqa: E402
 
 
 class ShardedDynamicEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # type: ignore[misc]
@@ -49,6 +53,21 @@ class ShardedDynamicEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # ty
     def reset_parameters(self) -> None:
         with static_alone(self, "_embedding_bag_configs"):
             super().reset_parameters()
+
+    def forward(self, features: Any) -> Any:
+        permutes = self._has_features_permute or self._has_mean_pooling_callback
+        kernel = kernel_of(self, features, permutes)
+        if kernel is None:
+            return super().forward(features)
+
+        def make(sums: Tensor) -> KeyedTensor:
+            return KeyedTensor(self._embedding_names, self._embedding_dims, sums, key_dim=1)
+
+        if self._env.world_size == 1:
+            return Made(kernel(features), make)
+        with failing(self, "forward"):
+            keys, came, _ = crossed(self, features, pooled=True)
+            return Made(self._output_dists[0].crossing(kernel(came), keys.batches), make)
 
     def input_dist(self, ctx: Any, features: Any) -> Any:
         with failing(self, "forward"):
