@@ -46,6 +46,7 @@ def test_a_ranking_batch_is_contexts_pairs_and_candidates(tmp_path: Path) -> Non
     assert batch.cu.tolist() == [0, 12, 20] and batch.max_len == 12
     assert batch.contexts.tolist() == batch.targets.tolist() == [2, 2]
     assert batch.target_rows.tolist() == [10, 11, 18, 19] and batch.cu_targets.tolist() == [0, 2, 4]
+    assert batch.places.tolist() == [*range(11), 10, *range(7), 6]  # one for all candidates
     assert batch.labels.tolist() == [1, 2, 2, 0] and batch.groups.tolist() == [0, 0, 1, 1]
 
 
@@ -54,6 +55,7 @@ def test_without_candidates_every_item_is_predicted(tmp_path: Path) -> None:
     batch = maker.make(np.array([0, 1]), np.array([0, 1]))
     assert batch.features["item"].tolist() == [3, 4, 5, 6, 100, 101]  # not the last two
     assert batch.read_rows.tolist() == [0, 2, 4, 6, 8, 10] and batch.targets is None
+    assert batch.places.tolist() == [*range(8), *range(4)]
     assert batch.labels.tolist() == [0, 1, 2, 0, 0, 1]
     test = BatchMaker(maker.columns, maker.task, "test").make(np.array([0]), np.array([0]), True)
     assert test.labels.tolist() == [1, 2] and test.features["item"].tolist() == [3, 4, 5, 6, 7, 8]

@@ -142,6 +142,9 @@ def test_candidates_share_the_position_behind_the_history() -> None:
     encoded = block(torch.zeros(9, 12, dtype=torch.float64), sequences([6, 3], targets=[3, 1]))
     wanted = [0, 1, 2, 3, 3, 3, 0, 1, 2]
     assert torch.equal(encoded, block.table[torch.tensor(wanted)])
+    given = sequences([6, 3], targets=[3, 1])._replace(encoded=torch.tensor([9, *wanted[1:]]))
+    encoded = block(torch.zeros(9, 12, dtype=torch.float64), given)
+    assert torch.equal(encoded, block.table[torch.tensor([3, *wanted[1:]])])
     encoded = block(torch.zeros(6, 12, dtype=torch.float64), sequences([6]))
     assert torch.equal(encoded, block.table[torch.tensor([0, 1, 2, 3, 3, 3])])
 

@@ -16,6 +16,7 @@ from hstu_training.modules.embeddings import (
     TableOptimizer,
     collection_of,
 )
+from hstu_training.modules.hstu_processor import joined
 from hstu_training.modules.jagged import take
 from hstu_training.modules.mlp import MLP
 from hstu_training.modules.multi_task_loss import labels_of, multi_task_losses
@@ -88,6 +89,17 @@ def test_distinct_rows_have_the_gradients_of_any_selection() -> None:
         (found,) = torch.autograd.grad(take(x, rows), x, grad)
         (wanted,) = torch.autograd.grad(x[rows], x, grad)
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("wide", [torch.float32, torch.bfloat16])
+def test_parts_are_joined_in_another_dtype_as_cast_and_then_joined(wide: torch.dtype) -> None:
+    parts = [torch.randn(n, 3).to(wide).requires_grad_() for n in (4, 0, 2)]
+    grad = torch.randn(6, 3, dtype=torch.bfloat16)
+    wanted = torch.cat([part.bfloat16() for part in parts])
+    found = joined(parts, torch.bfloat16)
+    assert found.dtype is torch.bfloat16 and torch.equal(found, wanted)
+    for a, b in zip(*(torch.autograd.grad(x, parts, grad) for x in (found, wanted)), strict=True):
+        assert a.dtype is b.dtype and torch.equal(a, b)
 
 
 def test_scores_that_are_gathered_are_those_of_the_whole_product() -> None:

@@ -60,6 +60,7 @@ class Batch:
         groups: (outputs) int64 users.
         slots, positions: (tokens) int64: the sequence in the global batch, the place in it.
         times, next_times: (tokens) int64 seconds or None.
+        places: (tokens) int64: those that are encoded, all candidates' being the first one's.
         seen: (n) int64 sequence and item pairs in the history, for evaluation (retrieval).
         count: outputs that count; 0 where a process has no sequence and computes a stand-in.
         pairs: visible pairs of the attention, for its cost.
@@ -86,6 +87,7 @@ class Batch:
     count: int
     pairs: int
     sequences: int
+    places: Tensor | None = None
 
     def map(self, move: Any) -> Batch:
         """The same with every tensor moved."""
@@ -204,6 +206,7 @@ class BatchMaker:
             "contexts": np.full(len(chosen), contexts, np.int32) if contexts else None,
             "targets": None, "cu_targets": None, "max_targets": 0, "target_rows": None,
             "slots": slots[owner], "positions": positions, "times": None, "next_times": None,
+            "places": positions,
             "seen": None, "pairs": int(self.costs(chosen).sum()), "sequences": len(chosen),
         }  # fmt: skip
 
@@ -280,6 +283,8 @@ class BatchMaker:
         base["order"] = self._order(len(chosen), behind, front, source)
         users = self.columns["user_ids"][self.users[chosen]]
         if self.candidates:
+            first = np.diff(base["cu"]) - targets
+            base["places"] = np.minimum(base["positions"], np.repeat(first, np.diff(base["cu"])))
             base.update(
                 targets=targets.astype(np.int32), cu_targets=_sums(targets),
                 max_targets=int(targets.max()), target_rows=behind[ends], read_rows=None,

@@ -94,4 +94,4 @@ class RetrievalGR(nn.Module):
         queries = self._encoded(by_feature, batch, seed)
         others = l2_normalised(items.index_select(0, drawn.of_negatives), self.task.l2_norm_eps)
         losses = sampled_softmax_losses(queries, others, drawn.negatives, self.task.temperature)
-        return losses.sum() * (1.0 if batch.count else 0.0)
+        return losses.sum() if batch.count else losses.sum() * 0.0

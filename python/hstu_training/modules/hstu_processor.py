@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +21,32 @@ def sequences_of(batch: Batch, seed: int | None, rank: int) -> Sequences:
         random = Randomness(seed, rank, token_keys(batch.slots, batch.positions))
     return Sequences(
         batch.cu, batch.max_len, batch.contexts, batch.targets, batch.cu_targets,
-        batch.max_targets, batch.target_rows, batch.times, batch.next_times, random,
+        batch.max_targets, batch.target_rows, batch.times, batch.next_times, random, batch.places,
     )  # fmt: skip
+
+
+class _Joined(torch.autograd.Function):
+    """Matrices one below the other in another dtype, by one launch."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *parts: Tensor) -> Tensor:
+        ctx.sizes, ctx.dtype = [len(part) for part in parts], parts[0].dtype
+        out = parts[0].new_empty(sum(ctx.sizes), parts[0].shape[1], dtype=dtype)
+        torch._foreach_copy_(torch.split(out, ctx.sizes), parts)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *torch.split(grad.to(ctx.dtype), ctx.sizes)
+
+
+def joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """``torch.cat`` of matrices in ``dtype``."""
+    given = {part.dtype for part in parts}
+    if len(given) > 1 or dtype in given:
+        return torch.cat([part.to(dtype) for part in parts])
+    out: Tensor = _Joined.apply(dtype, *parts)  # type: ignore[no-untyped-call]
+    return out
 
 
 class HSTUProcessor(nn.Module):
@@ -52,14 +79,14 @@ class HSTUProcessor(nn.Module):
         """(tokens, hidden) of each feature's rows."""
         parts = []
         for name, given in rows.items():
-            part = given.to(self.dtype)
+            part = given
             if name in self.maps:
                 linear = self.maps[name]
                 assert isinstance(linear, nn.Linear)
                 weight, bias = linear.weight.to(self.dtype), linear.bias.to(self.dtype)
-                part = nn.functional.linear(part, weight, bias)
+                part = nn.functional.linear(part.to(self.dtype), weight, bias)
             parts.append(part)
-        return take(torch.cat(parts), batch.order)
+        return take(joined(parts, self.dtype), batch.order)
 
     def outputs(self, encoded: Tensor, batch: Batch) -> Tensor:
         """(outputs, hidden), each of norm 1, in float32 or more."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from hstu_training.configs.hstu_config import HSTUConfig
 from hstu_training.ops.counter import Randomness
 from hstu_training.ops.fused_hstu_op import Attend
+from hstu_training.ops.rows import put_rows
 
 
 class Sequences(NamedTuple):
@@ -25,6 +26,8 @@ class Sequences(NamedTuple):
         times: (tokens) int64 seconds, and ``next_times``, those of the events that follow; both for
             a bias of time.
         random: the draws of the step; None: evaluation.
+        encoded: (tokens) int64: the places that are encoded, all candidates' being the first one's;
+            None: they are reckoned from the rest.
     """
 
     cu: Tensor
@@ -37,6 +40,7 @@ class Sequences(NamedTuple):
     times: Tensor | None = None
     next_times: Tensor | None = None
     random: Randomness | None = None
+    encoded: Tensor | None = None
 
     def attend(self, config: HSTUConfig, targets_only: bool = False) -> Attend:
         """The attention's arguments; with ``targets_only`` q holds the candidates alone."""
@@ -70,7 +74,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.count, grad.shape[1]).index_copy_(0, rows, grad), None
+        return put_rows(grad.new_zeros(ctx.count, grad.shape[1]), rows, grad), None
 
 
 def take(x: Tensor, rows: Tensor) -> Tensor:

@@ -30,10 +30,12 @@ class PositionEncoder(nn.Module):
 
     def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
         """(tokens, hidden) of the same."""
-        sequence, place = sequences.places(x.shape[0])
-        if sequences.targets is not None:
-            first = sequences.lengths() - sequences.targets
-            place = torch.minimum(place, first[sequence])
+        place = sequences.encoded
+        if place is None:
+            sequence, place = sequences.places(x.shape[0])
+            if sequences.targets is not None:
+                first = sequences.lengths() - sequences.targets
+                place = torch.minimum(place, first[sequence])
         place = place.clamp(max=self.table.shape[0] - 1)
         positions = nn.functional.embedding(place, self.table)
         encoded = x * x.shape[1] ** 0.5 + positions.to(x.dtype)

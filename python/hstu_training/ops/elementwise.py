@@ -39,9 +39,12 @@ class Drop(NamedTuple):
         keep = self.random.keep(self.stream, self.ratio, y.shape[1], self.rows)
         return y * keep / (1 - self.ratio)
 
-    def seed(self, device: torch.device) -> Tensor:
+    def seed(self, device: torch.device) -> Tensor | None:
+        """Of the kernels, seed and offset; None: of no use here."""
+        if device.type != "cuda":
+            return None
         number = self.random.stream(self.stream) if self.random is not None else 0
-        return torch.full((2,), number, dtype=torch.int64, device=device)  # seed and offset
+        return torch.full((2,), number, dtype=torch.int64, device=device)
 
 
 def _wide(t: Tensor | None) -> Any:
@@ -62,6 +65,25 @@ def _kernels(name: str, width: int | None, x: Tensor) -> Any:
 
 def _same(t: Tensor | None, x: Tensor) -> Tensor | None:
     return None if t is None else t.to(x.dtype)
+
+
+Norm = tuple[Tensor | None, Tensor | None]
+
+
+def narrowed(x: Tensor, inner: int, norm1: Norm, norm2: Norm) -> tuple[Norm, Norm]:
+    """Weight and bias of a layer's norms, of the width of ``x`` and of ``inner``, in the dtype that
+    their kernels take, by one launch; where there is no kernel, which then takes the dtype that
+    they have, as they are."""
+    given = (*norm1, *norm2)
+    wide = [t for t in given if t is not None and t.dtype != x.dtype]
+    first = wide and _kernels("norm_fwd", x.shape[1], x)
+    if not first or not _kernels("norm_mul_dropout_fwd", inner, x):
+        return norm1, norm2
+    made = [torch.empty_like(t, dtype=x.dtype) for t in wide]
+    torch._foreach_copy_(made, wide)
+    of = iter(made)
+    a, b, c, d = (t if t is None or t.dtype == x.dtype else next(of) for t in given)
+    return (a, b), (c, d)
 
 
 def layer_norm(
@@ -139,11 +161,12 @@ def _weights(weight: Tensor | None, bias: Tensor | None, like: Tensor) -> tuple[
 
 
 def norm_mul_dropout(
-    a: Tensor, u: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, drop: Drop
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``dropout(layer_norm(a) * u)``, and the statistics of ``a``."""
+    a: Tensor, u: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, drop: Drop,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """``dropout(layer_norm(a) * u)``, and the statistics of ``a``; ``seed``: ``drop.seed``."""
     if kernels := _kernels("norm_mul_dropout_fwd", a.shape[1], a):
-        given = (a, u, *_weights(weight, bias, a), drop.seed(a.device), eps, drop.drawn, *_PLAIN)
+        given = (a, u, *_weights(weight, bias, a), seed, eps, drop.drawn, *_PLAIN)
         out: tuple[Tensor, Tensor, Tensor] = kernels.norm_mul_dropout_fwd(*given)
         return out
     normed, mean, rstd = layer_norm(_wide(a), weight, bias, eps)
@@ -160,10 +183,11 @@ def norm_mul_dropout_backward(
     rstd: Tensor,
     eps: float,
     drop: Drop,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of a, u, weight and bias."""
     if kernels := _kernels("norm_mul_dropout_bwd", a.shape[1], a):
-        given = (a, u, *_weights(weight, bias, a), drop.seed(a.device), eps, drop.drawn, *_PLAIN)
+        given = (a, u, *_weights(weight, bias, a), seed, eps, drop.drawn, *_PLAIN)
         out: tuple[Tensor, Tensor, Tensor, Tensor] = kernels.norm_mul_dropout_bwd(
             dy, mean, rstd, *given
         )

@@ -23,9 +23,11 @@ from hstu_training.ops.elementwise import (
     bias_silu_backward,
     layer_norm,
     layer_norm_backward,
+    narrowed,
     norm_mul_dropout,
     norm_mul_dropout_backward,
 )
+from hstu_training.ops.rows import add_rows
 
 
 class Attend(NamedTuple):
@@ -95,7 +97,7 @@ def _project(n: Tensor, weight: Tensor, rows: Tensor | None) -> tuple[Tensor, ..
     if rows is None:
         return (n @ weight,)
     half = weight.shape[1] // 2
-    return n[rows] @ weight[:, :half], n @ weight[:, half:]
+    return n.index_select(0, rows) @ weight[:, :half], n @ weight[:, half:]
 
 
 def _silu(h: tuple[Tensor, ...], bias: Tensor | None) -> tuple[Tensor, ...]:
@@ -129,14 +131,16 @@ class _FusedLayer(torch.autograd.Function):
         plan: Plan,
         *_leaves: Tensor | None,
     ) -> Tensor:
+        norm1, norm2 = narrowed(x, proj.shape[0], norm1, norm2)
         n, mean, rstd = layer_norm(x, *norm1, plan.eps)
         h = _project(n, weight, plan.rows)
         s = _silu(h, bias)
         parts = _Parts.of(s)
         has_drab = rab is not None and rab.requires_grad
         a = _attention(parts, rab, has_drab, plan)
-        y, mean2, rstd2 = norm_mul_dropout(a, parts.u, *norm2, plan.eps, plan.drop)
-        residual = x if plan.rows is None else x[plan.rows]
+        seed = plan.drop.seed(x.device)
+        y, mean2, rstd2 = norm_mul_dropout(a, parts.u, *norm2, plan.eps, plan.drop, seed)
+        residual = x if plan.rows is None else x.index_select(0, plan.rows)
         out = torch.addmm(residual, y, proj)
         if proj_bias is not None:
             out += proj_bias
@@ -145,7 +149,7 @@ class _FusedLayer(torch.autograd.Function):
             x, mean, rstd, a, mean2, rstd2, y, weight, bias, proj, *norm1, *norm2, rab, *kept,
             *(() if plan.recompute_silu else s),
         )  # fmt: skip
-        ctx.plan, ctx.halves, ctx.has_drab = plan, len(h), has_drab
+        ctx.plan, ctx.halves, ctx.has_drab, ctx.seed = plan, len(h), has_drab, seed
         ctx.proj_biased = proj_bias is not None
         return out
 
@@ -161,7 +165,7 @@ class _FusedLayer(torch.autograd.Function):
         dout = dout.contiguous()
         dproj = y.t() @ dout
         da, du, dw2, db2 = norm_mul_dropout_backward(
-            dout @ proj.t(), a, parts.u, *norm2, mean2, rstd2, plan.eps, plan.drop
+            dout @ proj.t(), a, parts.u, *norm2, mean2, rstd2, plan.eps, plan.drop, ctx.seed
         )
         q, k, v = (_heads(t, plan) for t in parts[1:])
         dq, dk, dv, drab = torch.ops.hstu_attn.varlen_bwd(
@@ -178,7 +182,7 @@ class _FusedLayer(torch.autograd.Function):
         if plan.rows is None:
             dx += dout
         else:
-            dx[plan.rows] = dx[plan.rows] + dout  # rows are distinct
+            dx = add_rows(dx, plan.rows, dout)
         dproj_bias = dout.sum(0) if ctx.proj_biased else None
         leaves = (dw1, db1, dw2, db2)
         given = (*norm1, *norm2)
@@ -196,8 +200,8 @@ def _project_backward(
         return dh[0] @ weight.t(), n.t() @ dh[0]
     half = weight.shape[1] // 2
     dn = dh[1] @ weight[:, half:].t()
-    dn[rows] = dn[rows] + dh[0] @ weight[:, :half].t()
-    return dn, torch.cat([n[rows].t() @ dh[0], n.t() @ dh[1]], 1)
+    dn = add_rows(dn, rows, dh[0] @ weight[:, :half].t())
+    return dn, torch.cat([n.index_select(0, rows).t() @ dh[0], n.t() @ dh[1]], 1)
 
 
 def fused_hstu_layer(

@@ -41,30 +41,41 @@ class Watch:
     """Which step's loss was not finite, found without waiting for a GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self.first = torch.full((), -1, dtype=torch.int64, device=device)
-        self._copies: list[tuple[Tensor, Any]] = []
+        self._losses = torch.zeros(_LOOK, device=device)  # of the last steps
+        self._steps: list[int] = []  # whose losses they are
+        self._copies: list[tuple[list[int], Tensor, Any]] = []
+        self._first = -1
 
     def see(self, step: int, loss: Tensor) -> int:
         """Takes a step's loss; -1, or the first bad step that is known of."""
-        bad = (self.first < 0) & ~torch.isfinite(loss)
-        self.first = torch.where(bad, step, self.first)
-        if not self.first.is_cuda:
-            return int(self.first)
-        if step % _LOOK == 0:
-            copy = torch.empty((), dtype=torch.int64, pin_memory=True)
-            copy.copy_(self.first, non_blocking=True)
+        self._losses[len(self._steps)].copy_(loss)
+        self._steps.append(step)
+        if not self._losses.is_cuda:
+            return self.known()
+        if len(self._steps) == _LOOK:
+            copy = torch.empty(_LOOK, pin_memory=True)
+            copy.copy_(self._losses, non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
-            self._copies.append((copy, done))
-        while self._copies and self._copies[0][1].query():
-            found = int(self._copies.pop(0)[0])
-            if found >= 0:
-                return found
-        return -1
+            self._copies.append((self._steps, copy, done))
+            self._steps = []
+        while self._copies and self._copies[0][2].query():
+            self._note(*self._copies.pop(0)[:2])
+        return self._first
+
+    def _note(self, steps: list[int], losses: Tensor) -> None:
+        for step, loss in zip(steps, losses.tolist(), strict=False):
+            if self._first < 0 and not math.isfinite(loss):
+                self._first = step
 
     def known(self) -> int:
         """The same, and waits."""
-        return int(self.first)
+        for steps, copy, done in self._copies:
+            done.synchronize()
+            self._note(steps, copy)
+        self._note(self._steps, self._losses)
+        self._copies, self._steps = [], []
+        return self._first
 
 
 class Trainer:
