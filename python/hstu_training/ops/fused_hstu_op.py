@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import hstu_attn  # noqa: F401 - it defines torch.ops.hstu_attn
 import torch
 import torch.nn.functional as F
+from hstu_attn.ops import varlen, varlen_bwd
 from torch import Tensor
 
 from hstu_training.ops.elementwise import (
@@ -113,7 +113,7 @@ def _attention(parts: _Parts, rab: Tensor | None, has_drab: bool, plan: Plan) ->
     q, k, v = (_heads(t, plan) for t in parts[1:])
     none = (None,) * 4  # no pages
     given = plan.attend.arguments(rab, has_drab)
-    return _flat(torch.ops.hstu_attn.varlen_fwd(q, k, v, *given, *none), plan)
+    return _flat(varlen(q, k, v, *given, *none), plan)
 
 
 class _FusedLayer(torch.autograd.Function):
@@ -168,7 +168,7 @@ class _FusedLayer(torch.autograd.Function):
             dout @ proj.t(), a, parts.u, *norm2, mean2, rstd2, plan.eps, plan.drop, ctx.seed
         )
         q, k, v = (_heads(t, plan) for t in parts[1:])
-        dq, dk, dv, drab = torch.ops.hstu_attn.varlen_bwd(
+        dq, dk, dv, drab = varlen_bwd(
             _heads(da, plan), q, k, v, *plan.attend.arguments(rab, ctx.has_drab)
         )
         grads = (du, *(_flat(t, plan) for t in (dq, dk, dv)))
