@@ -197,6 +197,8 @@ def test_rows_beyond_the_length_are_sequences_of_their_own_to_cuda() -> None:
         cut = cuda.cut_at(torch.tensor([0, 5, 5, 25, 27], dtype=dtype), 8)
         assert cut.tolist() == [0, 5, 5, 5, 5, 13, 25, 27, 27] and cut.dtype == torch.int32
         assert cuda.cut_at(torch.zeros(1, dtype=dtype), 8).tolist() == [0]
+        inside = cuda.cut_targets(torch.tensor([2, 0, 15, 1], dtype=dtype), cut)
+        assert inside.tolist() == [2, 0, 0, 0, 3, 0, 1, 0] and inside.dtype == torch.int32
 
 
 @pytest.mark.skipif(

@@ -52,12 +52,6 @@ def visible_columns(rows: int, starts: Tensor, mask: Mask, most: int) -> Tensor:
     return torch.where(there, torch.stack(columns), 0).to(torch.int32)[None]
 
 
-def _in_turn(first: Tensor, second: Tensor | int) -> Tensor:
-    if isinstance(second, int):
-        second = torch.full_like(first, second)
-    return torch.stack([first, second], dim=1).flatten()
-
-
 def cut_at(starts: Tensor, most: int) -> Tensor:
     """int32 (2 batch + 1): where each sequence begins, and what it has beyond ``most`` rows. In as
     few kernels as there may be: short sequences' attention takes no longer than ten of these."""
@@ -71,31 +65,47 @@ def cut_at(starts: Tensor, most: int) -> Tensor:
     return cut
 
 
+def cut_targets(targets: Tensor, cut: Tensor) -> Tensor:
+    """int32 (2 batch): how many rows of each sequence within the length are targets; of those
+    beyond it none is."""
+    inside = torch.zeros((cut.shape[0] - 1,), dtype=torch.int32, device=cut.device)
+    beyond = cut[2::2] - cut[1::2]
+    if torch.compiler.is_compiling():
+        inside[::2] = targets - beyond
+    else:
+        torch.sub(targets, beyond, out=inside[::2])
+    return inside.clamp_(min=0)
+
+
+def prepared(p: Problem) -> Problem:
+    """With what its forward and its backward by ``hstu_attn`` share."""
+    cut, targets = cut_at(p.seq_offsets, p.max_seq_len), None
+    if p.mask.num_targets is not None:
+        targets = cut_targets(p.mask.num_targets, cut)
+    return p._replace(cut=cut, cut_targets=targets)
+
+
 def _theirs(p: Problem) -> Any:
     """The same call as ``hstu_attn`` has it. What a sequence has beyond ``max_seq_len`` is a
     sequence of its own there, and its rows are cleared."""
     from hstu_attn.problem import Mask as TheirMask
     from hstu_attn.problem import Problem as TheirProblem
 
+    if p.cut is None:
+        p = prepared(p)
     starts, most = p.seq_offsets, p.max_seq_len
-    cut = cut_at(starts, most) if p.cut is None else p.cut
     longest = most
     if starts.device.type == "cpu" and not torch.compiler.is_compiling() and starts.shape[0] > 1:
         longest = max(most, int(lengths_of(starts).max()))  # the CPU looks at lengths
-    targets, func = p.mask.num_targets, None
-    window = (-1, 0)
+    targets, func, window = p.cut_targets, None, (-1, 0)
     if p.mask.max_attn_len or p.mask.contextual_seq_len:
         func, targets, window = visible_columns(p.q.shape[0], starts, p.mask, most), None, (-1, -1)
-    elif targets is not None:
-        lengths = lengths_of(starts)
-        inside = (lengths.clamp(max=most) - (lengths - targets)).clamp(min=0)
-        targets = _in_turn(inside, 0).to(torch.int32)
     return TheirProblem(
         p.q.contiguous(),
         p.k.contiguous(),
         p.v.contiguous(),
-        cut,
-        cut,
+        p.cut,
+        p.cut,
         longest,
         longest,
         most,

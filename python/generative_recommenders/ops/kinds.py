@@ -67,9 +67,9 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         problem = problem._replace(q=q, k=k, v=v)
         if HammerKernel.CUDA in kinds[:2]:
-            problem = problem._replace(cut=cuda.cut_at(problem.seq_offsets, problem.max_seq_len))
+            problem = cuda.prepared(problem)
         ctx.save_for_backward(*problem.tensors())
-        none = (None,) * 8
+        none = (None,) * 9
         ctx.problem, ctx.kernel = problem.with_tensors(none), kinds.backward
         if kinds.backward is HammerKernel.TRITON and not torch.compiler.is_compiling():
             _compile_ahead(ctx, problem, kinds.forward is HammerKernel.TRITON)

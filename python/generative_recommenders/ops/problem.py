@@ -18,8 +18,8 @@ class Mask(NamedTuple):
 
 class Problem(NamedTuple):
     """The arguments of ``hstu_mha`` that a kernel sees. ``order`` are the sequences' numbers in the
-    order of their lengths, for ``sort_by_length``; ``cut`` is ``ops.cuda.cut_at`` of the sequences,
-    if that was computed. A NamedTuple, which torch.compile can follow."""
+    order of their lengths, for ``sort_by_length``; ``cut`` and ``cut_targets`` are what
+    ``ops.cuda.prepared`` found. A NamedTuple, which torch.compile can follow."""
 
     max_seq_len: int
     alpha: float
@@ -32,6 +32,7 @@ class Problem(NamedTuple):
     order: Tensor | None = None
     enable_tma: bool = False
     cut: Tensor | None = None
+    cut_targets: Tensor | None = None
 
     @property
     def general(self) -> bool:
@@ -64,12 +65,12 @@ class Problem(NamedTuple):
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """What autograd has to keep, see ``with_tensors``."""
-        given = (self.seq_offsets, self.mask.num_targets, self.attn_scale, self.order, self.cut)
-        return (self.q, self.k, self.v, *given)
+        given = (self.seq_offsets, self.mask.num_targets, self.attn_scale, self.order)
+        return (self.q, self.k, self.v, *given, self.cut, self.cut_targets)
 
     def with_tensors(self, kept: tuple[Any, ...]) -> Problem:
         """The same call with what ``tensors`` gave."""
-        q, k, v, seq_offsets, num_targets, attn_scale, order, cut = kept
+        q, k, v, seq_offsets, num_targets, attn_scale, order, cut, inside = kept
         return self._replace(
             q=q,
             k=k,
@@ -79,4 +80,5 @@ class Problem(NamedTuple):
             attn_scale=attn_scale,
             order=order,
             cut=cut,
+            cut_targets=inside,
         )
