@@ -1,7 +1,8 @@
 """count.py TESTLOGS STATUS: sums up the JUnit reports of Bazel's tests, package by package.
 
-Exits with STATUS; with 1 if a test failed or a package's tests took more CPU-seconds than
-budget.json allows. A test target that was not built or timed out leaves no report: Bazel's own
+Exits with STATUS; with 1 if a test failed or a package's tests took more than SHARED times the
+CPU-seconds of budget.json, which are those of a quiet machine: what is above these alone is said.
+A test target that was not built or timed out leaves no report: Bazel's own
 status says so, and one failure is counted for it.
 
 CPU-seconds are those of pytest and its children (tests.common.plugin writes them down), of other
@@ -15,6 +16,9 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from pathlib import Path
+
+# Where a hyper-thread shares the core, tests were seen to take 1.5 to 2.3 times the CPU-seconds.
+SHARED = 2
 
 
 def kind(case: ElementTree.Element) -> str:
@@ -47,7 +51,8 @@ def main() -> int:
         row["wall"] += seconds(report)
 
     total: Counter[str] = Counter()
-    over = []
+    over: list[str] = []
+    shared: list[str] = []
     print(
         f"{'package':<12}{'passed':>8}{'failed':>8}{'skipped':>8}{'min':>7}{'CPU-min':>9} allowed"
     )
@@ -59,10 +64,13 @@ def main() -> int:
             f"{row['wall'] / 60:7.1f}{row['cpu'] / 60:9.2f}{allowed / 60:8.1f}"
         )
         if row["cpu"] > allowed:
-            over.append(f"tests/{name} took {row['cpu']:.0f} CPU-s, .ci/budget.json says {allowed}")
+            above = f"tests/{name} took {row['cpu']:.0f} CPU-s, .ci/budget.json says {allowed}"
+            (over if row["cpu"] > SHARED * allowed else shared).append(above)
     if status and not total["failed"]:
         total["failed"] = 1
     print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
+    for line in shared:
+        print(f"{line}; a shared machine is allowed {SHARED} times that")
     for line in over:
         print(line, file=sys.stderr)
     return status or int(bool(over or total["failed"]))

@@ -12,7 +12,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tools.compile_report.report import Compile, chart, over_budget, read, read_ptxas, table
+from tools.compile_report.report import (
+    SHARED,
+    Compile,
+    chart,
+    over_budget,
+    read,
+    read_ptxas,
+    table,
+)
 
 if "BUDGET" not in os.environ:
     pytest.skip(
@@ -59,15 +67,19 @@ def test_a_source_above_its_budget_is_named(figure: str) -> None:
     assert line.startswith(f"a:b: {figure}")
 
 
-def test_a_source_above_the_seconds_of_its_package_is_named() -> None:
-    over = Compile(**{**vars(SOURCE), "cpu_seconds": 20.5})
-    (line,) = over_budget([over], EACH, ROW)
-    assert line == "a:b: cpu_seconds 20.5, the budget is 20"
+def test_a_source_that_no_shared_core_explains_is_named() -> None:
+    within, over = (
+        Compile(**{**vars(SOURCE), "cpu_seconds": SHARED * 20 + more}) for more in (0, 0.5)
+    )
+    (line,) = over_budget([over], EACH, {"a": {"unit_seconds": 20, "all_seconds": 99}})
+    assert line == "a:b: cpu_seconds 40.5, the budget is 40"
+    assert not over_budget([within], EACH, ROW)
 
 
-def test_a_package_above_its_budget_is_named() -> None:
-    (line,) = over_budget([SOURCE] * 3, EACH, ROW)
-    assert line == "a: cpu_seconds 30 in all, the budget is 29"
+def test_a_package_that_no_shared_core_explains_is_named() -> None:
+    (line,) = over_budget([SOURCE] * 6, EACH, ROW)
+    assert line == "a: cpu_seconds 60 in all, the budget is 58"
+    assert not over_budget([SOURCE] * 5, EACH, ROW)
 
 
 def test_the_figures_come_from_the_compilers_report() -> None:

@@ -15,6 +15,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+# The seconds of the budgets are those of a quiet machine. Where a hyper-thread shares the core, the
+# same compile was seen to take 1.8 times as many.
+SHARED = 2
+
 
 @dataclass(frozen=True)
 class Compile:
@@ -126,16 +130,17 @@ def over_budget(
     """One line for each figure above its budget.
 
     `each` is for every source; of the rows of tools/release/wheels.bzl, `unit_seconds` is for each
-    source of the package and `all_seconds` for their sum.
+    source of the package and `all_seconds` for their sum, both on a quiet machine: `SHARED` times
+    as many are allowed.
     """
     lines = []
     for c in compiles:
-        seconds = min((rows[p]["unit_seconds"] for p in c.packages), default=0)
+        seconds = SHARED * min((rows[p]["unit_seconds"] for p in c.packages), default=0)
         for figure, limit in (each | {"cpu_seconds": seconds}).items():
             if asdict(c)[figure] > limit:
                 lines.append(f"{c.name}: {figure} {asdict(c)[figure]:g}, the budget is {limit:g}")
     for package, total in by_package(compiles).items():
-        if total > (limit := rows[package]["all_seconds"]):
+        if total > (limit := SHARED * rows[package]["all_seconds"]):
             lines.append(f"{package}: cpu_seconds {total:g} in all, the budget is {limit:g}")
     return lines
 
