@@ -138,6 +138,17 @@ def _apt(rctx, suite, debs):
             fail("%s could not be unpacked (is the disk full?). dpkg-deb said: %s" % (name, unpacked.stderr.strip().split("\n")[-1]))
     rctx.delete("debs")
 
+def _first_links(rctx):
+    """Leaves what zig makes for every link in zig-cache, of which cxx.sh gives each link a copy."""
+    rctx.report_progress("zig: the first links")
+    rctx.file("first.c", "int main(void) { return 0; }\n")
+    for flags in [["-shared", "-s"], ["-pie", "-s"], ["-pie"]]:
+        linked = rctx.execute(["./cxx.sh"] + flags + ["first.c", "-o", "first"], environment = {"TMPDIR": "."})
+        if linked.return_code != 0:
+            fail("zig cannot link on this machine. It said: %s" % linked.stderr.strip().split("\n")[-1])
+    for rest in ["first.c", "first", "zig-cache/tmp", "zig-cache/z"]:
+        rctx.delete(rest)
+
 def _cc_impl(rctx):
     _unpack_wheels(rctx, _host_python(rctx), rctx.attr.wheels)
     if rctx.getenv("ACCEL_CC") == "host":
@@ -154,6 +165,7 @@ def _cc_impl(rctx):
         builtin = []
     for tool in rctx.attr.tools:
         rctx.symlink(tool, tool.name)
+    _first_links(rctx)
     rctx.template("BUILD.bazel", rctx.attr.build_file, {"{BUILTIN_INCLUDES}": repr(builtin + [str(rctx.path("."))])})
 
 cc_repository = repository_rule(

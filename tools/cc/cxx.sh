@@ -6,7 +6,8 @@ set -e
 here=${0%/*}
 . "$here/compiler.sh"
 zig=$here/ziglang/zig
-export ZIG_GLOBAL_CACHE_DIR="${TMPDIR:-/tmp}/zig-cache" ZIG_LOCAL_CACHE_DIR="${TMPDIR:-/tmp}/zig-cache"
+cache=${TMPDIR:-/tmp}/zig-cache
+export ZIG_GLOBAL_CACHE_DIR="$cache" ZIG_LOCAL_CACHE_DIR="$cache"
 target='-target x86_64-linux-gnu.2.28'
 
 compile=
@@ -22,6 +23,12 @@ elif [ -n "$compile" ]; then
   exec "$zig" c++ $target -nostdinc++ "-I$std/c++/10" "-I$std/x86_64-linux-gnu/c++/10" \
     -fno-sanitize=undefined -g0 "$@"
 fi
+
+# What zig makes of its own sources for a link (glibc's stubs, compiler-rt: 19 CPU-seconds) was made
+# with the repository (fetch.bzl). A copy, as zig locks it; without it zig makes all of it again.
+made=$(readlink -f "$zig")
+made=${made%/ziglang/zig}/zig-cache
+[ -d "$cache" ] || ! [ -d "$made" ] || cp -r "$made" "$cache"
 lib=$here/sysroot
 # By path: asked for -lstdc++ zig would link its own libc++.
 exec "$zig" cc $target "$@" \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,9 @@ FILES = [Path(path) for path in variable("OBJECTS").split()]
 ASSEMBLY = [Path(path) for path in variable("ASSEMBLY").split()]
 COSTS = [Path(path) for path in variable("COSTS").split()]
 # name, bytes of its argument, threads, source: what the launcher goes by
-ENTRIES = [line.split() for line in Path(variable("ENTRIES")).read_text().splitlines()]
+ENTRIES = [
+    line.split() for line in subprocess.check_output([variable("ENTRIES")], text=True).splitlines()
+]
 GPUS = {"gfx90a": 64, "gfx942": 64, "gfx1100": 32, "gfx1201": 32}
 
 
