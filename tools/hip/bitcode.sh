@@ -9,9 +9,10 @@ if [ -n "$COMPILER" ]; then
   std=$("$COMPILER" -E -x c++ -v /dev/null 2>&1 | sed -n '/^#include </,/^End/s/^ / -isystem /p')
 else
   std="-isystem $cc/sysroot/usr/include/c++/10 -isystem $cc/sysroot/usr/include/x86_64-linux-gnu/c++/10"
-  std="$std -isystem $cc/ziglang/lib/include"
-  for libc in x86_64-linux-gnu generic-glibc x86-linux-any any-linux-any; do
-    std="$std -isystem $cc/ziglang/lib/libc/include/$libc"
+  real=$(readlink -f "$zig")  # whose folder no sandbox has
+  for own in include libc/include/x86_64-linux-gnu libc/include/generic-glibc \
+    libc/include/x86-linux-any libc/include/any-linux-any; do
+    std="$std -isystem ${real%/zig}/lib/$own"
   done
 fi
 # shellcheck disable=SC2086 # words
