@@ -146,6 +146,7 @@ def _first_links(rctx):
         linked = rctx.execute(["./cxx.sh"] + flags + ["first.c", "-o", "first"], environment = {"TMPDIR": "."})
         if linked.return_code != 0:
             fail("zig cannot link on this machine. It said: %s" % linked.stderr.strip().split("\n")[-1])
+    rctx.execute(["mv", "zig-links", "zig-cache"])
     for rest in ["first.c", "first", "zig-cache/tmp", "zig-cache/z"]:
         rctx.delete(rest)
 

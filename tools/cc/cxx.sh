@@ -6,8 +6,7 @@ set -e
 here=${0%/*}
 . "$here/compiler.sh"
 zig=$here/ziglang/zig
-cache=${TMPDIR:-/tmp}/zig-cache
-export ZIG_GLOBAL_CACHE_DIR="$cache" ZIG_LOCAL_CACHE_DIR="$cache"
+export ZIG_GLOBAL_CACHE_DIR="${TMPDIR:-/tmp}/zig-cache" ZIG_LOCAL_CACHE_DIR="${TMPDIR:-/tmp}/zig-cache"
 target='-target x86_64-linux-gnu.2.28'
 
 compile=
@@ -25,10 +24,15 @@ elif [ -n "$compile" ]; then
 fi
 
 # What zig makes of its own sources for a link (glibc's stubs, compiler-rt: 19 CPU-seconds) was made
-# with the repository (fetch.bzl). A copy, as zig locks it; without it zig makes all of it again.
+# with the repository (fetch.bzl). A copy, as zig locks it.
 made=$(readlink -f "$zig")
 made=${made%/ziglang/zig}/zig-cache
-[ -d "$cache" ] || ! [ -d "$made" ] || cp -r "$made" "$cache"
+cache=${TMPDIR:-/tmp}/zig-links
+if [ -d "$made" ] && ! [ -d "$cache" ]; then
+  cp -r "$made" "$cache.$$"
+  mv -T "$cache.$$" "$cache" 2>/dev/null || rm -rf "$cache.$$" # another link was first
+fi
+export ZIG_GLOBAL_CACHE_DIR="$cache" ZIG_LOCAL_CACHE_DIR="$cache"
 lib=$here/sysroot
 # By path: asked for -lstdc++ zig would link its own libc++.
 exec "$zig" cc $target "$@" \

@@ -27,4 +27,4 @@ def test_a_link_makes_no_part_of_zig_s_again(tmp_path: Path, flags: list[str]) -
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     subprocess.run([CXX, *flags, source, "-o", tmp_path / "one"], check=True, env=environment)
     assert any(part.endswith("libcompiler_rt.a") for part in parts(MADE))
-    assert parts(tmp_path / "zig-cache") == parts(MADE)
+    assert parts(tmp_path / "zig-links") == parts(MADE)
