@@ -91,8 +91,8 @@ def _theirs(p: Problem) -> Any:
     from hstu_attn.problem import Mask as TheirMask
     from hstu_attn.problem import Problem as TheirProblem
 
-    if p.cut is None:
-        p = prepared(p)
+    p = prepared(p) if p.cut is None else p
+    cut: Any = p.cut
     starts, most = p.seq_offsets, p.max_seq_len
     longest = most
     if starts.device.type == "cpu" and not torch.compiler.is_compiling() and starts.shape[0] > 1:
@@ -104,8 +104,8 @@ def _theirs(p: Problem) -> Any:
         p.q.contiguous(),
         p.k.contiguous(),
         p.v.contiguous(),
-        p.cut,
-        p.cut,
+        cut,
+        cut,
         longest,
         longest,
         most,
