@@ -246,16 +246,21 @@ struct ExpandBagsArguments {
   int64_t n = in.GetSymInt("n");
 };
 
+// The bag of each of n occurrences.
+Tensor Expanded(const At<Where>& at, const Bags& bags, int64_t n, const Tensor& beside) {
+  const Tensor out = Empty(beside, n, aoti_torch_dtype_int32());
+  Launched(ExpandBags(at.where, bags, Out<int32_t>(out)), "expand_bags");
+  return out;
+}
+
 Tensor BagOf(const ExpandBagsArguments& a) {
   CheckVector(a.offsets, "offsets", ScalarType::Long, -1, a.offsets);
   const At<Where> at(a.offsets);
-  const Tensor out = Empty(a.offsets, a.n, aoti_torch_dtype_int32());
   Bags bags;
   bags.features = 1;
   bags.batch = a.offsets.numel() - 1;
   bags.offsets = In<int64_t>(a.offsets);
-  Launched(ExpandBags(at.where, bags, Out<int32_t>(out)), "expand_bags");
-  return out;
+  return Expanded(at, bags, a.n, a.offsets);
 }
 
 // ---- Backward
@@ -328,11 +333,10 @@ void FillReduce(const BackwardArguments& a, ReduceArgs* args) {
   FillOptimizer(a.optimizer, a.source, args);
 }
 
-// The bag of each occurrence of a pooled lookup, where the caller has not got them.
+// The bags of a pooled lookup, where the caller has not got them.
 MaybeTensor FillBags(const At<Where>& at, const BackwardArguments& a, ReduceArgs* args) {
   if (args->bags.pooling == Pooling::kNone || a.bag_of) return std::nullopt;
-  Tensor bag_of = Empty(a.source.rows, args->bags.n, aoti_torch_dtype_int32());
-  Launched(ExpandBags(at.where, args->bags, Out<int32_t>(bag_of)), "expand_bags");
+  const Tensor bag_of = Expanded(at, args->bags, args->bags.n, a.source.rows);
   args->bag_of = In<int32_t>(bag_of);
   return bag_of;
 }

@@ -93,13 +93,11 @@ std::tuple<Tensor, Tensor> Find(const FindArguments& a) {
 }
 
 // What `mode` of table_set_write is.
-constexpr hkv::WriteMode kModes[] = {
-    hkv::WriteMode::kFindOrInsert, hkv::WriteMode::kInsertOrAssign, hkv::WriteMode::kInsertAndEvict,
-    hkv::WriteMode::kAssign,       hkv::WriteMode::kErase,          hkv::WriteMode::kHold,
-    hkv::WriteMode::kUnlock};
-constexpr const char* kModeNames[] = {
-    "find_or_insert", "insert_or_assign", "insert, evicting", "assign",
-    "erase",          "hold_keys",        "unlock_keys"};
+constexpr hkv::WriteMode kModes[] = {hkv::WriteMode::kFindOrInsert, hkv::WriteMode::kInsertOrAssign,
+                                     hkv::WriteMode::kInsertAndEvict, hkv::WriteMode::kAssign,
+                                     hkv::WriteMode::kErase};
+constexpr const char* kModeNames[] = {"find_or_insert", "insert_or_assign", "insert, evicting",
+                                      "assign", "erase"};
 
 struct WriteArguments {
   OpArguments& in;
@@ -120,7 +118,7 @@ using Written = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 Written WriteKeys(const WriteArguments& a) {
   const auto variable = Held(a.set);
   CheckBatch(*variable, a.keys, a.offsets, a.state);
-  Check(a.mode >= 0 && a.mode < 7, "mode must be from 0 to 6, got ", a.mode);
+  Check(a.mode >= 0 && a.mode < 5, "mode must be from 0 to 4, got ", a.mode);
   const At<Where> at(a.state);
   const int64_t n = a.keys.numel(), row_bytes = static_cast<int64_t>(variable->row_bytes());
   const int32_t int64 = aoti_torch_dtype_int64();
@@ -145,8 +143,7 @@ Written WriteKeys(const WriteArguments& a) {
     call.pitch = static_cast<uint64_t>(row_bytes);
   }
   const Tensor rows = Zeros(at.where, a.keys, finds ? n : 0, int64);
-  const bool tells = a.mode < 5;  // the holders of rows change, or not, without a word
-  const Tensor status = Zeros(at.where, a.keys, tells ? n : 0, aoti_torch_dtype_uint8());
+  const Tensor status = Zeros(at.where, a.keys, n, aoti_torch_dtype_uint8());
   const bool evicts = a.report || a.mode == 2;
   const int64_t listed = evicts ? n : 0;
   const Tensor evicted_keys = Empty(a.keys, listed, int64);
@@ -154,7 +151,7 @@ Written WriteKeys(const WriteArguments& a) {
   const Tensor evicted_scores = Empty(a.keys, listed, int64);
   const Tensor evicted_count = Zeros(at.where, a.keys, evicts ? variable->size() : 0, int64);
   if (finds) call.rows = reinterpret_cast<void**>(Out<int64_t>(rows));
-  if (tells) call.status = Out<uint8_t>(status);
+  call.status = Out<uint8_t>(status);
   if (evicts) {
     call.evicted_keys = Words(evicted_keys);
     call.evicted_values = Out<char>(evicted_values);
@@ -177,7 +174,7 @@ struct UnlockArguments {
   Tensor state = in.GetTensor("state");
 };
 
-// What mode 6 of table_set_write does, in every step with a prefetch: it makes no tensor.
+// In every step with a prefetch: it makes no tensor.
 void Unlock(const UnlockArguments& a) {
   const auto variable = Held(a.set);
   CheckBatch(*variable, a.keys, a.offsets, a.state);

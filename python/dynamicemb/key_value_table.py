@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dynamicemb.snapshot import Snapshot
 
 # What table_set_write does, and what it says of a key (csrc/hkv/types.h).
-FIND_OR_INSERT, INSERT_OR_ASSIGN, INSERT_AND_EVICT, ASSIGN, ERASE, HOLD, UNLOCK = range(7)
+FIND_OR_INSERT, INSERT_OR_ASSIGN, INSERT_AND_EVICT, ASSIGN, ERASE = range(5)
 SKIPPED, UPDATED, INSERTED, EVICTED, REFUSED, LOCKED = range(6)
 LRU, LFU, CUSTOMIZED = 0, 1, 4
 
@@ -113,7 +113,7 @@ class TableSet:
         report: bool = False,
     ) -> Written:
         """One of the modes above; ``report``: what a find_or_insert evicts is listed, too."""
-        if mode not in (HOLD, UNLOCK, ASSIGN):
+        if mode != ASSIGN:
             self.version += 1
         given = (self.handle, self.state, values, scores, mode, verbatim, pin, report)
         return Written(*ops.table_set_write(keys, offsets, *given))

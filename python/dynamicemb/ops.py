@@ -198,8 +198,7 @@ def _(
     listed = n if report or mode == 2 else 0
     evicted = keys.new_empty((listed, words), dtype=torch.float32)
     count = _ints(keys, tables if report or mode == 2 else 0)
-    rows = _ints(keys, n if mode == 0 else 0)
-    status = _ints(keys, n if mode < 5 else 0, torch.uint8)
+    rows, status = _ints(keys, n if mode == 0 else 0), _ints(keys, n, torch.uint8)
     return rows, status, _ints(keys, listed), evicted, _ints(keys, listed), count
 
 
