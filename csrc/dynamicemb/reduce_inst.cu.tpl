@@ -2,36 +2,46 @@
 //
 // The backward for one type of weights, written from reduce_inst.cu.tpl and instances.bzl.
 #include "csrc/dynamicemb/host_reduce.cuh"
-#include "csrc/dynamicemb/reduce_kernels.cuh"
+#include "csrc/dynamicemb/reduce_quickly.cuh"
 
 namespace accel::dynamicemb {
 
-template <int kGroups, int kOptimizer>
-int Launch{TYPE}(const Where& where, const ReduceParams<{TYPE}>& p) {
+template <int kGroups, class Kernel>
+int Launch{TYPE}(const Where& where, const ReduceParams<{TYPE}>& p, Kernel kernel, int block) {
   const auto stream = static_cast<cudaStream_t>(where.stream);
   const auto chunks = CeilDiv<int64_t>(p.n, kChunk);
-  const auto blocks = static_cast<unsigned>(CeilDiv<int64_t>(chunks, kWarps));
+  const auto blocks = [&](int threads) {
+    return static_cast<unsigned>(CeilDiv<int64_t>(chunks, threads / kWarpSize));
+  };
   if (const cudaError_t code = cudaMemsetAsync(p.span_count, 0, 4, stream)) return code;
-  ReduceKernel<{TYPE}, kGroups, kOptimizer><<<blocks, kBlock, 0, stream>>>(p);
+  kernel<<<blocks(block), block, 0, stream>>>(p);
   if (const cudaError_t code = cudaGetLastError()) return code;
-  constexpr unsigned kEnough = 264;
-  CombineKernel<{TYPE}, kGroups><<<Min(blocks, kEnough), kBlock, 0, stream>>>(p);
+  constexpr unsigned kEnough = 396;
+  CombineKernel<{TYPE}, kGroups><<<Min(blocks(kBlock), kEnough), kBlock, 0, stream>>>(p);
   return cudaGetLastError();
 }
 
+template <int kOptimizer>
+int LaunchQuick{TYPE}(const Where& where, const ReduceParams<{TYPE}>& p) {
+  return Launch{TYPE}<1>(where, p, QuickReduceKernel<{TYPE}, kOptimizer>, kQuickBlock);
+}
+
 int Launch{TYPE}(const Where& where, const ReduceParams<{TYPE}>& p, int64_t max_dim) {
-  if (max_dim > 512) return Launch{TYPE}<8, -1>(where, p);
-  if (max_dim > 128) return Launch{TYPE}<4, -1>(where, p);
+  if (max_dim > 512) return Launch{TYPE}<8>(where, p, ReduceKernel<{TYPE}, 8>, kBlock);
+  if (max_dim > 128) return Launch{TYPE}<4>(where, p, ReduceKernel<{TYPE}, 4>, kBlock);
   if constexpr (sizeof({TYPE}::Real) == 4) {
     const Optimizer optimizer = p.finish.update.optimizer;
-    if (p.finish.sums == nullptr && optimizer == Optimizer::kSgd) {
-      return Launch{TYPE}<1, static_cast<int>(Optimizer::kSgd)>(where, p);
+    if (p.finish.sums != nullptr) return LaunchQuick{TYPE}<-1>(where, p);
+    if (optimizer == Optimizer::kSgd) {
+      return LaunchQuick{TYPE}<static_cast<int>(Optimizer::kSgd)>(where, p);
     }
-    if (p.finish.sums == nullptr && optimizer == Optimizer::kAdam) {
-      return Launch{TYPE}<1, static_cast<int>(Optimizer::kAdam)>(where, p);
+    if (optimizer == Optimizer::kAdam) {
+      return LaunchQuick{TYPE}<static_cast<int>(Optimizer::kAdam)>(where, p);
     }
+    return LaunchQuick{TYPE}<-1>(where, p);
+  } else {
+    return Launch{TYPE}<1>(where, p, ReduceKernel<{TYPE}, 1>, kBlock);
   }
-  return Launch{TYPE}<1, -1>(where, p);
 }
 
 template <>

@@ -10,7 +10,6 @@
 
 #include "csrc/common/warp.cuh"
 #include "csrc/dynamicemb/reduce.cuh"
-#include "csrc/dynamicemb/update_quickly.cuh"
 
 namespace accel::dynamicemb {
 
@@ -151,8 +150,7 @@ __device__ __forceinline__ void LoadNumbers(Numbers<Real>& shared, const Hyper* 
   }
 }
 
-// kOptimizer: that of the call, or -1: any, and sums.
-template <class Type, int kGroups, int kOptimizer>
+template <class Type, int kGroups>
 __global__ void __launch_bounds__(kBlock)
     ReduceKernel(const __grid_constant__ ReduceParams<Type> p) {
   using Real = typename Type::Real;
@@ -203,15 +201,7 @@ __global__ void __launch_bounds__(kBlock)
     } else {
       const int id = work.step[s].id;
       const RowInfo& info = p.finish.source.infos[tail / 4];
-      if constexpr (kOptimizer >= 0) {
-        auto* const row = reinterpret_cast<char*>(work.row[s]);
-        if (row != nullptr) {
-          UpdateQuickly<Type, static_cast<Optimizer>(kOptimizer)>(
-              numbers, p.finish.update, info, row, p.finish.source.keys + id, sum.value[0]);
-        }
-      } else {
-        p.finish(numbers, id, info, sum);
-      }
+      p.finish(numbers, id, info, sum);
     }
     sum.Clear();
   }
@@ -279,11 +269,14 @@ __global__ void __launch_bounds__(kBlock)
   __shared__ Group<Real> parts[kWarps][kWarpSize];
   const int warp = threadIdx.x / kWarpSize, lane = Team::lane();
   const int count = *p.span_count;
-  if (blockIdx.x * kWarps >= count) return;
+  const int blocks = static_cast<int>(gridDim.x);
+  if (static_cast<int>(blockIdx.x) >= count) return;
   LoadNumbers(numbers, p.hyper);
   Held<Real, kGroups> sum;
-  for (int base = blockIdx.x * kWarps; base < count; base += gridDim.x * kWarps) {
-    const Span mine = base + warp < count ? SpanOf(p, p.spans[base + warp]) : Span();
+  for (int base = blockIdx.x; base < count; base += blocks * kWarps) {
+    // Neighbours go to different blocks: the longest spans of a table are side by side.
+    const int at = base + warp * blocks;
+    const Span mine = at < count ? SpanOf(p, p.spans[at]) : Span();
     __syncthreads();
     if (lane == 0) spans[warp] = mine;
     __syncthreads();
