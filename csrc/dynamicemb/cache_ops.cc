@@ -21,6 +21,7 @@ void Launched(int code, const char* op) { CheckLaunch(code, op, DYNAMICEMB_ARCHS
 struct Between {
   int64_t *left_keys, *left_scores, *left_counts;          // as the table lists them
   int64_t *ends, *lower_keys, *lower_scores, *lower_rows;  // the same without gaps; their rows
+  int64_t* again;                                          // rows of those that are back
   int64_t *places, *some_keys, *some_scores, *some_ends;   // keys without a row
   int64_t *some_rows, *below;
   uint8_t* some_status;
@@ -35,7 +36,7 @@ struct Between {
       return reinterpret_cast<int64_t*>(at + layout.Add(static_cast<size_t>(8 * count)));
     };
     for (int64_t** part : {&left_keys, &left_scores, &lower_keys, &lower_scores, &lower_rows,
-                           &places, &some_keys, &some_scores, &some_rows, &below}) {
+                           &again, &places, &some_keys, &some_scores, &some_rows, &below}) {
       *part = words(n);
     }
     left_counts = words(tables);
@@ -88,6 +89,38 @@ struct SeekArguments {
   bool pin = in.GetBool("pin");
 };
 
+TightenArgs Left(const Between& parts, int64_t n, int64_t tables, const int64_t* offsets) {
+  TightenArgs lists;
+  lists.n = n;
+  lists.tables = tables;
+  lists.offsets = offsets;
+  lists.ends = parts.ends;
+  lists.lists = {parts.left_keys, parts.left_scores, nullptr};
+  lists.keys = parts.lower_keys;
+  lists.scores = parts.lower_scores;
+  return lists;
+}
+
+hkv::Read Find(int64_t n, const int64_t* keys, int64_t* rows) {
+  hkv::Read find;
+  find.name = "find";
+  find.n = static_cast<uint64_t>(n);
+  find.keys = Unsigned(keys);
+  find.rows = Rows(rows);
+  return find;
+}
+
+// Lists what left without gaps, and finds what is back: a key of the batch may have had to leave
+// for another one before its own turn came.
+void ListLeft(DynamicVariable& cache, const Where& where, const Between& parts, int64_t n,
+              const int64_t* offsets) {
+  const int64_t tables = cache.size();
+  Launched(Ends(where, tables, parts.left_counts, parts.ends, parts.scratch), "cache_seek");
+  Launched(Tighten(where, Left(parts, n, tables, offsets)), "cache_seek");
+  hkv::Table::Run(cache.SegmentsOf(parts.ends), Find(n, parts.lower_keys, parts.again),
+                  where.stream);
+}
+
 // Rows, status, the rows that left, how many keys have none, and what is between the calls.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> Seek(const SeekArguments& a) {
   const auto variable = SetOf(a.cache);
@@ -126,6 +159,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> Seek(const SeekArguments& a) 
   refused.count = Out<int64_t>(count);
   refused.scratch = parts.scratch;
   Launched(Refused(at.where, refused), "cache_seek");
+  if (n > 0) {
+    Taking(variable->device(), [&] { ListLeft(*variable, at.where, parts, n, offsets); });
+  }
   return {rows, status, left, count, between};
 }
 
@@ -139,50 +175,32 @@ struct MoveArguments {
   Tensor between = in.GetWritten("between");
 };
 
-// What left goes to its rows behind the cache.
-void MoveDown(const MoveArguments& a, DynamicVariable& behind, const Where& where,
+// What left goes to its rows behind the cache, and new rows of the cache that are behind it come
+// up.
+void MoveBoth(const MoveArguments& a, DynamicVariable& behind, const Where& where,
               const Between& parts) {
-  const int64_t n = a.behind.keys.numel(), tables = behind.size();
-  Launched(Ends(where, tables, parts.left_counts, parts.ends, parts.scratch), "cache_move");
-  TightenArgs lists;
-  lists.n = n;
-  lists.tables = tables;
-  lists.offsets = In<int64_t>(a.behind.offsets);
-  lists.ends = parts.ends;
-  lists.lists = {parts.left_keys, parts.left_scores, nullptr};
-  lists.keys = parts.lower_keys;
-  lists.scores = parts.lower_scores;
-  Launched(Tighten(where, lists), "cache_move");
+  const int64_t n = a.behind.keys.numel(), *offsets = In<int64_t>(a.behind.offsets);
+  const auto row_bytes = static_cast<int64_t>(behind.row_bytes());
   hkv::Write call =
       FindOrInsert(n, parts.lower_keys, parts.lower_scores, parts.lower_rows, nullptr);
   call.verbatim = true;
   hkv::Table::Run(behind.SegmentsOf(parts.ends), call, where.stream);
+  hkv::Table::Run(behind.SegmentsOf(offsets), Find(n, In<int64_t>(a.behind.keys), parts.below),
+                  where.stream);
   LowerArgs lower;
-  lower.lists = lists;
-  lower.lists.row_bytes = static_cast<int64_t>(behind.row_bytes());
+  lower.lists = Left(parts, n, behind.size(), offsets);
+  lower.lists.row_bytes = row_bytes;
   lower.lists.lists.rows = a.left.const_data_ptr();
   lower.to = parts.lower_rows;
-  Launched(Lower(where, lower), "cache_move");
-}
-
-// New rows of the cache that are behind it come up.
-void MoveUp(const MoveArguments& a, DynamicVariable& behind, const Where& where,
-            const Between& parts) {
-  const int64_t n = a.behind.keys.numel();
-  hkv::Read find;
-  find.name = "find";
-  find.n = static_cast<uint64_t>(n);
-  find.keys = Unsigned(In<int64_t>(a.behind.keys));
-  find.rows = Rows(parts.below);
-  hkv::Table::Run(behind.SegmentsOf(In<int64_t>(a.behind.offsets)), find, where.stream);
+  lower.again = parts.again;
   TakeArgs take;
   take.n = n;
-  take.row_bytes = static_cast<int64_t>(behind.row_bytes());
+  take.row_bytes = row_bytes;
   take.below = parts.below;
   take.rows = In<int64_t>(a.rows);
   take.status = In<uint8_t>(a.status);
   take.now = Out<uint8_t>(a.status);
-  Launched(Take(where, take), "cache_move");
+  Launched(Exchange(where, lower, take), "cache_move");
 }
 
 void Move(const MoveArguments& a) {
@@ -201,8 +219,7 @@ void Move(const MoveArguments& a) {
   const At<Where> at(a.behind.state);
   const Between parts(n, behind->size(), a.between.const_data_ptr());
   Taking(behind->device(), [&] {
-    MoveDown(a, *behind, at.where, parts);
-    MoveUp(a, *behind, at.where, parts);
+    MoveBoth(a, *behind, at.where, parts);
     const hkv::Write call =
         FindOrInsert(n, parts.some_keys, a.behind.scores ? parts.some_scores : nullptr,
                      parts.some_rows, parts.some_status);

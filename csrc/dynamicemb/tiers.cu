@@ -17,11 +17,17 @@ struct Blocks {
 };
 constexpr Blocks kOfMemory = {1024, 256}, kOfLink = {16, 512};
 
-// body(i) by a Team for each i < *end.
+// body(i) by a Team for each i < *end: what block `at` of `blocks` does.
+template <class Body>
+__device__ __forceinline__ void DoCounted(int64_t end, const Body& body, int64_t at,
+                                          int64_t blocks) {
+  const int64_t warps = blockDim.x / 32;
+  for (int64_t i = at * warps + threadIdx.x / 32; i < end; i += blocks * warps) body(i);
+}
+
 template <class Body>
 __global__ void __launch_bounds__(kOfLink.threads) CountedKernel(const int64_t* end, Body body) {
-  const int64_t warps = blockDim.x / 32, step = gridDim.x * warps;
-  for (int64_t i = blockIdx.x * warps + threadIdx.x / 32; i < *end; i += step) body(i);
+  DoCounted(*end, body, blockIdx.x, gridDim.x);
 }
 
 // n: what *end is at most.
@@ -88,19 +94,16 @@ int Tighten(const Where& where, const TightenArgs& a) {
   return Counted(where, a.n, a.ends + a.tables, kOfMemory, TightenBody{a});
 }
 
+// back: the rows of keys that came back, or else the others.
 struct LowerBody {
   LowerArgs a;
+  bool back;
   ACCEL_HD void operator()(int64_t i) const {
-    if (a.to[i] == 0) return;
+    if (a.to[i] == 0 || (a.again[i] != 0) != back) return;
     CopyByTeam(RowOf(a.lists, SourceOf(a.lists, i)), reinterpret_cast<void*>(a.to[i]),
                a.lists.row_bytes);
   }
 };
-
-int Lower(const Where& where, const LowerArgs& a) {
-  const TightenArgs& lists = a.lists;
-  return Counted(where, lists.n, lists.ends + lists.tables, kOfLink, LowerBody{a});
-}
 
 struct RefusedBody {
   RefusedArgs a;
@@ -154,15 +157,29 @@ ACCEL_HD void TakeRow(const TakeArgs& a, int64_t i) {
 }
 
 // A warp asks for 32 rows at once: most are not taken.
-template <class Unused>
-__global__ void __launch_bounds__(kOfLink.threads) TakeKernel(TakeArgs a) {
-  const int64_t lane = threadIdx.x % 32, step = gridDim.x * int64_t{blockDim.x};
-  const int64_t start = blockIdx.x * int64_t{blockDim.x} + threadIdx.x - lane;
-  for (int64_t first = start; first < a.n; first += step) {
+__device__ __forceinline__ void DoTake(const TakeArgs& a, int64_t at, int64_t blocks) {
+  const int64_t lane = threadIdx.x % 32, step = blocks * blockDim.x;
+  for (int64_t first = at * blockDim.x + threadIdx.x - lane; first < a.n; first += step) {
     const bool takes = first + lane < a.n && Takes(a, first + lane);
     for (unsigned left = __ballot_sync(0xffffffff, takes); left != 0; left &= left - 1) {
       TakeRow(a, first + __ffs(static_cast<int>(left)) - 1);
     }
+  }
+}
+
+template <class Unused>
+__global__ void __launch_bounds__(kOfLink.threads) TakeKernel(TakeArgs a) {
+  DoTake(a, blockIdx.x, gridDim.x);
+}
+
+// The first half of the blocks sends, the other one fetches: the link carries both at once.
+template <class Unused>
+__global__ void __launch_bounds__(kOfLink.threads) ExchangeKernel(LowerBody lower, TakeArgs take) {
+  const int64_t half = gridDim.x / 2, at = blockIdx.x;
+  if (at < half) {
+    DoCounted(lower.a.lists.ends[lower.a.lists.tables], lower, at, half);
+  } else {
+    DoTake(take, at - half, half);
   }
 }
 
@@ -177,6 +194,23 @@ int Take(const Where& where, const TakeArgs& a) {
   const int64_t grid = std::min(kOfLink.most, CeilDiv<int64_t>(a.n, kOfLink.threads));
   TakeKernel<void><<<static_cast<unsigned>(grid), kOfLink.threads, 0,
                      static_cast<cudaStream_t>(where.stream)>>>(a);
+  return cudaGetLastError();
+}
+
+int Exchange(const Where& where, const LowerArgs& lower, const TakeArgs& take) {
+  const TightenArgs& lists = lower.lists;
+  const int64_t* const end = lists.ends + lists.tables;
+  if (lists.n == 0) return Take(where, take);
+  if (const int code = Counted(where, lists.n, end, kOfMemory, LowerBody{lower, true})) return code;
+  const LowerBody others = {lower, false};
+  if (!where.cuda) {
+    HostEach(where.threads, *end, 1 << 10, others);
+    return Take(where, take);
+  }
+  const int64_t rows = std::max(lists.n, take.n);
+  const int64_t half = std::min(kOfLink.most, CeilDiv<int64_t>(rows, kOfLink.threads / 32));
+  ExchangeKernel<void><<<static_cast<unsigned>(2 * half), kOfLink.threads, 0,
+                         static_cast<cudaStream_t>(where.stream)>>>(others, take);
   return cudaGetLastError();
 }
 

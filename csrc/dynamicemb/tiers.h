@@ -31,8 +31,8 @@ int Tighten(const Where& where, const TightenArgs& args);
 struct LowerArgs {
   TightenArgs lists;  // its results are not looked at
   const int64_t* to = nullptr;
+  const int64_t* again = nullptr;  // (n) not 0: the key is back already where it left
 };
-int Lower(const Where& where, const LowerArgs& args);
 
 // The keys that got no row, with their places in the batch: of table t from entry ends[t] on.
 struct RefusedArgs {
@@ -57,6 +57,9 @@ struct TakeArgs {
   uint8_t* now = nullptr;                           // (n)
 };
 int Take(const Where& where, const TakeArgs& args);
+
+// Both ways at once. The rows of keys that are back are lowered first, as Take reads them.
+int Exchange(const Where& where, const LowerArgs& lower, const TakeArgs& take);
 
 // rows[places[i]] = found_rows[i], and so the status, for i < *count.
 struct PlaceArgs {

@@ -212,7 +212,7 @@ def _(
     keys: Tensor, offsets: Tensor, set: int, state: Tensor, scores: Tensor | None, pin: bool
 ) -> Any:
     n, (tables, words) = keys.shape[0], SETS[set]
-    parts = [n] * 11 + [tables, tables + 1, tables + 1, (max(n, tables) + 2047) // 2048 + 1]
+    parts = [n] * 12 + [tables, tables + 1, tables + 1, (max(n, tables) + 2047) // 2048 + 1]
     between = _ints(keys, sum((8 * part + 255) // 256 * 256 for part in parts), torch.uint8)
     left = keys.new_empty((n, words), dtype=torch.float32)
     return _ints(keys, n), _ints(keys, n, torch.uint8), left, _ints(keys, 1), between

@@ -80,16 +80,16 @@ class Prefetching(TableApi):
             self._prefetched.append(Later(indices, offsets, frequency_counters))
             return
         prepared = self._prepare(indices, offsets, frequency_counters, pin=True, sorts=True)
-        prepared.order.join()
+        prepared.order.join(forward_stream)
         if self.device.type == "cuda":
             prepared = prepared._replace(
                 ready=torch.cuda.current_stream(self.device).record_event()
             )
         if forward_stream is not None:
-            for tensor in (*prepared.lookup, prepared.indices):
+            _, *of_batch = prepared.lookup  # the state of the tables lives on
+            for tensor in (*of_batch, prepared.indices):
                 if isinstance(tensor, Tensor):
                     tensor.record_stream(forward_stream)
-            prepared.order.used_by(forward_stream)
         self._prefetched.append(prepared)
 
     def _brought(self, indices: Tensor) -> Prepared:

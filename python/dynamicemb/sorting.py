@@ -28,17 +28,17 @@ class Sorted:
             self._sorted = ops.sort_rows(inverse)
             self._event = stream.record_event()
 
-    def join(self) -> None:
-        """What comes on the current stream from now on comes after the sorting."""
+    def join(self, reader: Any = None) -> None:
+        """What comes on the current stream from now on comes after the sorting. ``reader``: the
+        stream that alone reads the order, and waits for the current one by itself."""
         if self._sorted is None or self._event is None:
             return
         current = torch.cuda.current_stream(self._inverse.device)
         current.wait_event(self._event)
-        self.used_by(current)
-
-    def used_by(self, stream: Any) -> None:
-        for tensor in self._sorted or ():
-            tensor.record_stream(stream)
+        for tensor in self._sorted:
+            tensor.record_stream(current if reader is None else reader)
+        if reader is not None:
+            self._event = None
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Rows, ascending, and the occurrences."""

@@ -135,3 +135,25 @@ def test_a_prefetch_into_a_cache_is_few_calls(device: str) -> None:
     wanted = ["segmented_unique", "cache_seek", "cache_move", "init_rows"]
     assert [name.split(".")[1] for name in ours if "sort" not in name] == wanted
     assert len(calls.names) <= 18, calls.names
+
+
+@pytest.mark.parametrize("prefetches", [False, True])
+@pytest.mark.parametrize(("optimizer", "row_bytes"), [("SGD", 512), ("ADAM", 512 * 3 + 32)])
+def test_a_cache_that_many_batches_do_not_fit_changes_no_bit(
+    device: str, optimizer: str, row_bytes: int, prefetches: bool
+) -> None:
+    options = {"optimizer": optimizer, "max_capacity": 8192}
+    cache = {"caching": True, "local_hbm_for_values": 1024 * row_bytes}
+    whole = tables([128, 128], device, "NONE", **options)
+    cached = tables([128, 128], device, "NONE", **options, **cache, prefetch_pipeline=prefetches)
+    draw = torch.Generator().manual_seed(1)
+    for n in [300, 900, 1500, 2500, 900, 300, 2500, 900]:
+        ids = torch.randint(0, 4000, (2 * n,), generator=draw).to(device)
+        ends = torch.arange(0, 2 * n + 1, device=device)
+        if prefetches:
+            cached.prefetch(ids, ends)
+        wanted, got = whole(ids, ends), cached(ids, ends)
+        assert torch.equal(got, wanted)
+        grad = torch.randn(wanted.shape, generator=draw).to(device)
+        wanted.backward(grad)
+        got.backward(grad)
