@@ -45,83 +45,132 @@ struct OffsetsBody {
   ACCEL_HD void Store(int64_t i, int64_t before, int64_t) const { offsets[i] = before; }
 };
 
-// ---- On a GPU, for a few ranks: a block has a tile of bags, a thread a bag.
+// ---- On a GPU, for a few ranks: a block has a tile of bags of one feature. Keys are put in order,
+// and bags follow each other as their keys do.
 
 constexpr int64_t kTileBags = kBlock, kKeptRanks = 4096;
 
-ACCEL_HD Dealt DealtTo(const BucketizeArgs& a, int64_t feature, int64_t i) {
-  const auto block = static_cast<uint64_t>(a.block_sizes ? a.block_sizes[feature] : 0);
-  return Deal(static_cast<Dist>(a.dist[feature]), static_cast<uint64_t>(a.keys[i]),
-              static_cast<uint64_t>(a.world), block);
+struct BagTile {
+  int64_t first, last;  // bags
+  int64_t from, upto;   // keys
+  Dist dist;
+  uint64_t block;
+};
+
+__device__ BagTile TileOf(const BucketizeArgs& a, unsigned feature_tiles) {
+  const int64_t feature = blockIdx.x / feature_tiles;
+  const int64_t first = feature * a.batch + blockIdx.x % feature_tiles * kTileBags;
+  const int64_t last = Min(first + kTileBags, (feature + 1) * a.batch);
+  return {first,
+          last,
+          a.offsets[first],
+          a.offsets[last],
+          static_cast<Dist>(a.dist[feature]),
+          static_cast<uint64_t>(a.block_sizes ? a.block_sizes[feature] : 0)};
 }
 
-// sums: (world, tiles). Pass 0 writes lengths and the sums of each tile; pass 1 has the sums of
-// those before in it and puts the keys. The ranks of a tile's first keys are reckoned once.
+__device__ Dealt DealtTo(const BucketizeArgs& a, const BagTile& tile, int64_t i) {
+  return Deal(tile.dist, static_cast<uint64_t>(a.keys[i]), static_cast<uint64_t>(a.world),
+              tile.block);
+}
+
+// The lengths of bags, and sums: (world, tiles), the keys of each tile.
 __global__ void __launch_bounds__(kBlock)
-    DealBags(BucketizeArgs a, int64_t tiles, int64_t* sums, int pass) {
+    CountBags(BucketizeArgs a, unsigned feature_tiles, int64_t* sums) {
+  constexpr int kRanks = 8;  // counted in one go over a bag
   __shared__ uint8_t kept[kKeptRanks];
-  __shared__ int64_t warps[kWarps];
   __shared__ int counts[kMostTileRanks];
-  const int64_t bags = a.features * a.batch, tile = blockIdx.x, first = tile * kTileBags;
-  const int64_t bag = first + threadIdx.x, last = Min(first + kTileBags, bags);
-  const int64_t from = a.offsets[first], upto = a.offsets[last];
-  const int64_t begin = bag < bags ? a.offsets[bag] : upto;
-  const int64_t end = bag < bags ? a.offsets[bag + 1] : upto;
+  const BagTile tile = TileOf(a, feature_tiles);
+  const int64_t bags = a.features * a.batch, bag = tile.first + threadIdx.x;
   if (threadIdx.x < a.world) counts[threadIdx.x] = 0;
-  for (int64_t i = from + threadIdx.x; i < Min(upto, from + kKeptRanks); i += kBlock) {
-    int64_t feature = first / a.batch;
-    while (a.offsets[(feature + 1) * a.batch] <= i) ++feature;
-    kept[i - from] = static_cast<uint8_t>(DealtTo(a, feature, i).rank);
+  __syncthreads();
+  for (int64_t i = tile.from + threadIdx.x; i < tile.upto; i += kBlock) {
+    const auto rank = static_cast<int>(DealtTo(a, tile, i).rank);
+    atomicAdd(counts + rank, 1);
+    if (i - tile.from < kKeptRanks) kept[i - tile.from] = static_cast<uint8_t>(rank);
   }
   __syncthreads();
-  const int64_t feature = Min(bag, bags - 1) / a.batch;
-  for (int64_t r = 0; r < a.world; ++r) {
-    int count = 0;
+  if (threadIdx.x < a.world) sums[threadIdx.x * gridDim.x + blockIdx.x] = counts[threadIdx.x];
+  if (bag >= tile.last) return;
+  const int64_t begin = a.offsets[bag], end = a.offsets[bag + 1];
+  for (int r = 0; r < a.world; r += kRanks) {
+    int count[kRanks] = {};
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t rank = i - from < kKeptRanks ? kept[i - from] : DealtTo(a, feature, i).rank;
-      count += rank == r;
+      const int64_t at = i - tile.from;
+      const int rank = at < kKeptRanks ? kept[at] : static_cast<int>(DealtTo(a, tile, i).rank);
+#pragma unroll
+      for (int j = 0; j < kRanks; ++j) count[j] += rank == r + j;
     }
-    if (pass == 0) {
-      if (bag < bags) a.new_lengths[r * bags + bag] = count;
-      const int sum = __reduce_add_sync(kFullMask, count);
-      if (threadIdx.x % kWarpSize == 0) atomicAdd(counts + r, sum);
-      continue;
+#pragma unroll
+    for (int j = 0; j < kRanks; ++j) {
+      if (r + j < a.world) a.new_lengths[(r + j) * bags + bag] = count[j];
     }
-    int64_t at = sums[r * tiles + tile] + BlockExclusiveSum<int64_t>(count, warps);
+  }
+}
+
+// before: (world, tiles), where the first key of a tile goes.
+__global__ void __launch_bounds__(kBlock)
+    PutKeys(BucketizeArgs a, unsigned feature_tiles, const int64_t* before) {
+  __shared__ int64_t next[kMostTileRanks];
+  __shared__ int counts[kWarps][kMostTileRanks];
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int bits = 32 - __clz(static_cast<int>(a.world) - 1);
+  const BagTile tile = TileOf(a, feature_tiles);
+  if (threadIdx.x < a.world) next[threadIdx.x] = before[threadIdx.x * gridDim.x + blockIdx.x];
+  for (int64_t from = tile.from; from < tile.upto; from += kBlock) {
+    for (int r = lane; r < a.world; r += kWarpSize) counts[warp][r] = 0;
     __syncthreads();
-    for (int64_t i = begin; count > 0 && i < end; ++i) {
-      const int64_t rank = i - from < kKeptRanks ? kept[i - from] : DealtTo(a, feature, i).rank;
-      if (rank != r) continue;
-      a.new_keys[at] = DealtTo(a, feature, i).key;
+    const int64_t i = from + threadIdx.x;
+    const bool mine = i < tile.upto;
+    const Dealt to = mine ? DealtTo(a, tile, i) : Dealt{0, 0};
+    const auto rank = static_cast<int>(to.rank);
+    unsigned alike = __ballot_sync(kFullMask, mine);
+    for (int b = 0; b < bits; ++b) {
+      const bool bit = rank >> b & 1;
+      const unsigned set = __ballot_sync(kFullMask, bit);
+      alike &= bit ? set : ~set;
+    }
+    const int ahead = __popc(alike & ((1u << lane) - 1));
+    if (mine && ahead == 0) counts[warp][rank] = __popc(alike);
+    __syncthreads();
+    if (mine) {
+      int64_t at = next[rank] + ahead;
+      for (int w = 0; w < warp; ++w) at += counts[w][rank];
+      a.new_keys[at] = to.key;
       a.permute[i] = at;
       if (a.weights != nullptr) a.new_weights[at] = a.weights[i];
-      ++at;
     }
+    if (from + kBlock >= tile.upto) break;
+    __syncthreads();
+    if (threadIdx.x < a.world) {
+      for (int w = 0; w < kWarps; ++w) next[threadIdx.x] += counts[w][threadIdx.x];
+    }
+    __syncthreads();
   }
-  if (pass != 0) return;
-  __syncthreads();
-  if (threadIdx.x < a.world) sums[threadIdx.x * tiles + tile] = counts[threadIdx.x];
 }
 
+int64_t FeatureTiles(const BucketizeArgs& a) { return CeilDiv<int64_t>(a.batch, kTileBags); }
+
 int BucketizeTiles(const Where& where, const BucketizeArgs& a) {
-  const int64_t bags = a.features * a.batch, tiles = CeilDiv<int64_t>(bags, kTileBags);
-  if (bags == 0) return cudaSuccess;
+  const int64_t tiles = a.features * FeatureTiles(a);
+  if (tiles == 0) return cudaSuccess;
   const auto stream = static_cast<cudaStream_t>(where.stream);
   const auto blocks = static_cast<unsigned>(tiles);
+  const auto feature_tiles = static_cast<unsigned>(FeatureTiles(a));
   auto* const sums = static_cast<int64_t*>(a.scratch);
   int64_t* const before = sums + a.world * tiles;
-  DealBags<<<blocks, kBlock, 0, stream>>>(a, tiles, sums, 0);
+  CountBags<<<blocks, kBlock, 0, stream>>>(a, feature_tiles, sums);
   if (const int code = cudaGetLastError()) return code;
   const OffsetsBody body{sums, before};
   if (const int code = Scan(where, a.world * tiles, body, before + a.world * tiles + 1)) {
     return code;
   }
-  DealBags<<<blocks, kBlock, 0, stream>>>(a, tiles, before, 1);
+  PutKeys<<<blocks, kBlock, 0, stream>>>(a, feature_tiles, before);
   return cudaGetLastError();
 }
 
 size_t BucketizeTilesScratch(const BucketizeArgs& a) {
-  const int64_t cells = a.world * CeilDiv<int64_t>(a.features * a.batch, kTileBags);
+  const int64_t cells = a.world * a.features * FeatureTiles(a);
   return static_cast<size_t>(8 * (2 * cells + 1)) + ScanScratch(cells);
 }
 

@@ -20,12 +20,21 @@ struct Dealt {
   int64_t rank, key;
 };
 
+// x mod world: three divisions of 32 bits, where there are that few ranks, for one of 64.
+ACCEL_HD uint64_t ModWorld(uint64_t x, uint64_t world) {
+  if (world > 0xffff) return x % world;
+  const auto w = static_cast<uint32_t>(world);
+  uint32_t rest = static_cast<uint32_t>(x >> 32) % w;
+  rest = (rest << 16 | (static_cast<uint32_t>(x) >> 16)) % w;
+  return (rest << 16 | (static_cast<uint32_t>(x) & 0xffff)) % w;
+}
+
 ACCEL_HD Dealt Deal(Dist dist, uint64_t x, uint64_t world, uint64_t block) {
   if (dist == Dist::kContinuous) {
     if (block > 0 && x / block < world) {
       return {static_cast<int64_t>(x / block), static_cast<int64_t>(x % block)};
     }
-    return {static_cast<int64_t>(x % world), static_cast<int64_t>(x / world)};
+    return {static_cast<int64_t>(ModWorld(x, world)), static_cast<int64_t>(x / world)};
   }
   uint64_t h = x;
   if (dist == Dist::kHashRoundRobin) {
@@ -35,7 +44,7 @@ ACCEL_HD Dealt Deal(Dist dist, uint64_t x, uint64_t world, uint64_t block) {
     h *= 0xc4ceb9fe1a85ec53u;
     h ^= h >> 33;
   }
-  return {static_cast<int64_t>(h % world), static_cast<int64_t>(x)};
+  return {static_cast<int64_t>(ModWorld(h, world)), static_cast<int64_t>(x)};
 }
 
 // What Bucketize does, on a GPU, for at most kMostTileRanks ranks: a third of its traffic. The new

@@ -76,12 +76,16 @@ def test_occurrences_are_sorted_stably(device: str, n: int) -> None:
     assert torch.equal(ids.cpu(), wanted_ids) and torch.equal(order.cpu().long(), wanted_order)
 
 
-@pytest.mark.parametrize("world", [1, 2, 8])
-def test_keys_are_dealt_out_as_the_reference_deals_them(device: str, world: int) -> None:
+@pytest.mark.parametrize("world", [1, 2, 8, 37])
+@pytest.mark.parametrize(("batch", "longest"), [(4, 5), (700, 5), (300, 6000)])
+def test_keys_are_dealt_out_as_the_reference_deals_them(
+    device: str, batch: int, longest: int, world: int
+) -> None:
     draw = random.Random(world)
     dists = ["continuous", "roundrobin", "hash_roundrobin"]
     blocks = [100, 0, 0]
-    lengths = [draw.randint(0, 5) for _ in range(3 * 4)]
+    lengths = [draw.randint(0, 5) for _ in range(3 * batch)]
+    lengths[batch + 1] = longest
     offsets = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     keys = [draw.choice([*EDGES, draw.randint(0, 900)]) for _ in range(offsets[-1])]
     arrays = [torch.tensor(x, device=device) for x in (keys, offsets)]
