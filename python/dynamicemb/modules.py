@@ -196,6 +196,17 @@ def _known_sizes(features: Any) -> list[int] | None:
     return None if known is None else known()
 
 
+def _offsets(features: Any) -> Tensor:
+    """Where the bags begin, without FBGEMM, which TorchRec asks: its wheel for CPUs sums none on a
+    GPU."""
+    known = getattr(features, "offsets_or_none", None)
+    offsets: Tensor | None = None if known is None else known()
+    if offsets is not None:
+        return offsets
+    sums = features.lengths().view(-1).cumsum(0)
+    return torch.cat([sums.new_zeros(1), sums])
+
+
 class _Collection(nn.Module):
     """Tables with equal options and pooling form a group: one module that does them at once."""
 
@@ -321,7 +332,7 @@ class _Collection(nn.Module):
             )
         values, weights = features.values(), features.weights_or_none()
         if wanted == keys:
-            return values, features.offsets(), weights
+            return values, _offsets(features), weights
         lengths = features.lengths().view(len(keys), -1)
         sizes = _known_sizes(features) or lengths.sum(1).tolist()
         parts = dict(zip(keys, values.split(sizes), strict=True))

@@ -16,6 +16,7 @@ from dynamicemb import (
     KeyedJaggedTensor,
 )
 from dynamicemb.modules import KeyedTensor
+from torch import Tensor
 
 
 def configs() -> list[EmbeddingBagConfig]:
@@ -105,6 +106,25 @@ def test_a_batch_may_know_on_the_host_how_many_values_its_features_have(device: 
         wrong = KeyedJaggedTensor(["f", "g"], keys, lengths.flip(0))
         wrong.length_per_key_or_none = lambda: [1, 2]  # type: ignore[attr-defined]
         assert collection(wrong)["f"].values().shape[0] == 1  # what it says is believed
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_where_bags_begin_is_not_asked_of_a_batch_that_would_reckon_it(
+    device: str, known: bool
+) -> None:
+    given = batch(device, "fg")
+    offsets = given.offsets()
+
+    class Reckoning(KeyedJaggedTensor):
+        def offsets(self) -> Tensor:
+            raise NotImplementedError
+
+        def offsets_or_none(self) -> Tensor | None:
+            return offsets if known else None
+
+    ebc = DynamicEmbeddingBagCollection(configs()[:1], device=device)
+    asked = Reckoning(given.keys(), given.values(), given.lengths())
+    assert torch.equal(ebc(asked).values(), ebc(given).values())
 
 
 def test_what_the_configs_do_not_say_comes_from_options() -> None:
