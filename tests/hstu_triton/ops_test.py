@@ -58,7 +58,10 @@ def calls() -> dict[str, tuple[Any, ...]]:
             ops.triton_add_embeddings, x, STARTS, x, x, times, 17, 1, STARTS.diff(), None, 1, True,
             0.5,
         ),
-        "table": (ops.triton_sum_of_rows, x, times % 5, 5, torch.float32),
+        "position_bwd": (
+            ops.triton_add_embeddings_bwd, x, STARTS, STARTS.diff(), (times % 5).int(), 7, 5, 17, 1,
+            0.5,
+        ),
     }  # fmt: skip
 
 

@@ -67,6 +67,28 @@ def test_triton_is_pytorch_with_gradients(name: str, interleave: bool, contexts:
     )
 
 
+@needs_triton
+@pytest.mark.parametrize("places", [1, 19, 150])
+@pytest.mark.parametrize("contexts", [0, 2, 21])
+def test_triton_is_pytorch_where_sequences_are_longer_than_max_seq_len_and_than_their_rows(
+    places: int, contexts: int
+) -> None:
+    lengths = torch.tensor([70, 3, 0, 33, 41])
+    starts, targets = cases.starts_of(lengths.tolist()), torch.tensor([2, 3, 0, 0, 41])
+    said = lengths + torch.tensor([0, 0, 4, 60, 0])
+    times = torch.arange(147, device=DEVICE) * 60
+
+    def added(kernel: HammerKernel, x: Tensor, pos: Tensor, ts: Tensor) -> Tensor:
+        return add_timestamp_positional_embeddings(
+            0.5, 37, contexts, pos, ts, starts, said.to(DEVICE), x, times, targets.to(DEVICE),
+            False, "sqrt", kernel,
+        )  # fmt: skip
+
+    cases.assert_equal_results(
+        added, [cases.drawn(147, 24), cases.drawn(places, 24, seed=1), cases.drawn(6, 24, seed=2)]
+    )
+
+
 @pytest.mark.parametrize("rows", [0, 1, 1000])
 def test_sums_of_rows_are_added_up_in_pieces_where_one_number_has_most_of_them(rows: int) -> None:
     index = torch.arange(rows) % 7  # 5 and 6 are left out

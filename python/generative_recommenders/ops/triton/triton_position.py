@@ -1,11 +1,12 @@
 """Embeddings of place and time added to rows, in Triton.
 
-The backward adds up rows of each table in the order of their sorted numbers: no atomics, two runs
-give equal bits.
+The backward reads the gradient once, and once more the rows whose ages change too often; there are
+no atomics, two runs give equal bits.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from generative_recommenders.common import cdiv, switch_to_contiguous_if_needed
 from generative_recommenders.ops.pieces import in_pieces, of_pieces
+from generative_recommenders.ops.places import ROWS, Tiles
 from generative_recommenders.ops.triton import _launch
 from generative_recommenders.ops.triton._op import kernel_op
-from generative_recommenders.ops.triton._position_kernels import _add_embeddings, _sum_of_rows
+from generative_recommenders.ops.triton._place_kernels import _sum_of_items, _sums_by_place
+from generative_recommenders.ops.triton._position_kernels import _add_embeddings
 
 
 @kernel_op("triton_add_embeddings")
@@ -75,43 +78,82 @@ def _(
     return x.new_empty(x.shape), places, torch.empty_like(places)
 
 
-@kernel_op("triton_sum_of_rows")
-def _table_gradient(grad: Tensor, index: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """(rows, dim): for each row of a table the sum of those of ``grad`` that took it."""
+@kernel_op("triton_add_embeddings_bwd")
+def _bwd_op(
+    grad: Tensor,
+    seq_offsets: Tensor,
+    highs: Tensor,
+    buckets: Tensor,
+    places: int,
+    ages: int,
+    longest: int,
+    contextual: int,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of rows, and float32 of both tables."""
     grad = switch_to_contiguous_if_needed(grad)
-    order, starts, ends = in_pieces(index, rows)
+    rows, dim = grad.shape
+    batch = seq_offsets.shape[0] - 1
+    if rows == 0 or batch == 0 or dim == 0:
+        pos, ts = (grad.new_zeros((n, dim), dtype=torch.float32) for n in (places, ages))
+        return grad * alpha, pos, ts
+    tiles = Tiles.of(places, contextual, longest, batch)
+    dx = torch.empty((rows, dim), dtype=grad.dtype, device=grad.device)
+    new = functools.partial(torch.empty, device=grad.device)
+    sums = new((tiles.shares, tiles.every, ROWS, dim), dtype=torch.float32)
+    of_ages = new((rows // ROWS + 2 * batch + 1, dim), dtype=torch.float32)
+    keys, items = (new((rows,), dtype=torch.int32) for _ in range(2))
+    block_d = min(128, triton.next_power_of_2(dim))
+    _sums_by_place[(cdiv(dim, block_d), tiles.every, tiles.shares)](
+        grad, dx, seq_offsets, highs, buckets, sums, of_ages, keys, items, grad.stride(0), batch,
+        rows, cdiv(batch, tiles.shares), longest, contextual, ages, dim, tiles.down, tiles.others,
+        alpha, BLOCK_D=block_d, ROWS=ROWS, num_warps=2,
+    )  # fmt: skip
+    order, starts, ends = in_pieces(keys, ages)
     pieces = starts.shape[0] - 1
-    out = torch.empty((pieces, grad.shape[1]), dtype=torch.float32, device=grad.device)
-    block_d = min(128, triton.next_power_of_2(max(grad.shape[1], 1)))
-    if out.numel():
-        _sum_of_rows[(pieces, cdiv(grad.shape[1], block_d))](
-            grad, order, starts, out, grad.stride(0), out.stride(0), grad.shape[1],
-            BLOCK_D=block_d, BLOCK=32,
-        )  # fmt: skip
-    return of_pieces(out, ends).to(dtype)
+    out = new((pieces, dim), dtype=torch.float32)
+    _sum_of_items[(pieces, cdiv(dim, block_d))](
+        grad, of_ages, order, items, starts, out, grad.stride(0), dim, BLOCK_D=block_d, BLOCK=32
+    )
+    return dx, tiles.table(sums, places, contextual), of_pieces(out, ends)
 
 
-@_table_gradient.register_fake
-def _(grad: Tensor, index: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    return grad.new_empty((rows, grad.shape[1]), dtype=dtype)
+@_bwd_op.register_fake
+def _(
+    grad: Tensor,
+    seq_offsets: Tensor,
+    highs: Tensor,
+    buckets: Tensor,
+    places: int,
+    ages: int,
+    longest: int,
+    contextual: int,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    pos, ts = (grad.new_empty((n, grad.shape[1]), dtype=torch.float32) for n in (places, ages))
+    return grad.new_empty(grad.shape), pos, ts
 
 
 class _AddEmbeddings(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, pos: Tensor, ts: Tensor, rest: tuple[Any, ...]) -> Tensor:
         seq_offsets, timestamps, *options = rest
-        out, places, buckets = _fwd_op(x, seq_offsets, pos, ts, timestamps, *options)
-        ctx.save_for_backward(places, buckets)
-        ctx.alpha = options[-1]
-        ctx.tables = [(t.shape[0], t.dtype) for t in (pos, ts)]
+        out, _, buckets = _fwd_op(x, seq_offsets, pos, ts, timestamps, *options)
+        longest, contextual, seq_lengths, targets, rows_a_target, _, alpha = options
+        ctx.save_for_backward(seq_offsets, seq_lengths, targets, buckets)
+        ctx.rest = (rows_a_target, pos.shape[0], ts.shape[0], longest, contextual, alpha)
+        ctx.dtypes = (pos.dtype, ts.dtype)
         result: Tensor = out
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pairs = zip(ctx.saved_tensors, ctx.tables, strict=True)
-        tables = [_table_gradient(grad, index, *table) for index, table in pairs]
-        return grad if ctx.alpha == 1.0 else grad * ctx.alpha, *tables, None
+        seq_offsets, highs, targets, buckets = ctx.saved_tensors
+        rows_a_target, *rest = ctx.rest
+        if targets is not None:
+            highs = highs - targets * rows_a_target
+        dx, *tables = _bwd_op(grad, seq_offsets, highs, buckets, *rest)
+        return dx, *(t.to(dtype) for t, dtype in zip(tables, ctx.dtypes, strict=True)), None
 
 
 def triton_add_timestamp_positional_embeddings(
