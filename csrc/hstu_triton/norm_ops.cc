@@ -18,7 +18,7 @@
 namespace accel::triton {
 namespace {
 
-constexpr int64_t kPrograms = 1056;  // of a backward, each with its own sums
+constexpr int64_t kPrograms = 2112;  // of a backward, each with its own sums
 
 struct NormForward {
   OpArguments& in;
@@ -161,7 +161,7 @@ std::tuple<Tensor, Tensor, Tensor> NormBwd(const NormBackward& a) {
     torch::stable::fill_(db, 0.0);
     return {dx, dw, db};
   }
-  Launch launch(NameOf("norm_bwd", x, dim), x);
+  Launch launch(NameOf(f.gate == 0 ? "norm_bwd" : "norm_bwd_gated", x, dim), x);
   const auto [programs, each] = Share(rows, launch.Constant("BLOCK_N"), kPrograms);
   const Tensor sums = Empty(x, {2, programs, dim}, aoti_torch_dtype_float32());
   launch.Pointer("DY", dy).Pointer("X", x).Pointer("W", f.weight, x).Pointer("B", f.bias, x);

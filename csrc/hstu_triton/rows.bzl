@@ -122,24 +122,25 @@ def _norm_rows(dtype):
     rows = []
     for width, block in _WIDTHS.items():
         unaligned = _STRIDES if width % 16 else []
+        ahead = {"AHEAD": 3 if block <= 512 else 1}
         forward, backward = ["MEAN", "RSTD", "eps"], ["MEAN", "RSTD", "SUMS"]
         for kernel, file, tensors, constants, others in [
             ("norm_fwd", "_norm_kernels", ["X", "W", "B", "Y"], {"GIVEN": False}, _only(_STATISTICS, forward)),
-            ("norm_bwd", "_norm_kernels", ["DY", "X", "W", "B", "DX"], {}, _only(_STATISTICS, backward)),
+            ("norm_bwd", "_norm_kernels", ["DY", "X", "W", "B", "DX"], ahead | {"GATED": False}, _only(_STATISTICS, backward)),
+            ("norm_bwd_gated", "_norm_kernels", ["DY", "X", "W", "B", "DX"], ahead | {"GATED": True}, _only(_STATISTICS, backward)),
             ("norm_mul_dropout_fwd", "_linear_kernels", ["X", "U", "W", "B", "Y"], {}, _only(_STATISTICS, forward) | _DROPOUT),
             ("norm_mul_dropout_bwd", "_linear_kernels", ["DY", "X", "U", "W", "B", "DX", "DU"], {}, _only(_STATISTICS, backward) | _DROPOUT),
         ]:
+            numbers = 1024 if kernel.endswith("_fwd") else 512  # of a block
+            of_warp = 1024 if kernel == "norm_fwd" else 512
+            if unaligned and kernel == "norm_mul_dropout_bwd":
+                of_warp = 256  # more would spill
             options = {"enable_fp_fusion": False} if kernel == "norm_fwd" else {}
-            numbers, warps = {
-                "norm_bwd": (1024, 4) if unaligned else (2048, 2),
-                "norm_fwd": (1024, 1),
-                "norm_mul_dropout_bwd": (1024, 4),
-                "norm_mul_dropout_fwd": (2048, 4),
-            }[kernel]
-            shape = {"BLOCK_D": block, "BLOCK_N": numbers // block, "D": width}
-            rows.append(_row("%s.%s.%d" % (kernel, dtype, width), file, "_" + kernel, dtype, tensors, shape | constants, others, unaligned = unaligned, options = options, warps = warps))
+            shape = {"BLOCK_D": block, "BLOCK_N": max(1, numbers // block), "D": width, "FAST": True}
+            function = "_" + kernel.removesuffix("_gated")
+            rows.append(_row("%s.%s.%d" % (kernel, dtype, width), file, function, dtype, tensors, shape | constants, others, unaligned = unaligned, options = options, warps = max(numbers, block) // of_warp))
     for heads, block in {"": 32, ".heads": 256}.items():
-        rows.append(_row("add_up.%s%s" % (dtype, heads), "_norm_kernels", "_add_up", dtype, ["DW", "DB"], {"BLOCK_D": block, "BLOCK_P": 2048 // block}, {"SUMS": "*fp32"}))
+        rows.append(_row("add_up.%s%s" % (dtype, heads), "_norm_kernels", "_add_up", dtype, ["DW", "DB"], {"BLOCK_D": block, "BLOCK_P": 4096 // block}, {"SUMS": "*fp32"}, warps = 8))
     return rows
 
 # What depends on no width: "whole" is for strides and sizes that are multiples of 16, "any" for others, which are read and

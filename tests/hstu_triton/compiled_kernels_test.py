@@ -55,7 +55,8 @@ def norm_call(name: str) -> Any:
     kind = (1e-5, 0.1, False, True, True, 1, False, 1)
     return {
         "norm_fwd": lambda: compiled.norm_fwd(x, w, w, 1e-5, 1, False),
-        "norm_bwd": lambda: compiled.norm_bwd(x, rstd, rstd, x, w, w, 1e-5, 1, False),
+        "norm_bwd": lambda: compiled.norm_bwd(x, rstd, rstd, x, w, w, 1e-5, 0, False),
+        "norm_bwd_gated": lambda: compiled.norm_bwd(x, rstd, rstd, x, w, w, 1e-5, 1, False),
         "norm_mul_dropout_fwd": lambda: compiled.norm_mul_dropout_fwd(x, x, w, w, seed, *kind),
         "norm_mul_dropout_bwd": lambda: compiled.norm_mul_dropout_bwd(
             x.repeat(1, 3), rstd[:, None], rstd[:, None], x, x, w, w, seed, *kind

@@ -6,7 +6,7 @@ import pytest
 import torch
 from generative_recommenders.common import HammerKernel
 from generative_recommenders.ops.hstu_compute import hstu_compute_output
-from generative_recommenders.ops.pytorch.pt_dropout import drawn_seed, kept, philox_uniform
+from generative_recommenders.ops.pytorch.pt_dropout import drawn_seed, kept, philox
 from generative_recommenders.ops.pytorch.pt_hstu_linear import (
     pytorch_hstu_compute_output,
     pytorch_norm_mul_dropout,
@@ -24,9 +24,9 @@ KINDS = {
 
 
 def test_the_numbers_are_those_of_philox() -> None:
-    """Random123's known answer for philox4x32-10: key and counter 0 give 0x6627e8d5 first."""
-    got = philox_uniform(torch.tensor(0), torch.tensor([0]))
-    assert torch.equal(got, torch.tensor([0x6627E8D5], dtype=torch.float32) * 4.6566127342e-10)
+    """Random123's known answer for philox4x32-10: key and counter 0."""
+    drawn = [philox(torch.tensor(0), torch.tensor([0]), which).item() for which in range(4)]
+    assert drawn == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
 
 @needs_triton
@@ -35,10 +35,10 @@ def test_the_numbers_are_those_of_triton() -> None:
 
     place = torch.arange(-8, 248, device=DEVICE) + torch.tensor(2**33 + 5, device=DEVICE)
     for seed in (0, 1, 2**31 - 2, 2**40 + 7):
-        out = torch.empty(256, dtype=torch.float32, device=DEVICE)
+        out = torch.empty(256, dtype=torch.int64, device=DEVICE)
         given = torch.tensor([seed], device=DEVICE)
         numbers[(1,)](given, place, out, N=256)
-        assert torch.equal(philox_uniform(given[0], place), out)
+        assert torch.equal(philox(given[0], place), out)
 
 
 def test_the_share_of_what_is_dropped_is_the_ratio() -> None:

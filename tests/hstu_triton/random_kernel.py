@@ -9,4 +9,5 @@ import triton.language as tl
 @triton.jit
 def numbers(SEED: tl.tensor, PLACE: tl.tensor, Out: tl.tensor, N: tl.constexpr) -> None:
     at = tl.arange(0, N)
-    tl.store(Out + at, tl.rand(tl.load(SEED), tl.load(PLACE + at)))
+    drawn = tl.randint(tl.load(SEED), tl.load(PLACE + at))
+    tl.store(Out + at, drawn.to(tl.int64) & 0xFFFFFFFF)

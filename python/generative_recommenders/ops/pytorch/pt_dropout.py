@@ -1,4 +1,4 @@
-"""Dropout that PYTORCH and TRITON draw alike: Philox 4x32-10 of (seed, place), as ``tl.rand``."""
+"""Dropout that PYTORCH and TRITON draw alike: Philox 4x32-10 of (seed, place)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from torch import Tensor
 _LOW = 0xFFFFFFFF
 _KEYS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = (0xD2511F53, 0xCD9E8D57)
-_SCALE = 4.6566127342e-10  # the greatest float32 with which 2**31 - 1 stays below 1
 
 
-def philox_uniform(seed: Tensor, place: Tensor, which: Tensor | int = 0) -> Tensor:
-    """Float32 numbers in [0, 1): one of the four that Philox gives for each place.
+def philox(seed: Tensor, place: Tensor, which: Tensor | int = 0) -> Tensor:
+    """Numbers of 32 bits, int64 from 0: one of the four that Philox gives for each place.
 
     Args:
         seed: int64 of one number.
@@ -29,9 +28,7 @@ def philox_uniform(seed: Tensor, place: Tensor, which: Tensor | int = 0) -> Tens
         c1, c3 = b & _LOW, a & _LOW
         k0, k1 = (k0 + _KEYS[0]) & _LOW, (k1 + _KEYS[1]) & _LOW
     which = torch.as_tensor(which, device=place.device)
-    drawn = torch.where(which < 2, torch.where(which == 0, c0, c1), torch.where(which == 2, c2, c3))
-    folded = torch.where(drawn >= 2**31, _LOW - drawn, drawn)  # -1 - x of a negative int32
-    return folded.to(torch.float32) * _SCALE
+    return torch.where(which < 2, torch.where(which == 0, c0, c1), torch.where(which == 2, c2, c3))
 
 
 def drawn_seed(seed: int | None, offset: int, like: Tensor, used: bool) -> Tensor:
@@ -46,7 +43,7 @@ def drawn_seed(seed: int | None, offset: int, like: Tensor, used: bool) -> Tenso
 
 def kept(seed: Tensor, shape: tuple[int, int], ratio: float, part: int | None = None) -> Tensor:
     """0, or 1 / (1 - ratio), for each place of a matrix, float32; a place is dropped if its number
-    is not above ``ratio``.
+    is below ``ratio``, in float32, of 2**32.
 
     Args:
         seed: what ``drawn_seed`` returns.
@@ -58,4 +55,5 @@ def kept(seed: Tensor, shape: tuple[int, int], ratio: float, part: int | None = 
     which = column % (part or max(shape[1], 1)) % 4
     begin = torch.arange(shape[0], device=seed.device)[:, None] * shape[1] + seed[1]
     place = begin + column - which
-    return torch.where(philox_uniform(seed[0], place, which) > ratio, 1.0 / (1.0 - ratio), 0.0)
+    least = int(min(torch.tensor(ratio, dtype=torch.float32).item(), 1 - 2**-24) * 2**32)
+    return torch.where(philox(seed[0], place, which) >= least, 1.0 / (1.0 - ratio), 0.0)

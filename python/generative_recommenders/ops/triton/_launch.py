@@ -74,9 +74,14 @@ def descriptors(*tensors: Tensor) -> bool:
     return True
 
 
+def on_nvidia(t: Tensor) -> bool:
+    """Whether kernels may have instructions of an NVIDIA GPU."""
+    return capability(t) >= (7, 5)
+
+
 def fast_tanh(t: Tensor) -> bool:
     """Whether the GPU has tanh.approx, and ``t`` so few bits that it is exact enough."""
-    return capability(t) >= (7, 5) and t.dtype != torch.float32
+    return on_nvidia(t) and t.dtype != torch.float32
 
 
 def precision(t: Tensor) -> str:

@@ -59,14 +59,17 @@ class _Kind(NamedTuple):
 
     def constants(self, dim: int) -> dict[str, int]:
         d = self.linear_dim if self.group_norm else dim
-        block = triton.next_power_of_2(d)
+        block = max(8, triton.next_power_of_2(d))
         return {"D": d, "BLOCK_D": block}
 
-    def blocks(self, dim: int, numbers: int, few: int) -> dict[str, int]:
-        """The constants, and warps, for blocks of so many numbers."""
-        of = self.constants(dim)
-        rows = block_rows(of["BLOCK_D"], _launch.INTERPRETED, numbers)
-        return of | {"BLOCK_N": rows, "num_warps": warps(of["BLOCK_D"], few)}
+    def blocks(self, x: Tensor, numbers: int) -> dict[str, int]:
+        """The constants, and warps, of a kernel whose blocks have so many numbers."""
+        of = self.constants(x.shape[1])
+        block_d = of["BLOCK_D"]
+        rows = block_rows(block_d, _launch.INTERPRETED, numbers)
+        few = 2 if of["D"] % 16 else numbers // 512  # one warp would spill there
+        of |= {"BLOCK_N": rows, "num_warps": max(few, warps(block_d))}
+        return of | {"FAST": _launch.on_nvidia(x)}
 
     def numbers(self) -> tuple[float, int, int]:
         """The last arguments of both kernels."""
@@ -100,7 +103,7 @@ def _fwd_op(
     y = torch.empty((rows, dim * (1 + concat_u + concat_x)), dtype=x.dtype, device=x.device)
     mean = torch.empty((rows, groups), dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
-    constants = kind.blocks(dim, 2048, 4)
+    constants = kind.blocks(x, 1024)
     if rows:
         _norm_mul_dropout_fwd[(cdiv(rows, constants["BLOCK_N"]), groups)](
             x, u, weight, bias, y, mean, rstd, seed, x.stride(0), u.stride(0), y.stride(0), rows,
@@ -148,7 +151,7 @@ def _bwd_op(
     du = torch.empty((rows, dim), dtype=u.dtype, device=u.device)
     if rows == 0:
         return dx, du, torch.zeros_like(weight), torch.zeros_like(bias)
-    constants = kind.blocks(dim, 1024, 4)
+    constants = kind.blocks(x, 512)
     programs, per_program = programs_of(rows, constants["BLOCK_N"], max(1, PARTS // groups))
     sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
     _norm_mul_dropout_bwd[(programs, groups)](

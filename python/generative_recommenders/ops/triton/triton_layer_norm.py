@@ -16,7 +16,7 @@ from generative_recommenders.ops.triton._norm_kernels import _add_up, _norm_bwd,
 from generative_recommenders.ops.triton._op import kernel_op
 
 MAX_ROW_BYTES = 65536
-PARTS = 1056  # programs of the backward, each with its own sums
+PARTS = 2112  # programs of the backward, each with its own sums
 GATES = ("none", "swish", "silu")
 
 
@@ -25,8 +25,15 @@ def block_rows(block_d: int, interpreted: bool = False, numbers: int = 1024) -> 
     return max(1, min(16 if interpreted else numbers, numbers // block_d))
 
 
-def warps(block_d: int, few: int = 4) -> int:
-    return max(1, min(16, block_d // 256)) if block_d > 1024 else few
+def warps(block_d: int, numbers: int = 512) -> int:
+    """One has whole rows of up to so many numbers: it adds them up without the others."""
+    return max(1, min(16, block_d // numbers))
+
+
+def ahead(block_d: int) -> int:
+    """Turns of a backward's loop that are under way at once, the last of them loading. One where
+    rows are wide: what is on its way takes memory of a multiprocessor."""
+    return 3 if block_d <= 512 else 1
 
 
 def programs_of(rows: int, block: int, parts: int = PARTS) -> tuple[int, int]:
@@ -44,9 +51,9 @@ def add_up(sums: Tensor, weight: Tensor, heads: int = 0) -> tuple[Tensor, Tensor
     block_d = triton.next_power_of_2(width) if heads else 32
     size = heads or columns
     dw, db = (torch.empty((size,), dtype=weight.dtype, device=sums.device) for _ in range(2))
-    block_p = 16 if _launch.INTERPRETED else max(1, 2048 // block_d)
+    block_p = 16 if _launch.INTERPRETED else max(1, 4096 // block_d)
     _add_up[(heads or cdiv(columns, block_d), 2)](
-        sums, dw, db, programs, columns, heads, BLOCK_P=block_p, BLOCK_D=block_d
+        sums, dw, db, programs, columns, heads, BLOCK_P=block_p, BLOCK_D=block_d, num_warps=8
     )
     return dw, db
 
@@ -86,8 +93,8 @@ def norm_fwd(
         _norm_fwd[(cdiv(rows, block_n),)](
             x, x if weight is None else weight, x if bias is None else bias, y, mean, rstd,
             x.stride(0), y.stride(0), rows, eps, _parts(weight, bias, is_rms), GATES.index(gate),
-            D=dim, BLOCK_D=block_d, BLOCK_N=block_n, GIVEN=given, num_warps=warps(block_d, 1),
-            enable_fp_fusion=False,
+            D=dim, BLOCK_D=block_d, BLOCK_N=block_n, GIVEN=given, FAST=_launch.on_nvidia(x),
+            num_warps=warps(block_d, 1024), enable_fp_fusion=False,
         )  # fmt: skip
     return y, mean, rstd
 
@@ -110,14 +117,14 @@ def norm_bwd(
     if rows == 0 or dim == 0:
         dw, db = (None if t is None else torch.zeros_like(t) for t in (weight, bias))
         return dx, dw, db
-    numbers, few = (2048, 2) if dim % 16 == 0 else (1024, 4)  # which else spills
-    block_n = block_rows(block_d, _launch.INTERPRETED, numbers)
+    block_n = block_rows(block_d, _launch.INTERPRETED, 512)
     programs, per_program = programs_of(rows, block_n)
     sums = torch.empty((2, programs, dim), dtype=torch.float32, device=x.device)
     _norm_bwd[(programs,)](
         dy, x, x if weight is None else weight, x if bias is None else bias, mean, rstd, dx, sums,
         dy.stride(0), x.stride(0), dx.stride(0), rows, per_program, _parts(weight, bias, is_rms),
-        GATES.index(gate), D=dim, BLOCK_D=block_d, BLOCK_N=block_n, num_warps=warps(block_d, few),
+        GATES.index(gate), D=dim, BLOCK_D=block_d, BLOCK_N=block_n, AHEAD=ahead(block_d),
+        GATED=gate != "none", FAST=_launch.on_nvidia(x), num_warps=warps(block_d),
     )  # fmt: skip
     like = bias if weight is None else weight
     if like is None:
