@@ -74,14 +74,15 @@ struct LaneValues {
     return bits & ((1u << 2 * kWords) - 1);
   }
 
-  // How many of the lane's magnitudes are at least `least`.
-  __device__ __forceinline__ int CountAtLeast(uint32_t least) const {
+  // How many of the lane's magnitudes are at least `least`. `signed_x`: x with all signs set.
+  __device__ __forceinline__ static int CountAtLeast(const uint32_t (&signed_x)[kWords],
+                                                     uint32_t least) {
     constexpr uint32_t kTopBits = 0xfdb9;  // the top bit of bytes 1, 3, 5, 7, eight times each
     const uint32_t both = least * 0x10001u;
     int count = 0;
 #pragma unroll
     for (int i = 0; i < kWords; i += 2) {
-      const uint32_t a = (x[i] | 0x80008000u) - both, b = (x[i + 1] | 0x80008000u) - both;
+      const uint32_t a = signed_x[i] - both, b = signed_x[i + 1] - both;
       count = __dp4a(static_cast<int>(Permute(a, b, kTopBits)), 0x01010101, count);
     }
     return -count;  // a byte of ones is -1
@@ -90,12 +91,18 @@ struct LaneValues {
   // Which of the lane's channels are among the `kept` largest of the token, and whether zeros may
   // be among those of the warp.
   __device__ __forceinline__ uint32_t Largest(int kept, bool* zeros) const {
+    uint32_t signed_x[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      signed_x[i] = x[i] | 0x80008000u;
+      asm volatile("" : "+r"(signed_x[i]));  // else it is computed anew in every step
+    }
     // The largest magnitude that at least `kept` channels reach; 0 is reached by all.
     uint32_t level = 0;
     bool found = kept == D;
 #pragma unroll 1
     for (uint32_t bit = 0x4000; bit != 0; bit >>= 1) {
-      const int count = TokenSum(CountAtLeast(level | bit));
+      const int count = TokenSum(CountAtLeast(signed_x, level | bit));
       if (count >= kept) level |= bit;
       found = found || count == kept;
       if (__all_sync(kFullMask, found)) break;
