@@ -95,16 +95,17 @@ cudaError_t PlanDecode(DecodeParams* p) {
   const int at_most = PlanOf(*p, memory).blocks;
   const int pairs = c.batch * c.heads * CeilDiv(p->q_heads / c.heads, kHeadsPerPass);
   const int units = CeilDiv(c.max_blocks * kBlockTokens + c.window, kUnitTokens);
-  // Units that the last warp to finish has done, two for what a block costs besides, times what a
-  // unit takes: 14, 23, 32, 41 with 1 to 4 blocks on a multiprocessor, as measured on an H200; and
-  // what adding up takes.
-  int best = 0;
+  // Units of a warp, four for what a block costs besides, times what a unit takes with 1 to 4
+  // blocks on a multiprocessor, as measured on an H200; and what adding up a part takes.
+  constexpr int kUnitCost[kDecodeBlocks] = {12, 15, 19, 25}, kPartCost = 2;
+  float best = INFINITY;
   const int most = Max(Min(CeilDiv(units, kDecodeWarps), 4 * processors * at_most / pairs), 1);
   for (int splits = 1; splits <= most; ++splits) {
     const int blocks = pairs * splits, beside = Min(CeilDiv(blocks, processors), at_most);
-    const int unit_cost = 9 * beside + 5, own = CeilDiv(units, kDecodeWarps * splits) + 2;
-    const int cost = CeilDiv(blocks, processors * at_most) * own * unit_cost + splits * 2 / 3;
-    if (best != 0 && cost >= best) continue;
+    const float own = static_cast<float>(units) / (kDecodeWarps * splits) + 4;
+    const float cost =
+        CeilDiv(blocks, processors * at_most) * own * kUnitCost[beside - 1] + splits * kPartCost;
+    if (cost >= best) continue;
     best = cost;
     p->splits = splits;
   }

@@ -16,13 +16,9 @@ constexpr int kDecodeThreads = kDecodeWarps * kWarpSize;
 constexpr int kDecodeBlocks = 4;  // of a multiprocessor
 constexpr int kMostSlots = 4;     // of a warp: WaitPending
 
-// Bytes of a slot behind packed values: windows of values are read up to there.
-constexpr int kSlotPad = 16;
-
 // Shared memory for the keys or the values of a unit: items.cuh.
 ACCEL_HD constexpr int ItemBytes(int head_dim, int kept) {
-  return kept == head_dim ? kUnitTokens * 2 * head_dim
-                          : kUnitTokens * (head_dim / 8 + 2 * kept) + kSlotPad;
+  return kept == head_dim ? kUnitTokens * 2 * head_dim : kUnitTokens * (head_dim / 8 + 2 * kept);
 }
 
 struct Ring {

@@ -4,7 +4,8 @@
 //
 // A block takes a part of the tokens of one kv head, each of its four warps every fourth unit of 16
 // tokens, with all query heads of the kv head (up to 8) as the N of mma.m16n8k16. A warp has a ring
-// of slots in shared memory, filled by cp.async; a slot holds the keys or the values of a unit.
+// of slots in shared memory, filled by cp.async; a slot holds a unit of pages, or the keys or the
+// values of a unit of the window.
 //
 // Which channel is which index of a product is free, and is chosen so that a lane owns consecutive
 // channels, one run of bits of each bitmap (g = lane / 4, t = lane % 4):
@@ -56,31 +57,34 @@ __device__ __forceinline__ uint32_t PackProbabilities(float lo, float hi) {
 // What a warp knows of its query heads, 2 t and 2 t + 1 in each lane.
 template <class T, int D>
 struct Attention {
-  static constexpr int kKeySteps = D / 16;
-  static constexpr int kValueSteps = D / 32;  // nibbles of a lane
-  static constexpr int kTiles = D / 16;       // of 16 channels
+  static constexpr int kRuns = D / 32;  // of a lane: eight channels of keys, four of values
+  static constexpr int kPairs = CeilDiv(kRuns, 2);
+  static constexpr int kTiles = D / 16;  // of 16 channels
 
-  uint32_t q[kKeySteps][2];
-  float o[kTiles]
-         [4];        // tile 2 i + e: channels g D / 8 + 4 i + 2 e (o[0], o[1]) and + 1 (o[2], o[3])
-  float m[2], l[2];  // l: of this lane's rows
-  uint32_t table;
+  uint32_t q[2 * kRuns][2];
+  float o[kTiles][4];  // tile 2 i + e: channels 2 e (o[0], o[1]) and 2 e + 1 (o[2], o[3]) of run i
+  float m[2], l[2];    // l: of this lane's rows
+  // The bits below a run, of which the lane has a word.
+  uint32_t key_prefix[kRuns];        // B of CountTwice: column 2 t + e is nibble e of run i of t
+  uint32_t value_prefix[kPairs][2];  // A of CountTwice: rows g and g + 8 are runs 2 i, 2 i + 1 of g
   int g, t;
 
   __device__ __forceinline__ void Begin(const T* heads_q, int heads) {
     const int lane = threadIdx.x % kWarpSize;
     g = lane / 4;
     t = lane % 4;
-    table = SelectorEntry();
     const uint4* const own = reinterpret_cast<const uint4*>(heads_q + g * D + t * (D / 4));
 #pragma unroll
-    for (int c = 0; c < D / 32; ++c) {
-      const uint4 v = g < heads ? own[c] : uint4{0, 0, 0, 0};
-      q[2 * c][0] = v.x;
-      q[2 * c][1] = v.y;
-      q[2 * c + 1][0] = v.z;
-      q[2 * c + 1][1] = v.w;
+    for (int i = 0; i < kRuns; ++i) {
+      const uint4 v = g < heads ? own[i] : uint4{0, 0, 0, 0};
+      q[2 * i][0] = v.x;
+      q[2 * i][1] = v.y;
+      q[2 * i + 1][0] = v.z;
+      q[2 * i + 1][1] = v.w;
+      key_prefix[i] = Kept(PrefixWord(g / 2 * (D / 4) + 8 * i + g % 2 * 4, t));
+      value_prefix[i / 2][i % 2] = Kept(PrefixWord(g * (D / 8) + 4 * i, t));
     }
+    if constexpr (kRuns % 2 != 0) value_prefix[kPairs - 1][1] = 0;
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0;
     m[0] = m[1] = -INFINITY;
@@ -90,44 +94,63 @@ struct Attention {
   // s = the scores of tokens g and g + 8 with heads 2 t and 2 t + 1.
   __device__ __forceinline__ void DenseKeys(uint32_t slot, float (&s)[4]) const {
 #pragma unroll
-    for (int c = 0; c < D / 32; ++c) {
-      const uint32_t at = slot + DenseOffset<D, false>(g, t * (D / 32) + c);
+    for (int c = 0; c < kRuns; ++c) {
+      const uint32_t at = slot + DenseOffset<D, false>(g, t * kRuns + c);
       const uint4 x = LoadShared(at), y = LoadShared(at + 8 * 2 * D);
       Mma<T>(s, {x.x, y.x, x.y, y.y}, q[2 * c][0], q[2 * c][1]);
       Mma<T>(s, {x.z, y.z, x.w, y.w}, q[2 * c + 1][0], q[2 * c + 1][1]);
     }
   }
 
+  // This lane's word of the bitmap of row g of eight tokens; behind the last word any.
+  __device__ __forceinline__ uint32_t BitmapWord(uint32_t bitmaps) const {
+    return LoadWord(bitmaps + g * (D / 8) + (t < D / 32 ? t : 0) * 4);
+  }
+
+  // Each register of x and y is one channel: those of the low halves of q, then of the high ones.
+  __device__ __forceinline__ static void AddKeys(float (&s)[4], const uint32_t (&x)[4],
+                                                 const uint32_t (&y)[4], const uint32_t (&q)[2]) {
+    Mma<T>(s, {x[0], y[0], x[2], y[2]}, q[0], q[1]);
+    Mma<T>(s, {x[1], y[1], x[3], y[3]}, q[0] >> 16, q[1] >> 16);
+  }
+
+  template <int kRun>
+  __device__ __forceinline__ void PackedKeyRun(uint32_t w0, uint32_t w1, const uint32_t (&row)[4],
+                                               uint32_t b0, uint32_t b1, float (&s)[4]) const {
+    if constexpr (kRun < kRuns) {
+      constexpr int kFrom = 8 * kRun;
+      uint32_t at[4], x[4], y[4];
+      CountTwice(at, w0, w1, key_prefix[kRun], row);
+      Expand<kFrom>(b0, at[0], x);
+      Expand<kFrom>(b1, at[2], y);
+      AddKeys(s, x, y, q[2 * kRun]);
+      Expand<kFrom + 4>(b0, at[1], x);
+      Expand<kFrom + 4>(b1, at[3], y);
+      AddKeys(s, x, y, q[2 * kRun + 1]);
+      PackedKeyRun<kRun + 1>(w0, w1, row, b0, b1, s);
+    }
+  }
+
   __device__ __forceinline__ void PackedKeys(uint32_t slot, int kept, float (&s)[4]) const {
-    constexpr int kBits = D / 4;
-    const uint32_t b0 = LoadBits<kBits>(slot + g * (D / 8), t * kBits);
-    const uint32_t b1 = LoadBits<kBits>(slot + (g + 8) * (D / 8), t * kBits);
-    // Values in front of this lane's, of both rows at once.
-    const uint32_t own = __popc(b0) | __popc(b1) << 16;
-    uint32_t sum = own;
-#pragma unroll
-    for (int d = 1; d < 4; d *= 2) {
-      const uint32_t below = __shfl_up_sync(kFullMask, sum, d, 4);
-      if (t >= d) sum += below;
+    const uint32_t w0 = BitmapWord(slot), w1 = BitmapWord(slot + D);
+    uint32_t b0 = w0, b1 = w1;
+    if constexpr (D != 128) {
+      b0 = LoadBits<D / 4, 0>(slot + g * (D / 8), t * (D / 4));
+      b1 = LoadBits<D / 4, 0>(slot + D + g * (D / 8), t * (D / 4));
     }
-    sum -= own;
-    const uint32_t first = slot + kUnitTokens * D / 8 + 2 * kept * g;
-    const uint32_t at0 = first + 2 * (sum & 0xffff), at1 = first + 16 * kept + 2 * (sum >> 16);
-    const uint32_t bits[4] = {b0, b1, b0, b1}, at[4] = {at0, at1, at0, at1};
-#pragma unroll
-    for (int j = 0; j < kKeySteps; j += 2) {
-      uint32_t lo[4], hi[4];
-      Expand(bits, {j, j, j + 1, j + 1}, at, table, lo, hi);
-      Mma<T>(s, {lo[0], lo[1], hi[0], hi[1]}, q[j][0], q[j][1]);
-      Mma<T>(s, {lo[2], lo[3], hi[2], hi[3]}, q[j + 1][0], q[j + 1][1]);
-    }
+    const uint32_t first = slot + kUnitTokens * D / 8 + 2 * kept * g, second = first + 16 * kept;
+    PackedKeyRun<0>(w0, w1, {first, first, second, second}, b0, b1, s);
   }
 
   // Scores to probabilities, which are the right side of the values' product. `rows`: how many
   // tokens there are; of the 16, those behind have zeros.
   __device__ __forceinline__ void Softmax(float (&s)[4], float scale, int rows, uint32_t (&p)[2]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) s[i] = g + i / 2 * 8 < rows ? s[i] * scale : -INFINITY;
+    for (int i = 0; i < 4; ++i) s[i] *= scale;
+    if (rows < kUnitTokens) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[i] = g + i / 2 * 8 < rows ? s[i] : -INFINITY;
+    }
     float top[2] = {fmaxf(s[0], s[2]), fmaxf(s[1], s[3])};
     if (__any_sync(kFullMask, top[0] > m[0] + kSlack || top[1] > m[1] + kSlack)) {
 #pragma unroll
@@ -168,46 +191,68 @@ struct Attention {
 
   __device__ __forceinline__ void DenseValues(uint32_t slot, const uint32_t (&p)[2]) {
 #pragma unroll
-    for (int step = 0; step < kValueSteps; ++step) {
+    for (int run = 0; run < kRuns; ++run) {
       uint32_t lo[4], hi[4];
-      const int byte = 2 * (g * (D / 8) + 4 * step);
+      const int byte = 2 * (g * (D / 8) + 4 * run);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const uint32_t at = slot + DenseOffset<D, true>(TokenOf(i, t), byte / 16) + byte % 16;
         asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];\n" : "=r"(lo[i]), "=r"(hi[i]) : "r"(at));
       }
-      AddValues(2 * step, lo, p);
-      AddValues(2 * step + 1, hi, p);
+      AddValues(2 * run, lo, p);
+      AddValues(2 * run + 1, hi, p);
+    }
+  }
+
+  // Each register is a channel of one token: 2 t and 2 t + 8, then 2 t + 1 and 2 t + 9.
+  template <int kRun>
+  __device__ __forceinline__ void PackedValueRun(const uint32_t (&bits)[4],
+                                                 const uint32_t (&at)[2][4], const uint32_t (&p)[2],
+                                                 const uint32_t (&p_odd)[2]) {
+    if constexpr (kRun < kRuns) {
+      constexpr int kFrom = kValuesFrom + 4 * kRun, kRow = kRun % 2 * 2;
+      uint32_t x[4], y[4];
+      Expand<kFrom>(bits[0], at[0][kRow], x);
+      Expand<kFrom>(bits[2], at[1][kRow], y);
+      Mma<T>(o[2 * kRun], {x[0], x[1], y[0], y[1]}, p[0], p[1]);
+      Mma<T>(o[2 * kRun + 1], {x[2], x[3], y[2], y[3]}, p[0], p[1]);
+      Expand<kFrom>(bits[1], at[0][kRow + 1], x);
+      Expand<kFrom>(bits[3], at[1][kRow + 1], y);
+      Mma<T>(o[2 * kRun], {x[0], x[1], y[0], y[1]}, p_odd[0], p_odd[1]);
+      Mma<T>(o[2 * kRun + 1], {x[2], x[3], y[2], y[3]}, p_odd[0], p_odd[1]);
+    }
+  }
+
+  template <int kPair>
+  __device__ __forceinline__ void PackedValuePair(const uint32_t (&bits)[4],
+                                                  const uint32_t (&words)[2],
+                                                  const uint32_t (&row)[2][4],
+                                                  const uint32_t (&p)[2],
+                                                  const uint32_t (&p_odd)[2]) {
+    if constexpr (kPair < kPairs) {
+      uint32_t at[2][4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        CountTwice(at[i], value_prefix[kPair][0], value_prefix[kPair][1], words[i], row[i]);
+      }
+      PackedValueRun<2 * kPair>(bits, at, p, p_odd);
+      PackedValueRun<2 * kPair + 1>(bits, at, p, p_odd);
+      PackedValuePair<kPair + 1>(bits, words, row, p, p_odd);
     }
   }
 
   __device__ __forceinline__ void PackedValues(uint32_t slot, int kept, const uint32_t (&p)[2]) {
-    constexpr int kBits = D / 8;
-    uint32_t bits[4], own = 0, at[4];
+    const uint32_t words[2] = {BitmapWord(slot), BitmapWord(slot + D)};
+    uint32_t bits[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      bits[i] = LoadBits<kBits>(slot + TokenOf(i, t) * (D / 8), g * kBits);
-      own |= __popc(bits[i]) << 8 * i;
+      bits[i] = LoadBits<D / 8, kValuesFrom>(slot + TokenOf(i, t) * (D / 8), g * (D / 8));
     }
-    uint32_t sum = own;  // at most D in each byte
-#pragma unroll
-    for (int d = 4; d < kWarpSize; d *= 2) {
-      const uint32_t below = __shfl_up_sync(kFullMask, sum, d);
-      if (4 * g >= d) sum += below;
-    }
-    sum -= own;
-    const uint32_t first = slot + kUnitTokens * D / 8 + 2 * kept * 2 * t;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      at[i] = first + 2 * kept * TokenOf(i, 0) + 2 * (sum >> 8 * i & 0xff);
-    }
-#pragma unroll
-    for (int step = 0; step < kValueSteps; ++step) {
-      uint32_t lo[4], hi[4];
-      Expand(bits, {step, step, step, step}, at, table, lo, hi);
-      AddValues(2 * step, lo, p);
-      AddValues(2 * step + 1, hi, p);
-    }
+    const uint32_t first = slot + kUnitTokens * D / 8 + 4 * kept * t;
+    const uint32_t odd = first + 2 * kept, far = 16 * kept;
+    const uint32_t row[2][4] = {{first, odd, first, odd},
+                                {first + far, odd + far, first + far, odd + far}};
+    PackedValuePair<0>(bits, words, row, p, {p[0] >> 16, p[1] >> 16});
   }
 };
 
@@ -237,15 +282,21 @@ __device__ __forceinline__ void WalkPages(const Cache& c, int sequence, int head
   Cursor write(slots, ring), read(slots, ring);
   const int row_in_page = head * kBlockTokens + unit * kUnitTokens % kBlockTokens;
   const int key_bytes = ItemBytes(D, c.k.kept);
+  const bool packed = c.k.kept != D && c.v.kept != D;
+  const UnitCopy<D> copy(c.k, c.v, key_bytes);
   int ahead = unit;
   const auto issue = [&] {
     const uint32_t slot = write.Next();
     if (ahead < end) {
-      const int page = Max(c.Page(sequence, ahead / kDecodeWarps), 0);
+      const int page = Max(c.Page(sequence, static_cast<unsigned>(ahead) / kDecodeWarps), 0);
       const int row = page * (c.heads * kBlockTokens) + row_in_page;
       const int rows = Min(compressed - ahead * kUnitTokens, kUnitTokens);
-      CopyPacked<D, false>(slot, c.k, row, rows);
-      CopyPacked<D, true>(slot + key_bytes, c.v, row, rows);
+      if (rows == kUnitTokens && packed) {
+        copy(slot, key_bytes, row, c.k.kept, c.v.kept);
+      } else {
+        CopyPacked<D, false>(slot, c.k, row, rows);
+        CopyPacked<D, true>(slot + key_bytes, c.v, row, rows);
+      }
     }
     CpAsyncCommit();
     ahead += kDecodeWarps;

@@ -41,27 +41,66 @@ __device__ __forceinline__ void CopyRun(uint32_t to, const char* from, int valid
   }
 }
 
-// Copies a whole item, `chunks` of 16 bytes: its bitmaps, kBitmaps chunks, then its values. Most
-// items take three rounds, none more than kMost.
-template <int kBitmaps, int kMost>
-__device__ __forceinline__ void CopyItem(uint32_t to, const char* bitmaps, const char* values,
-                                         int chunks) {
-  static_assert(kBitmaps <= kWarpSize, "the bitmaps are in the first round");
-  constexpr int kFew = 3, kRound = kWarpSize * kChunkBytes;
-  const int lane = threadIdx.x % kWarpSize;
-  to += lane * kChunkBytes;
-  values += (lane - kBitmaps) * kChunkBytes;
-  CpAsyncIf(lane < chunks, to, lane < kBitmaps ? bitmaps + lane * kChunkBytes : values);
-#pragma unroll
-  for (int i = 1; i < kFew; ++i) {
-    CpAsyncIf(lane < chunks - i * kWarpSize, to + i * kRound, values + i * kRound);
-  }
-  if (chunks <= kFew * kWarpSize) return;
-#pragma unroll
-  for (int i = kFew; i < kMost; ++i) {
-    CpAsyncIf(lane < chunks - i * kWarpSize, to + i * kRound, values + i * kRound);
-  }
+// The same value, which the compiler does not compute anew where it is needed.
+__device__ __forceinline__ uint32_t Kept(uint32_t x) {
+  return __shfl_sync(kFullMask, x, threadIdx.x);
 }
+
+template <class T>
+__device__ __forceinline__ const char* Kept(const T* p) {
+  const auto bits = reinterpret_cast<uint64_t>(p);
+  const uint64_t lo = Kept(static_cast<uint32_t>(bits)),
+                 hi = Kept(static_cast<uint32_t>(bits >> 32));
+  return reinterpret_cast<const char*>(lo | hi << 32);
+}
+
+// Copies units of packed keys and values: what a lane copies is one chunk in each round. The
+// bitmaps of both are one round.
+template <int D>
+struct UnitCopy {
+  static_assert(kUnitTokens == kChunkBytes, "2 n chunks are the values of a unit");
+  static constexpr int kBitmapBytes = kUnitTokens * D / 8;
+  static constexpr int kBitmaps = kBitmapBytes / kChunkBytes, kRound = kWarpSize * kChunkBytes;
+  static_assert(2 * kBitmaps <= kWarpSize, "one round");
+  const char *bitmaps, *keys, *values;
+  uint32_t lane_byte, bitmaps_to;
+
+  __device__ __forceinline__ UnitCopy(const Rows& k, const Rows& v, int key_bytes) {
+    const uint32_t lane = threadIdx.x % kWarpSize;
+    const bool of_keys = lane < kBitmaps;
+    const uint32_t byte = lane % kBitmaps * kChunkBytes;
+    lane_byte = Kept(lane * kChunkBytes);
+    bitmaps_to = Kept((of_keys ? 0 : key_bytes) + byte);
+    bitmaps = Kept(reinterpret_cast<const char*>(of_keys ? k.bitmaps : v.bitmaps) + byte);
+    keys = Kept(reinterpret_cast<const char*>(k.values) + lane_byte);
+    values = Kept(reinterpret_cast<const char*>(v.values) + lane_byte);
+  }
+
+  template <int kFrom, int kTo>
+  __device__ __forceinline__ void Rounds(uint32_t to, const char* from, uint32_t bytes) const {
+#pragma unroll
+    for (int i = kFrom; i < kTo; ++i) {
+      CpAsyncIf(lane_byte + i * kRound < bytes, to + i * kRound, from + i * kRound);
+    }
+  }
+
+  // Rows row .. row + 15 of the pages.
+  __device__ __forceinline__ void operator()(uint32_t slot, int key_bytes, uint32_t row,
+                                             uint32_t k_kept, uint32_t v_kept) const {
+    constexpr int kFew = 3, kMost = CeilDiv(2 * (D - 1), kWarpSize);
+    const char* const k = keys + static_cast<uint64_t>(row) * (2 * k_kept);
+    const char* const v = values + static_cast<uint64_t>(row) * (2 * v_kept);
+    const uint32_t k_to = slot + lane_byte + kBitmapBytes, v_to = k_to + key_bytes;
+    const uint32_t k_bytes = kUnitTokens * 2 * k_kept, v_bytes = kUnitTokens * 2 * v_kept;
+    CpAsyncIf(lane_byte < 2 * kBitmapBytes, slot + bitmaps_to,
+              bitmaps + static_cast<uint64_t>(row) * (D / 8));
+    Rounds<0, kFew>(k_to, k, k_bytes);
+    Rounds<0, kFew>(v_to, v, v_bytes);
+    if (Max(k_bytes, v_bytes) <= kFew * kRound) return;
+    Rounds<kFew, kMost>(k_to, k, k_bytes);
+    Rounds<kFew, kMost>(v_to, v, v_bytes);
+  }
+};
 
 // 16 dense rows of a ring of `size` rows, from row `begin` on.
 template <int D, bool kValues>
@@ -83,19 +122,12 @@ __device__ __forceinline__ void CopyPacked(uint32_t slot, const Rows& of, uint32
   const uint16_t* const values =
       of.values + static_cast<uint64_t>(row) * static_cast<uint32_t>(of.kept);
   if (of.kept == D) return CopyDense<D, kValues>(slot, values, 0, kUnitTokens, rows);
-  static_assert(kUnitTokens == kChunkBytes, "2 n chunks are the values of a unit");
   constexpr int kBitmapBytes = kUnitTokens * D / 8;
   const auto* const bitmaps =
       reinterpret_cast<const char*>(of.bitmaps + static_cast<uint64_t>(row) * (D / 32));
   const auto* const packed = reinterpret_cast<const char*>(values);
-  if (rows == kUnitTokens) {
-    constexpr int kChunks = kBitmapBytes / kChunkBytes;
-    constexpr int kMost = CeilDiv(kChunks + 2 * (D - 1), kWarpSize);
-    CopyItem<kChunks, kMost>(slot, bitmaps, packed, kChunks + 2 * of.kept);
-  } else {
-    CopyRun(slot, bitmaps, rows * (D / 8), kBitmapBytes);
-    CopyRun(slot + kBitmapBytes, packed, rows * 2 * of.kept, kUnitTokens * 2 * of.kept);
-  }
+  CopyRun(slot, bitmaps, rows * (D / 8), kBitmapBytes);
+  CopyRun(slot + kBitmapBytes, packed, rows * 2 * of.kept, kUnitTokens * 2 * of.kept);
 }
 
 }  // namespace accel::mustafar
