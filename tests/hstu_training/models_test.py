@@ -235,3 +235,21 @@ def test_a_wrong_task_is_named(kind: type, field: str, value: object) -> None:
     given = {"prediction_head_arch": (4, 8)} if kind is RankingConfig else {}
     with pytest.raises(ValueError, match=field):
         kind(**{**given, field: value})
+
+
+def test_rows_of_static_tables_learn_as_each_table_alone() -> None:
+    torch.manual_seed(1)
+    sizes = {"a": (5, 8), "b": (1, 8), "c": (7, 4), "d": (300, 8)}
+    tables = [TableConfig(name, (name,), *size, dynamic=False) for name, size in sizes.items()]
+    embeddings = Embeddings(tables, None, torch.float32)
+    ids = {name: torch.randint(0, rows, (40,)) for name, (rows, _) in sizes.items()}
+    found = embeddings(ids)
+    assert list(found) == list(sizes)
+    weights = {name: torch.randn_like(rows) for name, rows in found.items()}
+    sum((found[name] * w).sum() for name, w in weights.items()).backward()
+    for name, w in weights.items():
+        alone = embeddings.static[name].weight.detach().clone().requires_grad_()
+        rows = torch.nn.functional.embedding(ids[name], alone)
+        assert torch.equal(rows, found[name])
+        (rows * w).sum().backward()
+        assert torch.equal(alone.grad, embeddings.static[name].weight.grad)

@@ -6,6 +6,7 @@ which they were last trained, so that a run gives the same table however often i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,19 +172,44 @@ class Embeddings(nn.Module):
         out: Tensor = _Unscale.apply(rows, self.unscale)  # type: ignore[no-untyped-call]
         return out
 
+    def _of_a_width(self, names: Sequence[str]) -> list[list[str]]:
+        groups: dict[int, list[str]] = {}
+        for name in names:
+            groups.setdefault(self.table_of[name].dim, []).append(name)
+        return list(groups.values())
+
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """(ids, dim) rows of each feature's ids."""
-        found = {}
-        for name, ids in features.items():
-            table = self.table_of[name]
-            if not table.dynamic:
-                found[name] = self.static[table.name](ids)
+        found: dict[str, Tensor] = {}
+        for names in self._of_a_width([name for name in features if name not in self.dynamic]):
+            tables = [self.static[self.table_of[name].name].weight for name in names]
+            ids = [features[name] for name in names]
+            rows = _Static.apply(ids, *tables)  # type: ignore[no-untyped-call]
+            found |= dict(zip(names, rows, strict=True))
         if not features.keys().isdisjoint(self.dynamic):  # the collection asks for all of its own
             nothing = next(iter(features.values())).new_zeros(0, dtype=torch.int64)
             every = [features.get(name, nothing) for name in self.dynamic]
             rows = self.collection(_Batch(self.dynamic, every))
             found |= {name: self._unscaled(rows[name].values()) for name in self.dynamic}
         return {name: found[name] for name in features}  # tokens are counted in this order
+
+
+class _Static(torch.autograd.Function):
+    """Rows of some tables of one width. Their gradients are added up together: for each table
+    alone PyTorch sorts its ids, in several launches."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Sequence[Tensor], *tables: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*ids)
+        ctx.sizes = [len(table) for table in tables]
+        return tuple(table.index_select(0, one) for table, one in zip(tables, ids, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *starts, rows = itertools.accumulate(ctx.sizes, initial=0)
+        ids = torch.cat(torch._foreach_add(ctx.saved_tensors, starts))
+        dtables = torch.ops.aten.embedding_dense_backward(torch.cat(grads), ids, rows, -1, False)
+        return None, *dtables.split(ctx.sizes)
 
 
 class _Unscale(torch.autograd.Function):

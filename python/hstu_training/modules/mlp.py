@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hstu_training.checks import CHECKS
+from hstu_training.ops.elementwise import parameters_in
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -43,8 +44,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, sizes[-1]) of (rows, in_size)."""
+        given = iter(parameters_in(x.dtype, list(self.layers.parameters())))
         for i, layer in enumerate(self.layers):
-            assert isinstance(layer, nn.Linear)
-            bias = None if layer.bias is None else layer.bias.to(x.dtype)
-            x = nn.functional.linear(self.activation(x) if i else x, layer.weight.to(x.dtype), bias)
+            weight = next(given)
+            bias = None if layer.bias is None else next(given)
+            x = nn.functional.linear(self.activation(x) if i else x, weight, bias)
         return x

@@ -7,6 +7,7 @@ float32 (float64 for float64).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -51,39 +52,64 @@ def _wide(t: Tensor | None) -> Any:
     return None if t is None else t.to(torch.promote_types(t.dtype, torch.float32))
 
 
-def _kernels(name: str, width: int | None, x: Tensor) -> Any:
-    """The compiled ops of ``generative_recommenders``, where there is the kernel for such rows."""
-    if not x.is_cuda:
-        return None
+@functools.cache
+def _compiled(name: str, width: int | None, dtype: torch.dtype) -> Any:
     # Imported here: on a CPU nothing of it is needed.
     from generative_recommenders.ops import compiled, compiled_rows
 
-    if not compiled.serves(name, width, x):
+    if not compiled.serves(name, width, torch.empty(0, dtype=dtype)):
         return None
     return compiled_rows if name.startswith("bias_silu") else compiled
+
+
+def _kernels(name: str, width: int | None, x: Tensor) -> Any:
+    """The compiled ops of ``generative_recommenders``, where there is the kernel for such rows."""
+    return _compiled(name, width, x.dtype) if x.is_cuda else None
 
 
 def _same(t: Tensor | None, x: Tensor) -> Tensor | None:
     return None if t is None else t.to(x.dtype)
 
 
-Norm = tuple[Tensor | None, Tensor | None]
+Given = Sequence[Tensor | None]
 
 
-def narrowed(x: Tensor, inner: int, norm1: Norm, norm2: Norm) -> tuple[Norm, Norm]:
-    """Weight and bias of a layer's norms, of the width of ``x`` and of ``inner``, in the dtype that
-    their kernels take, by one launch; where there is no kernel, which then takes the dtype that
-    they have, as they are."""
-    given = (*norm1, *norm2)
-    wide = [t for t in given if t is not None and t.dtype != x.dtype]
-    first = wide and _kernels("norm_fwd", x.shape[1], x)
-    if not first or not _kernels("norm_mul_dropout_fwd", inner, x):
-        return norm1, norm2
-    made = [torch.empty_like(t, dtype=x.dtype) for t in wide]
-    torch._foreach_copy_(made, wide)
+def cast(tensors: Given, dtype: torch.dtype) -> list[Any]:
+    """Tensors in another dtype, by one launch."""
+    others = [t for t in tensors if t is not None and t.dtype != dtype]
+    if not others:
+        return list(tensors)
+    made = [torch.empty_like(t, dtype=dtype) for t in others]
+    torch._foreach_copy_(made, others)
     of = iter(made)
-    a, b, c, d = (t if t is None or t.dtype == x.dtype else next(of) for t in given)
-    return (a, b), (c, d)
+    return [t if t is None or t.dtype == dtype else next(of) for t in tensors]
+
+
+class _Cast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtype = tensors[0].dtype
+        return tuple(cast(tensors, dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *cast(grads, ctx.dtype)
+
+
+def parameters_in(dtype: torch.dtype, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Parameters in the dtype of a computation, and their gradients back, by a launch each."""
+    if all(p.dtype == dtype for p in parameters):
+        return parameters
+    made: tuple[Tensor, ...] = _Cast.apply(dtype, *parameters)  # type: ignore[no-untyped-call]
+    return made
+
+
+def narrowed(x: Tensor, inner: int, linear: Given, norms: Given) -> list[Any]:
+    """A layer's parameters in the dtype of ``x``, by one launch; those of its norms, of the width
+    of ``x`` and of ``inner``, only where there are the kernels that take them so."""
+    if _kernels("norm_fwd", x.shape[1], x) and _kernels("norm_mul_dropout_fwd", inner, x):
+        return cast((*linear, *norms), x.dtype)
+    return [*cast(linear, x.dtype), *norms]
 
 
 def layer_norm(
@@ -142,7 +168,7 @@ def bias_silu_backward(
     """
     if kernels := _kernels("bias_silu_bwd", None, h):
         given = h.new_zeros(h.shape[1]) if bias is None else bias
-        nothing = [h.new_empty((h.shape[0], 0))] * (4 - len(grads))
+        nothing = [] if len(grads) == 4 else [h.new_empty((h.shape[0], 0))] * (4 - len(grads))
         dh, db = kernels.bias_silu_bwd(*grads, *nothing, h, given, h.shape[1])
         return dh, None if bias is None else db
     dh = torch.empty_like(h)

@@ -21,6 +21,7 @@ from hstu_training.ops.elementwise import (
     Drop,
     bias_silu,
     bias_silu_backward,
+    cast,
     layer_norm,
     layer_norm_backward,
     narrowed,
@@ -64,18 +65,21 @@ class Plan(NamedTuple):
     attend: Attend
     drop: Drop
     rows: Tensor | None
+    columns: Tensor  # of the parameter, in the order [u q k v]
+    back: Tensor  # where each column of the parameter stands in that order
     recompute_norm: bool
     recompute_silu: bool
 
 
 def _heads(t: Tensor, plan: Plan) -> Tensor:
     """(rows, heads, padded) of (rows, heads * channels); a view where nothing is padded."""
-    t = t.reshape(t.shape[0], plan.heads, plan.channels)
+    t = t.view(t.shape[0], plan.heads, plan.channels)
     return t if plan.padded == plan.channels else F.pad(t, (0, plan.padded - plan.channels))
 
 
 def _flat(t: Tensor, plan: Plan) -> Tensor:
-    return t[..., : plan.channels].flatten(1)
+    t = t if plan.padded == plan.channels else t[..., : plan.channels]
+    return t.reshape(t.shape[0], plan.heads * plan.channels)
 
 
 class _Parts(NamedTuple):
@@ -87,10 +91,9 @@ class _Parts(NamedTuple):
     v: Tensor
 
     @classmethod
-    def of(cls, tensors: tuple[Tensor, ...]) -> _Parts:
+    def of(cls, tensors: tuple[Tensor, ...], inner: int) -> _Parts:
         """From one packed tensor [u q k v], or from [u q] and [k v]."""
-        halves = tensors if len(tensors) == 2 else tensors[0].chunk(2, 1)
-        return cls(*halves[0].chunk(2, 1), *halves[1].chunk(2, 1))
+        return cls(*(part for t in tensors for part in torch.split(t, inner, 1)))
 
 
 def _project(n: Tensor, weight: Tensor, rows: Tensor | None) -> tuple[Tensor, ...]:
@@ -121,21 +124,21 @@ class _FusedLayer(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        proj: Tensor,
-        proj_bias: Tensor | None,
-        norm1: tuple[Tensor | None, Tensor | None],
-        norm2: tuple[Tensor | None, Tensor | None],
         rab: Tensor | None,
         plan: Plan,
-        *_leaves: Tensor | None,
+        *parameters: Tensor | None,
     ) -> Tensor:
-        norm1, norm2 = narrowed(x, proj.shape[0], norm1, norm2)
+        inner = plan.heads * plan.channels
+        narrow = narrowed(x, inner, parameters[:4], parameters[4:])
+        weight, bias, proj, proj_bias, w1, b1, w2, b2 = narrow
+        norm1, norm2 = (w1, b1), (w2, b2)
+        weight = weight.index_select(1, plan.columns)
+        if bias is not None:
+            bias = bias.index_select(0, plan.columns)
         n, mean, rstd = layer_norm(x, *norm1, plan.eps)
         h = _project(n, weight, plan.rows)
         s = _silu(h, bias)
-        parts = _Parts.of(s)
+        parts = _Parts.of(s, inner)
         has_drab = rab is not None and rab.requires_grad
         a = _attention(parts, rab, has_drab, plan)
         seed = plan.drop.seed(x.device)
@@ -151,6 +154,7 @@ class _FusedLayer(torch.autograd.Function):
         )  # fmt: skip
         ctx.plan, ctx.halves, ctx.has_drab, ctx.seed = plan, len(h), has_drab, seed
         ctx.proj_biased = proj_bias is not None
+        ctx.dtype = next(p.dtype for p in parameters if p is not None)
         return out
 
     @staticmethod
@@ -161,7 +165,7 @@ class _FusedLayer(torch.autograd.Function):
         h, s = tuple(rest[6 : 6 + halves]), tuple(rest[6 + halves :])
         if not s:
             s = _silu(h, bias)
-        parts = _Parts.of(s)
+        parts = _Parts.of(s, plan.heads * plan.channels)
         dout = dout.contiguous()
         dproj = y.t() @ dout
         da, du, dw2, db2 = norm_mul_dropout_backward(
@@ -171,13 +175,15 @@ class _FusedLayer(torch.autograd.Function):
         dq, dk, dv, drab = varlen_bwd(
             _heads(da, plan), q, k, v, *plan.attend.arguments(rab, ctx.has_drab)
         )
-        grads = (du, *(_flat(t, plan) for t in (dq, dk, dv)))
-        shares = [grads] if halves == 1 else [grads[:2], grads[2:]]
+        parts_of_h = (du, *(_flat(t, plan) for t in (dq, dk, dv)))
+        shares = [parts_of_h] if halves == 1 else [parts_of_h[:2], parts_of_h[2:]]
         dh, dbs = zip(*map(bias_silu_backward, shares, h, _halves(bias, halves)), strict=True)
         if n is None:
             n = layer_norm(x, *norm1, plan.eps)[0]
         dn, dweight = _project_backward(n, weight, dh, plan.rows)
-        dbias = None if bias is None else torch.cat(dbs)
+        dweight, dbias = dweight.index_select(1, plan.back), None
+        if bias is not None:
+            dbias = (dbs[0] if halves == 1 else torch.cat(dbs)).index_select(0, plan.back)
         dx, dw1, db1 = layer_norm_backward(dn, x, *norm1, mean, rstd, plan.eps)
         if plan.rows is None:
             dx += dout
@@ -187,10 +193,8 @@ class _FusedLayer(torch.autograd.Function):
         leaves = (dw1, db1, dw2, db2)
         given = (*norm1, *norm2)
         norms = [None if w is None else g for g, w in zip(leaves, given, strict=True)]
-        return (
-            dx, dweight, dbias, dproj, dproj_bias, None, None,
-            drab if ctx.has_drab else None, None, *norms,
-        )  # fmt: skip
+        grads = cast((dweight, dbias, dproj, dproj_bias, *norms), ctx.dtype)
+        return dx, drab if ctx.has_drab else None, None, *grads
 
 
 def _project_backward(
@@ -219,17 +223,17 @@ def fused_hstu_layer(
 
     Args:
         x: (tokens, hidden).
-        weight: (hidden, 4 * heads * channels), columns u, q, k, v; bias its bias.
+        weight: (hidden, heads * 4 * channels), head by head u, v, q, k; bias its bias.
         proj: (heads * channels, hidden); proj_bias its bias.
-        norm1, norm2: weight and bias of the norms, or None.
+        norm1, norm2: weight and bias of the norms, or None. These parameters are all of one dtype,
+            which may be wider than that of x.
         rab: (batch, 1, length, length) or None.
         plan: the rest.
 
     Returns:
         (tokens, hidden), or (rows, hidden).
     """
-    # Norm weights are handed in twice: as values, and as leaves that get gradients.
     out: Tensor = _FusedLayer.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, proj, proj_bias, norm1, norm2, rab, plan, *norm1, *norm2
+        x, rab, plan, weight, bias, proj, proj_bias, *norm1, *norm2
     )
     return out

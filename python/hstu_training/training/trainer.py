@@ -147,7 +147,9 @@ class Trainer:
         if self.device.type == "cpu":
             self._look(self.watch.see(step, share))
         built.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        # By this thread: waking one of autograd's own takes long, and then the GPU waits for it.
+        with torch.autograd.set_multithreading_enabled(False):
+            scaler.scale(loss).backward()
         scaler.step(built.optimizer)
         scaler.update()
         if self.device.type != "cpu":
