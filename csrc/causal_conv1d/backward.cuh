@@ -77,14 +77,37 @@ ACCEL_DEVICE void PassDown(A (&spread)[kBefore + N], A (&right)[kBefore]) {
   }
 }
 
+// What the ids say of the steps of a walk down, looked at a few steps at a time: a bit each, from
+// `known` on. Steps that do not lie inside are taken for fragments.
+template <int kBefore>
+struct FragmentsDown {
+  int known;
+  uint32_t bits;
+
+  template <class T>
+  ACCEL_DEVICE bool At(const Line<T>& line, const int32_t* seq_idx, int step) {
+    constexpr int kMany = kInFlight;
+    if (step < known) {
+      if (!line.StepInside(step)) {
+        known = step, bits = ~0u;
+      } else if (step + 1 >= kMany && line.StepInside(step + 1 - kMany)) {
+        known = step + 1 - kMany;
+        bits = line.template Fragments<kBefore, kMany>(seq_idx, known);
+      } else {
+        known = step, bits = line.template Fragments<kBefore, 1>(seq_idx, known);
+      }
+    }
+    return (bits >> (step - known) & 1) != 0;
+  }
+};
+
 template <class T, int kTaps, bool kSeq>
 ACCEL_DEVICE void BackwardFirst(const BackwardArgs& a) {
   using A = Accumulator<T>;
   constexpr int kVector = Line<T>::kVector, kBefore = kTaps - 1;
   constexpr int kBack = (kBefore + kVector - 1) / kVector;  // lanes
   const Sizes& s = a.sizes;
-  const int64_t job = BlockId() * (kThreads / kGroup) + Group();
-  const int64_t line_job = job / s.chunks;
+  const uint32_t job = GroupJob(), line_job = job / s.chunks;
   if (line_job >= static_cast<int64_t>(s.batch) * s.channels) return;
   const int lane = Lane();
   const int sequence = static_cast<int>(line_job / s.channels);
@@ -123,76 +146,65 @@ ACCEL_DEVICE void BackwardFirst(const BackwardArgs& a) {
                                                            : step < last || lane < kBack;
     return needed ? of.Load(from, whole, int64_t{step} * kGroup + lane) : ZeroRow<T, kVector>();
   };
-  const auto load_ids = [&](int step, int32_t(&ids)[kVector]) {
-    const bool needed = step < first ? lane >= kGroup - kBack : step < last || lane < kBack;
-    if (step <= top && needed) line.Ids(seq_idx, int64_t{step} * kGroup + lane, ids);
-  };
-  // x of a step is loaded two steps before it is used, and dout one.
+  [[maybe_unused]] FragmentsDown<kBefore> fragments{top + 1, ~0u};
+  // x of a step, which the step above needs, is loaded two steps before it is used, and dout one.
   Row<T, kVector> now = ZeroRow<T, kVector>(), below = now, now_dout = now;
-  [[maybe_unused]] int32_t now_ids[kVector] = {}, below_ids[kVector] = {};
-  for (int step = top + 2; step >= first; --step) {
-    const auto next = load(step - 2, x, line, true, 1);
-    const auto next_dout = load(step - 1, dout, line_dout, whole_dout, 0);
-    if constexpr (kSeq) load_ids(step - 1, below_ids);
-    const auto advance = [&] {
-      now = below, below = next, now_dout = next_dout;
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) now_ids[i] = below_ids[i];
-    };
-    if (step > top) {
-      advance();
-      continue;
-    }
-    A all[kBefore + kVector], spread[kBefore + kVector] = {};
-    WithValuesBefore<T, kBefore>(now, below, all);
-    const auto add = [&](int i, uint32_t used, auto seq) {
-      const auto under = [&](int k) { return all[i + k]; };
-      const A sum = Convolved<seq.value>(taps, 0, used, under);
-      const A ds = SumGradient<T>(Get(now_dout, i), sum, a.weights.silu);
-      sum_bias += ds;
-#pragma unroll
-      for (int k = 0; k < kTaps; ++k) {
-        const bool counts = Counts<kTaps, seq.value>(used, k);
-        spread[i + k] = AddTap(spread[i + k], taps.tap[k][0], ds, counts);
-        sum_tap[k] = AddTap(sum_tap[k], ds, all[i + k], counts);
+  const auto walk = [&](const auto& counts, bool silu) {
+    for (int step = top + 2; step >= first; --step) {
+      const auto next = load(step - 2, x, line, true, 1);
+      const auto next_dout = load(step - 1, dout, line_dout, whole_dout, 0);
+      const auto advance = [&] { now = below, below = next, now_dout = next_dout; };
+      if (step > top) {
+        advance();
+        continue;
       }
-    };
-    bool fragments = false;
-    [[maybe_unused]] int32_t all_ids[kBefore + kVector];
-    if constexpr (kSeq) {
-      WithIdsBefore<kBefore>(now_ids, below_ids, all_ids);
-      fragments = !OneSequence(all_ids);
-    }
-    if (!fragments) {
+      A all[kBefore + kVector], spread[kBefore + kVector] = {};
+      WithValuesBefore<T, kBefore>(now, below, all);
+      const auto add = [&](int i, const auto& counts, bool there) {
+        const auto under = [&](int k) { return all[i + k]; };
+        const A sum = Convolved(taps, 0, counts, under);
+        A ds = SumGradient<T>(Get(now_dout, i), sum, silu);
+        ds = there ? ds : A(0);
+        sum_bias += ds;
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) add(i, taps.used, std::false_type());
-    }
-    if constexpr (kSeq) {
-      if (fragments) {
+        for (int k = 0; k < kTaps; ++k) {
+          spread[i + k] = AddTap(spread[i + k], taps.tap[k][0], ds, there && counts(k));
+          sum_tap[k] = AddTap(sum_tap[k], ds, all[i + k], there && counts(k));
+        }
+      };
+      if (kSeq && fragments.At(line, seq_idx, step)) {
+        int32_t ids[kBefore + kVector];
+        line.template Ids<kBefore>(seq_idx, int64_t{step} * kGroup + lane, ids);
 #pragma unroll
         for (int i = 0; i < kVector; ++i) {
-          if (all_ids[kBefore + i] >= 0) {
-            add(i, SameSequence<kTaps>(all_ids + i, taps.used), std::true_type());
-          }
+          add(i, SameTaps<kTaps>{taps.used, ids + i}, ids[kBefore + i] >= 0);
         }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) add(i, counts, true);
       }
-    }
-    PassDown<kBefore, kVector>(spread, right);
-    if (step >= inside_first && step < inside_last) {
-      A gradient[kVector];
+      PassDown<kBefore, kVector>(spread, right);
+      if (step >= inside_first && step < inside_last) {
+        A gradient[kVector];
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) gradient[i] = spread[kBefore + i];
-      StoreRow<T, kVector>(own(dx) + int64_t{step} * (kGroup * kVector), 1, kVector, true,
-                           Rounded<T, kVector>(gradient));
-    } else if (step < last) {
-      StoreVector<T, kTaps>(a, line, sequence, channel, int64_t{step} * kGroup + lane, whole_dx,
-                            spread);
-    } else {  // another chunk sums these up
-      sum_bias = A(0);
+        for (int i = 0; i < kVector; ++i) gradient[i] = spread[kBefore + i];
+        StoreRow<T, kVector>(own(dx) + int64_t{step} * (kGroup * kVector), 1, kVector, true,
+                             Rounded<T, kVector>(gradient));
+      } else if (step < last) {
+        StoreVector<T, kTaps>(a, line, sequence, channel, int64_t{step} * kGroup + lane, whole_dx,
+                              spread);
+      } else {  // another chunk sums these up
+        sum_bias = A(0);
 #pragma unroll
-      for (int k = 0; k < kTaps; ++k) sum_tap[k] = A(0);
+        for (int k = 0; k < kTaps; ++k) sum_tap[k] = A(0);
+      }
+      advance();
     }
-    advance();
+  };
+  if (a.weights.silu && EveryTap<kTaps>::Holds(taps.used)) {
+    walk(EveryTap<kTaps>(), true);
+  } else {
+    walk(AllTaps<kTaps>{taps.used}, a.weights.silu);
   }
   StoreParts<A, kTaps>(a, static_cast<int64_t>(sequence) * s.chunks + chunk, channel, sum_tap,
                        sum_bias, GradientScale<T>(a.weights.silu));

@@ -51,20 +51,18 @@ ACCEL_DEVICE void StoreGradient(const BackwardArgs& a, const Span<T>& span, int 
 
 // What a walk carries along: the inputs before the next token, and the gradients so far of those
 // tokens, which outputs to come add to.
-template <class A, int kTaps, int N, bool kSeq>
+template <class A, int kTaps, int N>
 struct WindowBack {
   A x[kTaps - 1][N], dx[kTaps - 1][N];
-  int32_t ids[kSeq ? kTaps - 1 : 1];
 };
 
-// The output at a token, whose input and gradient are `now` and `dout`: `used` are the taps that
-// count, none where there is no output, and `own` says whether the sums are this thread's. window
+// The output at a token, whose input and gradient are `now` and `dout`: `counts` says which taps
+// count, `there` whether there is an output, and `own` whether the sums are this thread's. window
 // goes one token on; done becomes the gradient of the token that is behind it now.
-template <class T, int kTaps, int N, bool kSeq>
+template <class T, int kTaps, int N, class Counts>
 ACCEL_DEVICE void StepRowBack(const Taps<Accumulator<T>, kTaps, N>& taps, bool silu, bool own,
-                              bool there, uint32_t used, const Row<T, N>& now,
-                              const Row<T, N>& dout,
-                              WindowBack<Accumulator<T>, kTaps, N, kSeq>* window,
+                              bool there, const Counts& counts, const Row<T, N>& now,
+                              const Row<T, N>& dout, WindowBack<Accumulator<T>, kTaps, N>* window,
                               Sums<Accumulator<T>, kTaps, N>* sums, Accumulator<T> (&done)[N]) {
   using A = Accumulator<T>;
   constexpr int kBefore = kTaps - 1;
@@ -77,14 +75,13 @@ ACCEL_DEVICE void StepRowBack(const Taps<Accumulator<T>, kTaps, N>& taps, bool s
       dx[k] = k < kBefore ? window->dx[Min(k, kBefore - 1)][i] : A(0);
     }
     const auto under = [&](int k) { return x[k]; };
-    A ds = SumGradient<T>(Get(dout, i), Convolved<kSeq>(taps, i, used, under), silu);
+    A ds = SumGradient<T>(Get(dout, i), Convolved(taps, i, counts, under), silu);
     ds = there ? ds : A(0);
     if (own) sums->bias[i] += ds;
 #pragma unroll
     for (int k = 0; k < kTaps; ++k) {
-      const bool counts = there && Counts<kTaps, kSeq>(used, k);
-      dx[k] = AddTap(dx[k], taps.tap[k][i], ds, counts);
-      sums->tap[k][i] = AddTap(sums->tap[k][i], ds, x[k], counts && own);
+      dx[k] = AddTap(dx[k], taps.tap[k][i], ds, there && counts(k));
+      sums->tap[k][i] = AddTap(sums->tap[k][i], ds, x[k], there && own && counts(k));
     }
     done[i] = dx[0];
 #pragma unroll
@@ -95,37 +92,34 @@ ACCEL_DEVICE void StepRowBack(const Taps<Accumulator<T>, kTaps, N>& taps, bool s
   }
 }
 
-// The taps that count at a token of sequence `id`, which becomes the window's newest.
-template <class A, int kTaps, int N>
-ACCEL_DEVICE uint32_t NextId(WindowBack<A, kTaps, N, true>* window, int32_t id, uint32_t used) {
-  int32_t ids[kTaps];
-#pragma unroll
-  for (int k = 0; k < kTaps; ++k) ids[k] = k < kTaps - 1 ? window->ids[Min(k, kTaps - 2)] : id;
-#pragma unroll
-  for (int k = 0; k < kTaps - 1; ++k) window->ids[k] = ids[k + 1];
-  return SameSequence<kTaps>(ids, used);
-}
-
 // Rows whose loads are under way together.
 template <class T>
 constexpr int kAheadBack = sizeof(T) == 2 ? Max(kInFlight / 2, 1) : kInFlight;
 
+// Where all tokens are of one sequence.
+template <class Counts>
+struct PlainTokens {
+  const Counts& counts;
+  ACCEL_DEVICE bool There(int) const { return true; }
+  ACCEL_DEVICE const Counts& TapsOf(int) const { return counts; }
+};
+
 // Most outputs of WalkBack, [from, to): all are in the chunk, and the gradients that become whole
 // are those of tokens before the last ones; those before the chunk are another thread's. A row's
 // place is filled again as soon as the row is used.
-template <class T, int kTaps, int N, bool kSeq>
+template <class T, int kTaps, int N, bool kSeq, class Counts>
 ACCEL_DEVICE void WalkInside(const BackwardArgs& a, const Span<T>& span,
-                             const Taps<Accumulator<T>, kTaps, N>& taps, int first, int from,
-                             int to, WindowBack<Accumulator<T>, kTaps, N, kSeq>* window,
+                             const Taps<Accumulator<T>, kTaps, N>& taps, const Counts& counts,
+                             bool silu, int first, int from, int to,
+                             WindowBack<Accumulator<T>, kTaps, N>* window,
                              Sums<Accumulator<T>, kTaps, N>* sums) {
-  constexpr int kBefore = kTaps - 1, kRows = kAheadBack<T>;
-  const bool silu = a.weights.silu;
+  constexpr int kBefore = kTaps - 1, kRows = kAheadBack<T>, kLook = kGroup / kRows * kRows;
+  constexpr bool kEvery = std::is_same_v<Counts, EveryTap<kTaps>>;
   const T* x = span.x + from * a.x.token;
   const T* dout = span.dout + from * a.dout.token;
   T* dx = span.dx + (from - kBefore) * a.dx.token;
-  const int32_t* seq_idx = kSeq ? a.seq_idx + span.sequence * a.seq_idx_stride : nullptr;
+  const int32_t* ids = kSeq ? a.seq_idx + span.sequence * a.seq_idx_stride : nullptr;
   Row<T, N> rows[kRows], douts[kRows];
-  int32_t ids[kSeq ? kRows : 1];
 #pragma unroll
   for (int u = 0; u < kRows; ++u) {
     rows[u] = LoadRow<T, N>(x, 1, N, true);
@@ -133,32 +127,40 @@ ACCEL_DEVICE void WalkInside(const BackwardArgs& a, const Span<T>& span,
     x += a.x.token;
     dout += a.dout.token;
   }
-  for (int t = from; t < to; t += kRows) {
+  const auto round = [&](int t, const auto& tokens) {
     const bool more = t + kRows < to;
-    if constexpr (kSeq) LoadIds<kRows>(seq_idx + t, ids);
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
-      const Row<T, N> now = rows[u], now_dout = douts[u];
+      Accumulator<T> done[N];
+      StepRowBack<T, kTaps, N>(taps, silu, true, tokens.There(u), tokens.TapsOf(u), rows[u],
+                               douts[u], window, sums, done);
       if (more) {
         rows[u] = LoadRow<T, N>(x, 1, N, true);
         douts[u] = LoadRow<T, N>(dout, 1, N, true);
         x += a.x.token;
         dout += a.dout.token;
       }
-      uint32_t used = taps.used;
-      bool there = true;
-      if constexpr (kSeq) {
-        used = NextId(window, ids[u], used);
-        there = ids[u] >= 0;
-      }
-      Accumulator<T> done[N];
-      StepRowBack<T, kTaps, N, kSeq>(taps, silu, true, there, used, now, now_dout, window, sums,
-                                     done);
       if (t + u - kBefore >= first) {
         StoreRow<T, N>(dx, 1, N, true, Rounded<T, N>(done));
       }
       dx += a.dx.token;
     }
+  };
+  [[maybe_unused]] TokenBits<kTaps> bits = {};
+  [[maybe_unused]] bool one = false;
+  for (int t = from; t < to; t += kRows) {
+    if constexpr (kSeq) {
+      if ((t - from) % kLook == 0) {
+        bits = {ids, t, span.tokens, taps.used};
+        one = kEvery && bits.OneSequence(Min(kLook, to - t), taps.used);
+      }
+    }
+    if (!kSeq || one) {
+      round(t, PlainTokens<Counts>{counts});
+    } else {
+      round(t, bits);
+    }
+    if constexpr (kSeq) bits.Skip(kRows);
   }
 }
 
@@ -170,15 +172,12 @@ ACCEL_DEVICE void WalkBack(const BackwardArgs& a, const Span<T>& span, int chann
   using A = Accumulator<T>;
   constexpr int kBefore = kTaps - 1;
   const int width = a.weights.width;
-  WindowBack<A, kTaps, N, kSeq> window;
+  WindowBack<A, kTaps, N> window;
 #pragma unroll
   for (int k = 0; k < kBefore; ++k) {
     const int token = first - kBefore + k;
     const auto row =
         RowAt<T, N>(span.x, a.x, a.initial, span.sequence, channel, token, width, count);
-    if constexpr (kSeq) {
-      window.ids[k] = a.seq_idx[span.sequence * a.seq_idx_stride + Max(token, 0)];
-    }
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       window.x[k][i] = Get(row, i);
@@ -187,12 +186,20 @@ ACCEL_DEVICE void WalkBack(const BackwardArgs& a, const Span<T>& span, int chann
   }
   // Until `from` gradients of states become whole.
   const int from = first == 0 && a.dinitial.data != nullptr ? kBefore : first;
-  const bool whole = a.x.whole && a.dout.whole && a.dx.whole && count >= N;
+  bool whole = a.x.whole && a.dout.whole && a.dx.whole && count >= N;
+  if constexpr (kSeq) whole = Ballot(!whole) == 0;  // a group looks at ids together
   const int to =
       kInFlight > 1 && whole && from < last ? last - (last - from) % kAheadBack<T> : from;
   for (int t = first; t < last + kBefore;) {
     if (t == from && from < to) {
-      WalkInside<T, kTaps, N, kSeq>(a, span, taps, first, from, to, &window, sums);
+      const bool silu = a.weights.silu;
+      if (silu && EveryTap<kTaps>::Holds(taps.used)) {
+        WalkInside<T, kTaps, N, kSeq>(a, span, taps, EveryTap<kTaps>(), true, first, from, to,
+                                      &window, sums);
+      } else {
+        WalkInside<T, kTaps, N, kSeq>(a, span, taps, AllTaps<kTaps>{taps.used}, silu, first, from,
+                                      to, &window, sums);
+      }
       t = to;
       continue;
     }
@@ -203,15 +210,23 @@ ACCEL_DEVICE void WalkBack(const BackwardArgs& a, const Span<T>& span, int chann
       row = LoadChannels<T, N>(span.x, a.x, t, count);
       dout = LoadChannels<T, N>(span.dout, a.dout, t, count);
     }
-    uint32_t used = taps.used;
-    if constexpr (kSeq) {
-      const int32_t id = there ? a.seq_idx[span.sequence * a.seq_idx_stride + t] : -1;
-      used = NextId(&window, id, used);
-      there = id >= 0;
-    }
     A done[N];
-    StepRowBack<T, kTaps, N, kSeq>(taps, a.weights.silu, t < last, there, used, row, dout, &window,
-                                   sums, done);
+    const auto step = [&](const auto& counts) {
+      StepRowBack<T, kTaps, N>(taps, a.weights.silu, t < last, there, counts, row, dout, &window,
+                               sums, done);
+    };
+    if constexpr (kSeq) {
+      int32_t ids[kTaps];
+#pragma unroll
+      for (int k = 0; k < kTaps; ++k) {
+        const int at = Clamp(t - kBefore + k, 0, span.tokens - 1);
+        ids[k] = a.seq_idx[span.sequence * a.seq_idx_stride + at];
+      }
+      there = there && ids[kBefore] >= 0;
+      step(SameTaps<kTaps>{taps.used, ids});
+    } else {
+      step(AllTaps<kTaps>{taps.used});
+    }
     const int token = t - kBefore;
     if (token >= (first == 0 ? -kBefore : first) && token < last) {
       StoreGradient(a, span, channel, count, token, done);

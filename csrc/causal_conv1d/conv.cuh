@@ -24,6 +24,13 @@ struct AccumulatorOf<double> {
 template <class T>
 using Accumulator = typename AccumulatorOf<T>::Type;
 
+ACCEL_DEVICE int Clamp(int value, int least, int most) { return Min(Max(value, least), most); }
+
+// Which group of all blocks this thread is of.
+ACCEL_DEVICE uint32_t GroupJob() {
+  return static_cast<uint32_t>(BlockId()) * (kThreads / kGroup) + static_cast<uint32_t>(Group());
+}
+
 // ---- Rows: N neighbouring values, as bits
 
 template <class T, int N>
@@ -173,22 +180,30 @@ struct Taps {
 
 template <class W, class A, int kTaps, int N>
 ACCEL_DEVICE void LoadTapsOf(const Weights& w, int channel, int count, Taps<A, kTaps, N>* to) {
+  const auto at = [&](int i) { return static_cast<int64_t>(channel + (i < count ? i : 0)); };
+  if (w.whole) {
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const int64_t at = static_cast<int64_t>(channel + (i < count ? i : 0));
-    if (w.whole) {
-      const W* from = static_cast<const W*>(w.data) + at * w.channel;
-      const auto row = LoadRow<W, kTaps>(from, 1, kTaps, true);
+    for (int i = 0; i < N; ++i) {
+      const auto row =
+          LoadRow<W, kTaps>(static_cast<const W*>(w.data) + at(i) * w.channel, 1, kTaps, true);
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) to->tap[k][i] = static_cast<A>(Get(row, k));
-    } else {
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
         const int from = k - (kTaps - w.width);
-        to->tap[k][i] = from < 0 ? A(0) : Value<A, W>(w.data, at * w.channel + from * w.tap);
+        to->tap[k][i] = from < 0 ? A(0) : Value<A, W>(w.data, at(i) * w.channel + from * w.tap);
       }
     }
-    to->bias[i] = w.bias == nullptr ? A(0) : Value<A, W>(w.bias, at * w.bias_stride);
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) to->bias[i] = A(0);
+  if (w.bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) to->bias[i] = Value<A, W>(w.bias, at(i) * w.bias_stride);
   }
 }
 
@@ -215,11 +230,32 @@ ACCEL_DEVICE Taps<A, kTaps, N> LoadTaps(const Weights& w, int channel, int count
 
 // ---- Arithmetic
 
-// Whether tap k counts. The last one always does, and without sequences those of the least width.
-template <int kTaps, bool kSeq>
-ACCEL_DEVICE bool Counts(uint32_t used, int k) {
-  return k >= kTaps - (kSeq ? 1 : LeastWidth(kTaps)) || (used >> k & 1) != 0;
-}
+// Which taps of a width count. The last one always does, and those of the least width.
+template <int kTaps>
+struct AllTaps {
+  uint32_t used;
+  ACCEL_DEVICE bool operator()(int k) const {
+    return k >= kTaps - LeastWidth(kTaps) || (used >> k & 1) != 0;
+  }
+};
+
+// The same where none is left out: the compiler sees it.
+template <int kTaps>
+struct EveryTap {
+  static ACCEL_DEVICE bool Holds(uint32_t used) { return used == (1u << kTaps) - 1; }
+  ACCEL_DEVICE bool operator()(int) const { return true; }
+};
+
+// Those of them whose tokens are of the same sequence as the last one's: `ids` are those under
+// them.
+template <int kTaps>
+struct SameTaps {
+  uint32_t used;
+  const int32_t* ids;
+  ACCEL_DEVICE bool operator()(int k) const {
+    return k == kTaps - 1 || (AllTaps<kTaps>{used}(k) && ids[k] == ids[kTaps - 1]);
+  }
+};
 
 // One more tap of the sum. A tap that is not used adds nothing, whatever x is.
 template <class A>
@@ -227,14 +263,12 @@ ACCEL_DEVICE A AddTap(A sum, A tap, A x, bool used) {
   return used ? Fma(tap, x, sum) : sum;
 }
 
-// The sum of channel i over x(k) under tap k: those that always count first.
-template <bool kSeq, class A, int kTaps, int N, class X>
-ACCEL_DEVICE A Convolved(const Taps<A, kTaps, N>& taps, int i, uint32_t used, const X& x) {
+// The sum of channel i over x(k) under the taps k that count.
+template <class A, int kTaps, int N, class X, class Counts>
+ACCEL_DEVICE A Convolved(const Taps<A, kTaps, N>& taps, int i, const Counts& counts, const X& x) {
   A sum = taps.bias[i];
 #pragma unroll
-  for (int k = kTaps - 1; k >= 0; --k) {
-    sum = AddTap(sum, taps.tap[k][i], x(k), Counts<kTaps, kSeq>(used, k));
-  }
+  for (int k = kTaps - 1; k >= 0; --k) sum = AddTap(sum, taps.tap[k][i], x(k), counts(k));
   return sum;
 }
 
@@ -285,15 +319,51 @@ ACCEL_DEVICE A SumGradient(A gradient, A sum, bool silu) {
   return gradient;
 }
 
-// Which taps count at a token of sequence ids[kTaps - 1], from the ids of the tokens under them.
+// What a group knows of 32 neighbouring tokens, a bit each: whether tap k counts there, for all but
+// the last tap, and whether the token is no padding.
 template <int kTaps>
-ACCEL_DEVICE uint32_t SameSequence(const int32_t* ids, uint32_t used) {
+struct TokenBits {
+  uint32_t counts[kTaps - 1], there;
+
+  TokenBits() = default;
+
+  // From one look at the ids: a lane looks at its own token and those under its taps.
+  ACCEL_DEVICE TokenBits(const int32_t* ids, int first, int tokens, uint32_t used) {
+    const int token = first + Lane();
+    const int32_t id = token < tokens ? ids[token] : -1;
+    there = Ballot(id >= 0);
 #pragma unroll
-  for (int k = 0; k < kTaps - 1; ++k) {
-    if (ids[k] != ids[kTaps - 1]) used &= ~(1u << k);
+    for (int k = 0; k < kTaps - 1; ++k) {
+      const int at = Min(Max(token - (kTaps - 1) + k, 0), tokens - 1);
+      counts[k] = Ballot(AllTaps<kTaps>{used}(k) && ids[at] == id);
+    }
   }
-  return used;
-}
+
+  // Whether the first tokens, so many, are of one sequence.
+  ACCEL_DEVICE bool OneSequence(int many, uint32_t used) const {
+    uint32_t all = there;
+#pragma unroll
+    for (int k = 0; k < kTaps - 1; ++k) all &= AllTaps<kTaps>{used}(k) ? counts[k] : ~0u;
+    return (~all & ~0u >> (kGroup - many)) == 0;
+  }
+
+  ACCEL_DEVICE void Skip(int many) {
+#pragma unroll
+    for (int k = 0; k < kTaps - 1; ++k) counts[k] >>= many;
+    there >>= many;
+  }
+
+  // Token i's taps.
+  struct At {
+    const TokenBits& bits;
+    int i;
+    ACCEL_DEVICE bool operator()(int k) const {
+      return k == kTaps - 1 || (bits.counts[Min(k, kTaps - 2)] >> i & 1) != 0;
+    }
+  };
+  ACCEL_DEVICE At TapsOf(int i) const { return {*this, i}; }
+  ACCEL_DEVICE bool There(int i) const { return (there >> i & 1) != 0; }
+};
 
 // N neighbouring ids.
 template <int N>

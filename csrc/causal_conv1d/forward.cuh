@@ -27,21 +27,17 @@ ACCEL_DEVICE Row<T, N> RowAt(const T* x, const Values& v, const Values& initial,
 }
 
 // One output row from the rows under its taps.
-template <class T, int kTaps, bool kSeq, int N>
+template <class T, int kTaps, int N, class Counts>
 ACCEL_DEVICE Row<T, N> OutputRow(const Row<T, N>* rows, const Taps<Accumulator<T>, kTaps, N>& taps,
-                                 uint32_t used, bool silu) {
+                                 const Counts& counts, bool silu) {
   Accumulator<T> out[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const auto x = [&](int k) { return Get(rows[k], i); };
-    out[i] = Activated<T>(Convolved<kSeq>(taps, i, used, x), silu);
+    out[i] = Activated<T>(Convolved(taps, i, counts, x), silu);
   }
   return Rounded<T, N>(out);
 }
-
-// Rows whose loads are under way together.
-template <class T, bool kSeq>
-constexpr int kAhead = kInFlight > 1 && sizeof(T) == 2 && !kSeq ? 2 * kInFlight : kInFlight;
 
 // A thread's channels of one sequence, from its first token on.
 template <class T>
@@ -51,81 +47,100 @@ struct Column {
   int64_t x_channel, x_token, out_channel, out_token;
   int count;
   bool whole;  // its rows are loaded and stored at once
-  const int32_t* seq_idx;
 };
 
-// The rows before the next token, and their sequences.
-template <class T, int kTaps, int N, bool kSeq>
-struct Window {
-  Row<T, N> rows[kTaps - 1];
-  int32_t ids[kSeq ? kTaps - 1 : 1];
+// What becomes of the tokens of a walk, the next one first. Here all are outputs of all taps.
+template <int kTaps>
+struct AllTokens {
+  uint32_t used;
+  ACCEL_DEVICE bool None() const { return false; }
+  ACCEL_DEVICE AllTaps<kTaps> TapsOf(int) const { return {used}; }
+  ACCEL_DEVICE bool Stores(int) const { return true; }
+  ACCEL_DEVICE bool There(int) const { return true; }  // otherwise zeros are stored
+  ACCEL_DEVICE void Skip(int) {}
 };
 
-// kRows tokens from t on.
-template <class T, int kTaps, int N, bool kSeq, int kRows>
-ACCEL_DEVICE void StepRows(const Column<T>& c, const Taps<Accumulator<T>, kTaps, N>& taps,
-                           bool silu, bool whole, int t, Window<T, kTaps, N, kSeq>* window) {
-  constexpr int kBefore = kTaps - 1;
-  Row<T, N> rows[kBefore + kRows];
-  [[maybe_unused]] int32_t ids[kBefore + kRows];
-  const T* x = c.x + t * c.x_token;
-  T* out = c.out + t * c.out_token;
+// Some are padding, or of another sequence than those before.
+template <int kTaps>
+struct FragmentTokens : TokenBits<kTaps> {
+  ACCEL_DEVICE bool None() const { return false; }
+  ACCEL_DEVICE bool Stores(int) const { return true; }
+};
+
+// The output of token i behind the rows `before`, which go one token on.
+template <class T, int kTaps, int N, class Tokens>
+ACCEL_DEVICE void StepRow(const Column<T>& c, const Taps<Accumulator<T>, kTaps, N>& taps, bool silu,
+                          bool whole, const Tokens& tokens, int i, const Row<T, N>& now, T* out,
+                          Row<T, N> (&before)[kTaps - 1]) {
+  Row<T, N> rows[kTaps];
 #pragma unroll
-  for (int u = 0; u < kRows; ++u) {
-    rows[kBefore + u] = LoadRow<T, N>(x, c.x_channel, c.count, whole);
-    x += c.x_token;
-  }
+  for (int k = 0; k < kTaps - 1; ++k) rows[k] = before[k];
+  rows[kTaps - 1] = now;
+  auto row = OutputRow<T, kTaps, N>(rows, taps, tokens.TapsOf(i), silu);
+  if (!tokens.There(i)) row = ZeroRow<T, N>();
+  if (tokens.Stores(i)) StoreRow<T, N>(out, c.out_channel, c.count, whole, row);
 #pragma unroll
-  for (int k = 0; k < kBefore; ++k) rows[k] = window->rows[k];
-  if constexpr (kSeq) {
-    LoadIds<kRows>(c.seq_idx + t, ids + kBefore);
-#pragma unroll
-    for (int k = 0; k < kBefore; ++k) ids[k] = window->ids[k];
-  }
-#pragma unroll
-  for (int u = 0; u < kRows; ++u) {
-    uint32_t used = taps.used;
-    if constexpr (kSeq) used = SameSequence<kTaps>(ids + u, used);
-    auto row = OutputRow<T, kTaps, kSeq, N>(rows + u, taps, used, silu);
-    if constexpr (kSeq) {
-      if (ids[kBefore + u] < 0) row = ZeroRow<T, N>();
-    }
-    StoreRow<T, N>(out, c.out_channel, c.count, whole, row);
-    out += c.out_token;
-  }
-#pragma unroll
-  for (int k = 0; k < kBefore; ++k) {
-    window->rows[k] = rows[k + kRows];
-    if constexpr (kSeq) window->ids[k] = ids[k + kRows];
-  }
+  for (int k = 0; k < kTaps - 1; ++k) before[k] = rows[k + 1];
 }
 
-// The tokens [first, last) of a column, kRows at once while there are as many.
-template <class T, int kTaps, int N, bool kSeq, int kRows>
+// Rows whose loads are under way together.
+template <class T>
+constexpr int kAhead = kInFlight > 1 && sizeof(T) == 2 ? 2 * kInFlight : kInFlight;
+
+// The tokens [first, last) of a column behind the rows `before`, kRows at once while there are as
+// many. In a ring a row's place is filled again as soon as the row is used, otherwise when all
+// are. What the tokens are is asked for when the first rows are under way.
+template <class T, int kTaps, int N, int kRows, bool kRing, class LookAt>
 ACCEL_DEVICE void Walk(const Column<T>& c, const Taps<Accumulator<T>, kTaps, N>& taps, bool silu,
-                       int first, int last, Window<T, kTaps, N, kSeq>* window) {
+                       int first, int last, const LookAt& look_at, Row<T, N> (&before)[kTaps - 1]) {
+  const T* x = c.x + first * c.x_token;
+  T* out = c.out + first * c.out_token;
+  const auto load = [&](bool whole) {
+    const auto row = LoadRow<T, N>(x, c.x_channel, c.count, whole);
+    x += c.x_token;
+    return row;
+  };
+  const int to = kRows > 1 && c.whole ? last - (last - first) % kRows : first;
+  Row<T, N> rows[kRows];
+  const auto fill = [&] {
+#pragma unroll
+    for (int u = 0; u < kRows; ++u) rows[u] = load(true);
+  };
+  if (first < to) fill();
+  auto tokens = look_at();
+  if (tokens.None()) return;
   int t = first;
-  if (kRows > 1 && c.whole) {
-    for (; t + kRows <= last; t += kRows) {
-      StepRows<T, kTaps, N, kSeq, kRows>(c, taps, silu, true, t, window);
+  for (; t < to; t += kRows) {
+    const bool more = t + kRows < to;
+#pragma unroll
+    for (int u = 0; u < kRows; ++u) {
+      const Row<T, N> now = rows[u];
+      if (kRing && more) rows[u] = load(true);
+      StepRow<T, kTaps, N>(c, taps, silu, true, tokens, u, now, out, before);
+      out += c.out_token;
     }
+    tokens.Skip(kRows);
+    if (!kRing && more) fill();
   }
-  for (; t < last; ++t) StepRows<T, kTaps, N, kSeq, 1>(c, taps, silu, c.whole, t, window);
+  for (; t < last; ++t) {
+    StepRow<T, kTaps, N>(c, taps, silu, c.whole, tokens, 0, load(c.whole), out, before);
+    out += c.out_token;
+    tokens.Skip(1);
+  }
 }
 
 template <class T, int kTaps, bool kSeq>
 ACCEL_DEVICE void ForwardLast(const ForwardArgs& a) {
   constexpr int N = ChannelsFor(kTaps, sizeof(T));
   const Sizes& s = a.sizes;
-  const int tiles = CeilDiv(s.groups, kGroup);
-  const int64_t job = BlockId() * (kThreads / kGroup) + Group();
-  const int64_t chunk_job = job / tiles;
+  const uint32_t tiles = CeilDiv(s.groups, kGroup);
+  const uint32_t job = GroupJob(), chunk_job = job / tiles;
   if (chunk_job >= static_cast<int64_t>(s.batch) * s.chunks) return;
   const int channel = (static_cast<int>(job % tiles) * kGroup + Lane()) * N;
-  if (channel >= s.channels) return;
+  if (!kSeq && channel >= s.channels) return;  // a group looks at ids together
   const int sequence = static_cast<int>(chunk_job / s.chunks);
   const int chunk = static_cast<int>(chunk_job % s.chunks);
-  const int count = Min(N, s.channels - channel), width = a.weights.width;
+  const int count = Clamp(s.channels - channel, 0, N), width = a.weights.width;
   const int first = chunk * s.chunk, last = Min(first + s.chunk, s.tokens);
   const T* x = At<T>(a.x, sequence, channel, 0);
   const auto row_at = [&](int token) {
@@ -138,16 +153,31 @@ ACCEL_DEVICE void ForwardLast(const ForwardArgs& a) {
                          a.out.channel,
                          a.out.token,
                          count,
-                         a.x.whole && a.out.whole && count >= N,
-                         kSeq ? a.seq_idx + sequence * a.seq_idx_stride : nullptr};
-  Window<T, kTaps, N, kSeq> window;
+                         a.x.whole && a.out.whole && count >= N};
+  Row<T, N> before[kTaps - 1];
 #pragma unroll
-  for (int k = 0; k < kTaps - 1; ++k) {
-    window.rows[k] = row_at(first - (kTaps - 1) + k);
-    if constexpr (kSeq) window.ids[k] = column.seq_idx[Max(first - (kTaps - 1) + k, 0)];
+  for (int k = 0; k < kTaps - 1; ++k) before[k] = row_at(first - (kTaps - 1) + k);
+  const auto taps =
+      LoadTaps<Accumulator<T>, kTaps, N>(a.weights, Min(channel, s.channels - 1), count);
+  const bool silu = a.weights.silu;
+  const auto all = [&] { return AllTokens<kTaps>{taps.used}; };
+  if constexpr (kSeq) {
+    const int32_t* ids = a.seq_idx + sequence * a.seq_idx_stride;
+    for (int t = first; t < last; t += kGroup) {
+      const int to = Min(t + kGroup, last);
+      const auto look = [&] { return FragmentTokens<kTaps>{{ids, t, s.tokens, taps.used}}; };
+      if constexpr (sizeof(T) > 2) {  // few instructions for a byte: rows need not wait for ids
+        Walk<T, kTaps, N, kAhead<T>, false>(column, taps, silu, t, to, look, before);
+      } else if (const auto tokens = look(); tokens.OneSequence(to - t, taps.used)) {
+        Walk<T, kTaps, N, kAhead<T>, true>(column, taps, silu, t, to, all, before);
+      } else {
+        Walk<T, kTaps, N, kInFlight, true>(
+            column, taps, silu, t, to, [&] { return tokens; }, before);
+      }
+    }
+  } else {
+    Walk<T, kTaps, N, kAhead<T>, false>(column, taps, silu, first, last, all, before);
   }
-  const auto taps = LoadTaps<Accumulator<T>, kTaps, N>(a.weights, channel, count);
-  Walk<T, kTaps, N, kSeq, kAhead<T, kSeq>>(column, taps, a.weights.silu, first, last, &window);
   if (a.last.data == nullptr || last != s.tokens) return;
   T* state = At<T>(a.last, sequence, channel, 0);
   for (int column = 0; column < width - 1; ++column) {
@@ -205,17 +235,51 @@ struct Line {
     }
   }
 
-  // The sequence of each token of a vector; before the first token that of token 0.
-  ACCEL_DEVICE void Ids(const int32_t* seq_idx, int64_t vector, int32_t (&ids)[kVector]) const {
+  // The sequences of a vector's tokens and of so many before them; before the first token that of
+  // token 0.
+  template <int kBefore>
+  ACCEL_DEVICE void Ids(const int32_t* seq_idx, int64_t vector,
+                        int32_t (&ids)[kBefore + kVector]) const {
+    constexpr int kLoaded = (kBefore + 3) / 4 * 4;
     const int token = Token(vector);
-    if (Inside(token)) {
-      LoadIds<kVector>(seq_idx + token, ids);
+    if (token >= kLoaded && Inside(token)) {
+      int32_t all[kLoaded + kVector];
+      LoadIds<kLoaded + kVector>(seq_idx + (token - kLoaded), all);
+#pragma unroll
+      for (int i = 0; i < kBefore + kVector; ++i) ids[i] = all[kLoaded - kBefore + i];
     } else {
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        ids[i] = token + i < tokens ? seq_idx[Max(token + i, 0)] : -1;
+      for (int i = 0; i < kBefore + kVector; ++i) {
+        const int at = token - kBefore + i;
+        ids[i] = at < tokens ? seq_idx[Max(at, 0)] : -1;
       }
     }
+  }
+
+  // A bit for each of kMany steps that lie inside: whether its tokens and so many before them are
+  // of several sequences, or padding. Neighbouring lanes look at neighbouring ids, in the order of
+  // their loads, without a branch between them: the loads of all steps are under way together.
+  template <int kBefore, int kMany>
+  ACCEL_DEVICE uint32_t Fragments(const int32_t* seq_idx, int64_t step) const {
+    constexpr int kStep = kGroup * kVector;
+    const int lane = Lane(), token = static_cast<int>(step * kStep) - lead;
+    const int32_t* own = seq_idx + (token + lane);
+    int32_t id[kMany], other[kMany];
+#pragma unroll
+    for (int u = 0; u < kMany; ++u) {
+      id[u] = own[u * kStep];
+      const int before = token + u * kStep - kBefore + Min(lane, kBefore - 1);
+      other[u] = id[u] ^ seq_idx[u == 0 ? Max(before, 0) : before];
+#pragma unroll
+      for (int i = 1; i < kVector; ++i) other[u] |= id[u] ^ own[u * kStep + i * kGroup];
+    }
+    uint32_t bits = 0;
+#pragma unroll
+    for (int u = 0; u < kMany; ++u) {
+      other[u] |= id[u] ^ Shuffle(id[u], 0);
+      bits |= static_cast<uint32_t>((other[u] != 0) | (id[u] < 0)) << u;
+    }
+    return OrOfGroup(bits);
   }
 };
 
@@ -246,24 +310,6 @@ ACCEL_DEVICE void WithValuesBefore(const Row<T, N>& now, const Row<T, N>& earlie
   for (int i = 0; i < N; ++i) all[kBefore + i] = Get(now, i);
 }
 
-// The same of integers.
-template <int kBefore, int N>
-ACCEL_DEVICE void WithIdsBefore(const int32_t (&now)[N], const int32_t (&earlier)[N],
-                                int32_t (&all)[kBefore + N]) {
-  const int lane = Lane();
-#pragma unroll
-  for (int at = 0; at < kBefore; ++at) {
-    const int d = (kBefore - at + N - 1) / N, i = at - (kBefore - d * N);
-    all[at] = Shuffle(lane >= kGroup - d ? earlier[i] : now[i], (lane - d) & (kGroup - 1));
-  }
-#pragma unroll
-  for (int i = 0; i < N; ++i) all[kBefore + i] = now[i];
-}
-
-// Steps whose loads are under way together.
-template <bool kSeq>
-constexpr int kSteps = kSeq ? Max(kInFlight / 4, 1) : kInFlight;
-
 // A lane's outputs of one vector, from the values before and in it.
 template <class T, int kTaps, int N>
 ACCEL_DEVICE Row<T, N> OutputVector(const Accumulator<T> (&all)[kTaps - 1 + N],
@@ -272,7 +318,7 @@ ACCEL_DEVICE Row<T, N> OutputVector(const Accumulator<T> (&all)[kTaps - 1 + N],
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const auto x = [&](int k) { return all[i + k]; };
-    result[i] = Activated<T>(Convolved<false>(taps, 0, taps.used, x), silu);
+    result[i] = Activated<T>(Convolved(taps, 0, AllTaps<kTaps>{taps.used}, x), silu);
   }
   return Rounded<T, N>(result);
 }
@@ -285,21 +331,12 @@ ACCEL_DEVICE Row<T, N> OutputFragments(const Accumulator<T> (&all)[kTaps - 1 + N
   Accumulator<T> result[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const uint32_t used = SameSequence<kTaps>(ids + i, taps.used);
     const auto x = [&](int k) { return all[i + k]; };
-    const Accumulator<T> out = Activated<T>(Convolved<true>(taps, 0, used, x), silu);
+    const SameTaps<kTaps> counts{taps.used, ids + i};
+    const Accumulator<T> out = Activated<T>(Convolved(taps, 0, counts, x), silu);
     result[i] = ids[kTaps - 1 + i] < 0 ? Accumulator<T>(0) : out;
   }
   return Rounded<T, N>(result);
-}
-
-// Whether all of them are one sequence, and no padding.
-template <int N>
-ACCEL_DEVICE bool OneSequence(const int32_t (&ids)[N]) {
-  int32_t other = 0;
-#pragma unroll
-  for (int i = 1; i < N; ++i) other |= ids[i] ^ ids[0];
-  return other == 0 && ids[0] >= 0;
 }
 
 template <class T, int kTaps, bool kSeq>
@@ -307,8 +344,7 @@ ACCEL_DEVICE void ForwardFirst(const ForwardArgs& a) {
   using A = Accumulator<T>;
   constexpr int kVector = Line<T>::kVector, kBefore = kTaps - 1;
   const Sizes& s = a.sizes;
-  const int64_t job = BlockId() * (kThreads / kGroup) + Group();
-  const int64_t line_job = job / s.chunks;
+  const uint32_t job = GroupJob(), line_job = job / s.chunks;
   if (line_job >= static_cast<int64_t>(s.batch) * s.channels) return;
   const int lane = Lane();
   const int sequence = static_cast<int>(line_job / s.channels);
@@ -327,23 +363,19 @@ ACCEL_DEVICE void ForwardFirst(const ForwardArgs& a) {
   const int64_t first = static_cast<int64_t>(chunk) * s.chunk;
   const int64_t last = Min(first + s.chunk, steps);
   Row<T, kVector> earlier = ZeroRow<T, kVector>();
-  [[maybe_unused]] int32_t earlier_ids[kVector] = {};
   if (lane >= kGroup - CeilDiv(kBefore, kVector)) {
     earlier = line.Load(x, true, first * kGroup - kGroup + lane);
-    if constexpr (kSeq) line.Ids(seq_idx, first * kGroup - kGroup + lane, earlier_ids);
   }
   const auto taps = LoadTaps<A, kTaps, 1>(a.weights, channel, 1);
-  const auto output = [&](const Row<T, kVector>& now, const int32_t(&ids)[kVector]) {
+  const auto output = [&](const Row<T, kVector>& now, int64_t vector, bool fragments) {
     A all[kBefore + kVector];
     WithValuesBefore<T, kBefore>(now, earlier, all);
     earlier = now;
     if constexpr (kSeq) {
-      int32_t all_ids[kBefore + kVector];
-      WithIdsBefore<kBefore>(ids, earlier_ids, all_ids);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) earlier_ids[i] = ids[i];
-      if (!OneSequence(all_ids)) {
-        return OutputFragments<T, kTaps, kVector>(all, all_ids, taps, silu);
+      if (fragments) {
+        int32_t ids[kBefore + kVector];
+        line.template Ids<kBefore>(seq_idx, vector, ids);
+        return OutputFragments<T, kTaps, kVector>(all, ids, taps, silu);
       }
     }
     return OutputVector<T, kTaps, kVector>(all, taps, silu);
@@ -355,23 +387,23 @@ ACCEL_DEVICE void ForwardFirst(const ForwardArgs& a) {
         !line.StepInside(step + kMany - 1)) {
       return false;  // one step needs no code of its own
     }
-    const int token = line.Token(step * kGroup + lane);
+    const int64_t vector = step * kGroup + lane;
+    const int token = line.Token(vector);
     Row<T, kVector> rows[kMany];
-    [[maybe_unused]] int32_t ids[kMany][kVector];
 #pragma unroll
     for (int u = 0; u < kMany; ++u) {
-      const int at = token + u * kGroup * kVector;
-      rows[u] = LoadRow<T, kVector>(x + at, 1, kVector, true);
-      if constexpr (kSeq) LoadIds<kVector>(seq_idx + at, ids[u]);
+      rows[u] = LoadRow<T, kVector>(x + token + u * kGroup * kVector, 1, kVector, true);
     }
+    uint32_t fragments = 0;
+    if constexpr (kSeq) fragments = line.template Fragments<kBefore, kMany>(seq_idx, step);
 #pragma unroll
     for (int u = 0; u < kMany; ++u) {
       StoreRow<T, kVector>(out + token + u * kGroup * kVector, 1, kVector, true,
-                           output(rows[u], ids[u]));
+                           output(rows[u], vector + u * kGroup, fragments >> u & 1));
     }
     return true;
   };
-  using Many = std::integral_constant<int, kSteps<kSeq>>;
+  using Many = std::integral_constant<int, kInFlight>;
   using Two = std::integral_constant<int, 2>;
   for (int64_t step = first; step < last;) {
     if (steps_inside(step, Many())) {
@@ -380,9 +412,13 @@ ACCEL_DEVICE void ForwardFirst(const ForwardArgs& a) {
       step += 2;
     } else {
       const int64_t vector = step * kGroup + lane;
-      [[maybe_unused]] int32_t ids[kVector];
-      if constexpr (kSeq) line.Ids(seq_idx, vector, ids);
-      line.Store(out, whole_out, vector, output(line.Load(x, true, vector), ids));
+      bool fragments = true;
+      if constexpr (kSeq) {
+        if (line.StepInside(step)) {
+          fragments = line.template Fragments<kBefore, 1>(seq_idx, step) != 0;
+        }
+      }
+      line.Store(out, whole_out, vector, output(line.Load(x, true, vector), vector, fragments));
       ++step;
     }
   }

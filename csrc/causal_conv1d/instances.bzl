@@ -12,15 +12,15 @@ TAPS = ["4", "8"]
 # name -> (header, argument struct, device function, parameters behind type and taps, blocks of 4
 # taps that a multiprocessor has room for: registers are bounded so that they fit)
 _KINDS = {
-    "backward_first": ("backward", "BackwardArgs", "BackwardFirst", ", false", 7),
-    "backward_first_seq": ("backward", "BackwardArgs", "BackwardFirst", ", true", 4),
+    "backward_first": ("backward", "BackwardArgs", "BackwardFirst", ", false", 8),
+    "backward_first_seq": ("backward", "BackwardArgs", "BackwardFirst", ", true", 8),
     "backward_last": ("backward", "BackwardArgs", "BackwardLast", ", false", 4),
     "backward_last_seq": ("backward", "BackwardArgs", "BackwardLast", ", true", 4),
     "forward_first": ("forward", "ForwardArgs", "ForwardFirst", ", false", 9),
-    "forward_first_seq": ("forward", "ForwardArgs", "ForwardFirst", ", true", 8),
+    "forward_first_seq": ("forward", "ForwardArgs", "ForwardFirst", ", true", 7),
     "forward_last": ("forward", "ForwardArgs", "ForwardLast", ", false", 5),
-    "forward_last_seq": ("forward", "ForwardArgs", "ForwardLast", ", true", 5),
-    "packed": ("packed", "PackedArgs", "Packed", "", 5),
+    "forward_last_seq": ("forward", "ForwardArgs", "ForwardLast", ", true", 4),
+    "packed": ("packed", "PackedArgs", "Packed", "", 4),
     "update": ("update", "UpdateArgs", "Update", "", 8),
 }
 

@@ -110,8 +110,9 @@ template <class Args>
 void Launch(const Entry& entry, int64_t blocks, const Args& args, const Tensor& x) {
   Check(static_cast<size_t>(entry.args_bytes) == sizeof(Args), entry.name, " takes ",
         entry.args_bytes, " bytes, not ", sizeof(Args));
-  Check(blocks <= std::numeric_limits<int32_t>::max(), entry.name, " would need ", blocks,
-        " blocks");
+  // Kernels count groups of lanes by 32 bits.
+  Check(blocks * (kThreads / kGroupLanes) <= std::numeric_limits<uint32_t>::max(), entry.name,
+        " would need ", blocks, " blocks");
   if (blocks == 0) return;
   void* const stream = CurrentStream(x.get_device_index());
   if (OnHip()) return LaunchHip(entry, blocks, &args, stream);
@@ -184,7 +185,7 @@ int64_t SeqIdxStride(const Problem& p) { return p.seq_idx ? p.seq_idx->stride(0)
 void LaunchPacked(PackedArgs* a, Type type, const Device& device, const Tensor& x, int channels,
                   int tokens) {
   const int each = ChannelsFor(TapsFor(a->weights.width), x.element_size());
-  a->sizes = WalkSizes(1, channels, tokens, each, device, PackedWalk(tokens));
+  a->sizes = WalkSizes(1, channels, tokens, each, device, kPackedWalk);
   const int64_t chunks = static_cast<int64_t>(a->sizes.chunks) + a->sequences;
   Launch(Named("packed", type, a->weights.width), Blocks(WalkThreads(a->sizes, chunks)), *a, x);
 }

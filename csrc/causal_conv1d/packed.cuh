@@ -12,23 +12,30 @@
 
 namespace accel::conv1d {
 
-// Starts are as the caller wrote them: none leads out of the tokens.
-ACCEL_DEVICE int Clamp(int value, int least, int most) { return Min(Max(value, least), most); }
-
-// The first sequence that begins at `token` or behind it, or holds it: the lanes of a group look at
-// 32 starts at once.
-ACCEL_DEVICE int FirstSequence(const int32_t* starts, int sequences, int token) {
-  int low = 0, left = sequences;  // the first start that is not before the token: low to low + left
-  while (left > 0) {
+// How many starts lie before `token`: the lanes of a group look at up to 256 at once.
+ACCEL_DEVICE int StartsBefore(const int32_t* starts, int sequences, int token) {
+  constexpr int kLooks = 8;
+  int low = 0, left = sequences;  // the first start that is not before: low to low + left
+  while (left > kLooks * kGroup) {
     const int step = CeilDiv(left, kGroup), at = Lane() * step;
-    int before = at < left && starts[low + at] < token;
-#pragma unroll
-    for (int d = kGroup / 2; d > 0; d /= 2) before += Shuffle(before, Lane() ^ d);
-    if (before == 0) break;
+    const int before = CountBits(Ballot(at < left && starts[low + at] < token));
+    if (before == 0) return low;
     const int passed = (before - 1) * step + 1;
     low += passed;
     left = Min(step - 1, left - passed);
   }
+  int before = 0;
+#pragma unroll
+  for (int i = 0; i < kLooks; ++i) {
+    const int at = i * kGroup + Lane();
+    before += CountBits(Ballot(at < left && starts[low + at] < token));
+  }
+  return low + before;
+}
+
+// The first sequence that begins at `token` or behind it, or holds it.
+ACCEL_DEVICE int FirstSequence(const int32_t* starts, int sequences, int token) {
+  const int low = StartsBefore(starts, sequences, token);
   return Shuffle(low > 0 && starts[low] > token ? low - 1 : low, 0);
 }
 
@@ -39,43 +46,57 @@ ACCEL_DEVICE int LineOf(const PackedArgs& a, int sequence) {
   return line == a.pad_line || line < 0 || line >= a.line_count ? -1 : line;
 }
 
-template <class T, int kTaps>
+// `kWhole`: all rows are loaded and stored at once. All that a head needs to know of its sequence
+// is asked for together, then all rows are.
+template <class T, int kTaps, bool kWhole>
 ACCEL_DEVICE void PackedHead(const PackedArgs& a, int sequence, int channel) {
-  constexpr int N = ChannelsFor(kTaps, sizeof(T));
+  constexpr int N = ChannelsFor(kTaps, sizeof(T)), kBefore = kTaps - 1;
   using Channels = Row<T, N>;
   const int width = a.weights.width, history = width - 1;
   const int count = Min(N, a.sizes.channels - channel);
+  const auto load = [&](const T* base, const Values& v, int at) {
+    return LoadRow<T, N>(base + at * v.token, v.channel, count, kWhole || (v.whole && count >= N));
+  };
+  const auto store = [&](T* base, const Values& v, int at, const Channels& row) {
+    const bool whole = kWhole || (v.whole && count >= N);
+    StoreRow<T, N>(base + at * v.token, v.channel, count, whole, row);
+  };
+  const int line = LineOf(a, sequence);
+  const int accepted = a.accepted != nullptr ? a.accepted[sequence] : 0;
+  const int has_line = a.has_initial != nullptr ? a.has_initial[sequence] : a.all_initial;
   const int start = Clamp(a.starts[sequence], 0, a.sizes.tokens);
   const int length = Clamp(a.starts[sequence + 1], start, a.sizes.tokens) - start;
-  const int line = LineOf(a, sequence);
+  const int outputs = Min(length, history);
   const T* x = At<T>(a.x, 0, channel, start);
   T* out = At<T>(a.out, 0, channel, start);
   if (line < 0) {
-    for (int t = 0; t < Min(length, history); ++t) {
-      StoreChannels<T, N>(out, a.out, t, count, ZeroRow<T, N>());
-    }
+    for (int t = 0; t < outputs; ++t) store(out, a.out, t, ZeroRow<T, N>());
     return;
   }
-  const int accepted = a.accepted != nullptr ? a.accepted[sequence] : 0;
   const bool verifies = accepted >= 1 && history - 1 + length <= a.columns;
-  const bool has = a.has_initial != nullptr ? a.has_initial[sequence] != 0 || accepted >= 1
-                                            : a.all_initial != 0 || accepted >= 1;
+  const bool has = has_line != 0 || accepted >= 1;
   const int skipped = Min(Max(accepted - 1, 0), a.columns - history);
   const T* before = a.before.data != nullptr ? At<T>(a.before, line, channel, skipped) : nullptr;
 
-  // Everything that the new line needs is read before it is written: first the old columns.
-  Channels rows[2 * (kTaps - 1)];
+  // Everything that the new line needs is read before it is written.
+  Channels rows[2 * kBefore], tail[kBefore];
 #pragma unroll
-  for (int k = 0; k < kTaps - 1; ++k) {
-    const int column = k - (kTaps - 1 - history);
-    rows[k] = has && before != nullptr && column >= 0
-                  ? LoadChannels<T, N>(before, a.before, column, count)
-                  : ZeroRow<T, N>();
+  for (int k = 0; k < kBefore; ++k) {
+    const int column = k - (kBefore - history);
+    rows[k] = ZeroRow<T, N>();
+    if (has && before != nullptr && column >= 0) rows[k] = load(before, a.before, column);
   }
 #pragma unroll
-  for (int t = 0; t < kTaps - 1; ++t) {
-    rows[kTaps - 1 + t] =
-        t < Min(length, history) ? LoadChannels<T, N>(x, a.x, t, count) : ZeroRow<T, N>();
+  for (int t = 0; t < kBefore; ++t) {
+    rows[kBefore + t] = ZeroRow<T, N>();
+    if (t < outputs) rows[kBefore + t] = load(x, a.x, t);
+  }
+#pragma unroll
+  for (int k = 0; k < kBefore; ++k) {
+    // The token of this column, counted from the sequence's first.
+    const int token = length - kBefore + k;
+    tail[k] = ZeroRow<T, N>();
+    if (token >= history) tail[k] = load(x, a.x, token);
   }
   const auto taps = LoadTaps<Accumulator<T>, kTaps, N>(a.weights, channel, count);
   if (a.after.data != nullptr) {
@@ -83,91 +104,113 @@ ACCEL_DEVICE void PackedHead(const PackedArgs& a, int sequence, int channel) {
     if (verifies) {
       // All drafts stay, behind the history without its oldest column.
 #pragma unroll
-      for (int k = 1; k < kTaps - 1; ++k) {
-        const int column = k - 1 - (kTaps - 1 - history);
-        if (column >= 0) StoreChannels<T, N>(after, a.after, column, count, rows[k]);
+      for (int k = 1; k < kBefore; ++k) {
+        const int column = k - 1 - (kBefore - history);
+        if (column >= 0) store(after, a.after, column, rows[k]);
       }
-      for (int t = 0; t < length; ++t) {
-        StoreChannels<T, N>(after, a.after, history - 1 + t, count,
-                            LoadChannels<T, N>(x, a.x, t, count));
-      }
+      for (int t = 0; t < length; ++t) store(after, a.after, history - 1 + t, load(x, a.x, t));
     } else {
 #pragma unroll
-      for (int k = 0; k < kTaps - 1; ++k) {
-        const int column = k - (kTaps - 1 - history);
+      for (int k = 0; k < kBefore; ++k) {
+        const int column = k - (kBefore - history), token = length - kBefore + k;
         if (column < 0) continue;
-        // The token of this column, counted from the sequence's first.
-        const int token = length - history + column;
-        const auto row =
-            token >= 0 ? LoadChannels<T, N>(x, a.x, token, count) : Pick(rows, kTaps - 1 + token);
-        StoreChannels<T, N>(after, a.after, column, count, row);
+        store(after, a.after, column, token >= history ? tail[k] : Pick(rows, kBefore + token));
       }
     }
   }
+  const AllTaps<kTaps> counts{taps.used};
 #pragma unroll
-  for (int t = 0; t < kTaps - 1; ++t) {
-    if (t >= Min(length, history)) break;
-    StoreChannels<T, N>(out, a.out, t, count,
-                        OutputRow<T, kTaps, false, N>(rows + t, taps, taps.used, a.weights.silu));
+  for (int t = 0; t < kBefore; ++t) {
+    if (t >= outputs) break;
+    store(out, a.out, t, OutputRow<T, kTaps, N>(rows + t, taps, counts, a.weights.silu));
   }
 }
+
+// What becomes of 32 tokens, a bit each: those that have a body's output have all taps in their
+// sequence. The others are a head's.
+template <int kTaps>
+struct BodyTokens : AllTokens<kTaps> {
+  uint32_t outputs = 0, zeros = 0;
+
+  // Of the tokens [first, last): a lane looks at a sequence, and at its line.
+  ACCEL_DEVICE BodyTokens(const PackedArgs& a, uint32_t used, int first, int last)
+      : AllTokens<kTaps>{used} {
+    const int tokens = a.sizes.tokens, history = a.weights.width - 1;
+    const auto bits = [&](int from, int to) {  // of the tokens [from, to)
+      from = Clamp(from - first, 0, kGroup), to = Clamp(to - first, from, kGroup);
+      const uint32_t below = from < kGroup ? ~0u << from : 0;
+      return below & ~(to < kGroup ? ~0u << to : 0);
+    };
+    int sequence = Max(StartsBefore(a.starts, a.sequences, first) - 1, 0) + Lane();
+    for (bool more = true; more; sequence += kGroup) {
+      int start = tokens;
+      if (sequence < a.sequences) {
+        start = Clamp(a.starts[sequence], 0, tokens);
+        const int end = Clamp(a.starts[sequence + 1], start, tokens);
+        (LineOf(a, sequence) < 0 ? zeros : outputs) |= bits(start + history, end);
+      }
+      more = Shuffle(start, kGroup - 1) < last;
+    }
+    outputs = OrOfGroup(outputs);
+    zeros = OrOfGroup(zeros);
+    zeros |= bits(Max(a.starts[a.sequences], 0), tokens);  // behind the last sequence
+  }
+
+  ACCEL_DEVICE bool None() const { return (outputs | zeros) == 0; }
+  ACCEL_DEVICE bool Stores(int i) const { return ((outputs | zeros) >> i & 1) != 0; }
+  ACCEL_DEVICE bool There(int i) const { return (zeros >> i & 1) == 0; }
+  ACCEL_DEVICE void Skip(int many) { outputs >>= many, zeros >>= many; }
+};
 
 template <class T, int kTaps>
 ACCEL_DEVICE void PackedBody(const PackedArgs& a, int chunk, int channel) {
   constexpr int N = ChannelsFor(kTaps, sizeof(T));
   const Sizes& s = a.sizes;
-  const int count = Clamp(s.channels - channel, 0, N), history = a.weights.width - 1;
-  const int first = chunk * s.chunk, last = Min(first + s.chunk, s.tokens);
+  const int count = Clamp(s.channels - channel, 0, N);
   const T* x = At<T>(a.x, 0, channel, 0);
-  T* out = At<T>(a.out, 0, channel, 0);
+  const Column<T> column{x,
+                         At<T>(a.out, 0, channel, 0),
+                         a.x.channel,
+                         a.x.token,
+                         a.out.channel,
+                         a.out.token,
+                         count,
+                         a.x.whole && a.out.whole && count >= N};
   const auto taps =
       LoadTaps<Accumulator<T>, kTaps, N>(a.weights, Min(channel, s.channels - 1), count);
-  const bool whole = a.x.whole && a.out.whole && count >= N;
-  const Column<T> column{x,           out,   a.x.channel, a.x.token, a.out.channel,
-                         a.out.token, count, whole,       nullptr};
-  const auto zero = [&](int from, int to) {
-    for (int t = from; t < to; ++t) StoreChannels<T, N>(out, a.out, t, count, ZeroRow<T, N>());
-  };
-  // The lanes hold the starts of a group of sequences, so that all see the same ones.
-  int sequence = FirstSequence(a.starts, a.sequences, first);
-  int held = sequence, starts = Clamp(a.starts[Min(held + Lane(), a.sequences)], 0, s.tokens);
-  int end = Shuffle(starts, 0);
-  for (; sequence < a.sequences && end < last; ++sequence) {
-    if (sequence + 1 - held == kGroup) {
-      held = sequence + 1;
-      starts = Clamp(a.starts[Min(held + Lane(), a.sequences)], 0, s.tokens);
-    }
-    const int start = end;
-    end = Max(Shuffle(starts, sequence + 1 - held), start);
-    const int from = Max(first, start + history), to = Min(last, end);
-    if (from >= to) continue;
-    if (Shuffle(LineOf(a, sequence), 0) < 0) {
-      zero(from, to);
-      continue;
-    }
-    Window<T, kTaps, N, false> window;
+  const int last = Min((chunk + 1) * s.chunk, s.tokens);
+  for (int t = chunk * s.chunk; t < last; t += kGroup) {
+    const int to = Min(t + kGroup, last);
+    Row<T, N> before[kTaps - 1];
 #pragma unroll
     for (int k = 0; k < kTaps - 1; ++k) {
-      const int token = from - (kTaps - 1) + k;
-      window.rows[k] = token >= start ? LoadChannels<T, N>(x, a.x, token, count) : ZeroRow<T, N>();
+      const int token = t - (kTaps - 1) + k;
+      before[k] = token >= 0 ? LoadChannels<T, N>(x, a.x, token, count) : ZeroRow<T, N>();
     }
-    // Short rounds: where a sequence begins, rows are left over.
-    Walk<T, kTaps, N, false, kInFlight>(column, taps, a.weights.silu, from, to, &window);
+    Walk<T, kTaps, N, kAhead<T>, true>(
+        column, taps, a.weights.silu, t, to, [&] { return BodyTokens<kTaps>(a, taps.used, t, to); },
+        before);
   }
-  zero(Max(first, Max(a.starts[a.sequences], 0)), last);  // behind the last sequence
 }
 
 template <class T, int kTaps>
 ACCEL_DEVICE void Packed(const PackedArgs& a) {
-  const int tiles = CeilDiv(a.sizes.groups, kGroup);
-  const int64_t job = BlockId() * (kThreads / kGroup) + Group();
+  constexpr int N = ChannelsFor(kTaps, sizeof(T));
+  const uint32_t tiles = CeilDiv(a.sizes.groups, kGroup);
+  const uint32_t job = GroupJob();
   const int64_t which = job / tiles;
-  const int channel =
-      (static_cast<int>(job % tiles) * kGroup + Lane()) * ChannelsFor(kTaps, sizeof(T));
-  if (which < a.sizes.chunks) {
+  const int channel = (static_cast<int>(job % tiles) * kGroup + Lane()) * N;
+  const int64_t sequence = which - a.sizes.chunks;
+  if (sequence < 0) {
     PackedBody<T, kTaps>(a, static_cast<int>(which), channel);
-  } else if (which - a.sizes.chunks < a.sequences && channel < a.sizes.channels) {
-    PackedHead<T, kTaps>(a, static_cast<int>(which - a.sizes.chunks), channel);
+  } else if (sequence < a.sequences && channel < a.sizes.channels) {
+    const auto whole = [](const Values& v) { return v.data == nullptr || v.whole; };
+    if (whole(a.x) && whole(a.out) && whole(a.before) && whole(a.after) &&
+        channel + N <= a.sizes.channels) {
+      PackedHead<T, kTaps, true>(a, static_cast<int>(sequence), channel);
+    } else {
+      PackedHead<T, kTaps, false>(a, static_cast<int>(sequence), channel);
+    }
   }
 }
 

@@ -26,7 +26,7 @@ inline int Rounded(int64_t chunk, int multiple, int most) {
 
 // Rows before a chunk are read again; chunks that run at the same time find them in the cache.
 inline int ForwardWalk(int value_bytes) { return value_bytes == 2 ? 32 : 16; }
-inline int PackedWalk(int64_t tokens) { return tokens > 4096 ? 64 : 32; }
+constexpr int kPackedWalk = 32;
 inline int BackwardWalk(int value_bytes) { return value_bytes == 2 ? 256 : 208; }
 
 // Channel-last: a lane for `each` channels and a chunk of tokens, `longest` if the device is full.

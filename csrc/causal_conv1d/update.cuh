@@ -31,40 +31,109 @@ ACCEL_DEVICE void Shift(T* state, const UpdateArgs& a, const T* x, int count,
 }
 
 // One token behind a line whose columns lie side by side, kColumns of each channel: read and
-// written as one piece. rows[0 .. kTaps - 2] become its last columns.
+// written as one, in pieces of kN values or, if they are wide, of 16 bytes. rows[0 .. kTaps - 2]
+// become its last columns.
 template <class T, int kTaps, int kColumns>
 struct FlatLine {
   static constexpr int kN = kUpdateChannels, kBefore = kTaps - 1;
-  Row<T, kN> piece[kColumns];
+  static constexpr int kWide = 16 / static_cast<int>(sizeof(T)), kValues = kN * kColumns;
+  static constexpr int kPiece = kValues % kWide == 0 ? kWide : kN;
+  Row<T, kPiece> piece[kValues / kPiece];
+
+  static ACCEL_DEVICE bool Holds(const Values& v) {
+    constexpr int kBytes = kPiece * static_cast<int>(sizeof(T));
+    return reinterpret_cast<uintptr_t>(v.data) % kBytes == 0 && v.sequence % kPiece == 0;
+  }
 
   ACCEL_DEVICE void Load(const T* state, Row<T, kN> (&rows)[kTaps]) {
 #pragma unroll
-    for (int p = 0; p < kColumns; ++p) piece[p] = LoadRow<T, kN>(state + p * kN, 1, kN, true);
+    for (int p = 0; p < kValues / kPiece; ++p) {
+      piece[p] = LoadRow<T, kPiece>(state + p * kPiece, 1, kPiece, true);
+    }
 #pragma unroll
     for (int k = 0; k < kBefore; ++k) {
       rows[k] = ZeroRow<T, kN>();
 #pragma unroll
       for (int i = 0; i < kN; ++i) {
         const int at = i * kColumns + kColumns - kBefore + k;
-        Put(&rows[k], i, Take(piece[at / kN], at % kN));
+        Put(&rows[k], i, Take(piece[at / kPiece], at % kPiece));
       }
     }
   }
 
   ACCEL_DEVICE void StoreShifted(T* state, const Row<T, kN>& x) const {
 #pragma unroll
-    for (int p = 0; p < kColumns; ++p) {
-      auto row = ZeroRow<T, kN>();
+    for (int p = 0; p < kValues / kPiece; ++p) {
+      auto row = ZeroRow<T, kPiece>();
 #pragma unroll
-      for (int j = 0; j < kN; ++j) {
-        const int at = p * kN + j, i = at / kColumns, column = at % kColumns;
-        const int from = Min(at + 1, kColumns * kN - 1);
-        Put(&row, j, column == kColumns - 1 ? Take(x, i) : Take(piece[from / kN], from % kN));
+      for (int j = 0; j < kPiece; ++j) {
+        const int at = p * kPiece + j, i = at / kColumns, column = at % kColumns;
+        const int from = Min(at + 1, kValues - 1);
+        Put(&row, j,
+            column == kColumns - 1 ? Take(x, i) : Take(piece[from / kPiece], from % kPiece));
       }
-      StoreRow<T, kN>(state + p * kN, 1, kN, true, row);
+      StoreRow<T, kPiece>(state + p * kPiece, 1, kPiece, true, row);
     }
   }
 };
+
+// The state line of a sequence; -1: there is none.
+ACCEL_DEVICE int StateLine(const UpdateArgs& a, int sequence) {
+  const int line = a.lines != nullptr ? a.lines[sequence] : sequence;
+  return line < a.line_count ? line : -1;
+}
+
+// Whether OneToken is the way for all channels of a call but an unfinished vector of the last ones.
+template <class T, int kTaps>
+ACCEL_DEVICE bool ByOneToken(const UpdateArgs& a) {
+  const bool flat = a.flat && (a.columns < kTaps || FlatLine<T, kTaps, kTaps>::Holds(a.state));
+  return a.sizes.tokens == 1 && a.lengths == nullptr && a.weights.width == kTaps && a.x.whole &&
+         a.out.whole && (flat || (!a.flat && a.state.whole)) && a.columns <= kTaps;
+}
+
+template <class T, int kTaps>
+ACCEL_DEVICE void OneToken(const UpdateArgs& a,
+                           const Taps<Accumulator<T>, kTaps, kUpdateChannels>& taps, int sequence,
+                           int channel) {
+  constexpr int kN = kUpdateChannels, kBefore = kTaps - 1;
+  using Channels = Row<T, kN>;
+  Channels rows[kTaps];
+  rows[kBefore] = LoadRow<T, kN>(At<T>(a.x, sequence, channel, 0), 1, kN, true);
+  T* out = At<T>(a.out, sequence, channel, 0);
+  const int line = StateLine(a, sequence);
+  if (line < 0) return StoreRow<T, kN>(out, 1, kN, true, ZeroRow<T, kN>());
+  const bool roomy = a.columns == kTaps;
+  T* state = At<T>(a.state, line, channel, 0);
+  const auto column = [&](int k) { return state + (k + roomy) * a.state.token; };
+  const auto store = [&](auto shifted) {
+    Accumulator<T> result[kN];
+#pragma unroll
+    for (int i = 0; i < kN; ++i) {
+      const auto under = [&](int k) { return Get(rows[k], i); };
+      result[i] = Activated<T>(Convolved(taps, i, EveryTap<kTaps>(), under), a.weights.silu);
+    }
+    StoreRow<T, kN>(out, 1, kN, true, Rounded<T, kN>(result));
+    shifted();
+  };
+  if (!a.flat) {
+#pragma unroll
+    for (int k = 0; k < kBefore; ++k) rows[k] = LoadRow<T, kN>(column(k), 1, kN, true);
+    store([&] {
+#pragma unroll
+      for (int k = 0; k < kTaps; ++k) {
+        if (k > 0 || roomy) StoreRow<T, kN>(column(k - 1), 1, kN, true, rows[k]);
+      }
+    });
+  } else if (roomy) {
+    FlatLine<T, kTaps, kTaps> piece;
+    piece.Load(state, rows);
+    store([&] { piece.StoreShifted(state, rows[kBefore]); });
+  } else {
+    FlatLine<T, kTaps, kBefore> piece;
+    piece.Load(state, rows);
+    store([&] { piece.StoreShifted(state, rows[kBefore]); });
+  }
+}
 
 template <class T, int kTaps>
 ACCEL_DEVICE void UpdateLine(const UpdateArgs& a,
@@ -78,8 +147,8 @@ ACCEL_DEVICE void UpdateLine(const UpdateArgs& a,
   // All that is read is asked for before the first of it is waited for.
   Row<T, kN> rows[kTaps];
   rows[kBefore] = s.tokens > 0 ? LoadChannels<T, kN>(x, a.x, 0, count) : ZeroRow<T, kN>();
-  const int line = a.lines != nullptr ? a.lines[sequence] : sequence;
-  if (line < 0 || line >= a.line_count) {
+  const int line = StateLine(a, sequence);
+  if (line < 0) {
     for (int t = 0; t < s.tokens; ++t) {
       StoreChannels<T, kN>(out, a.out, t, count, ZeroRow<T, kN>());
     }
@@ -92,21 +161,12 @@ ACCEL_DEVICE void UpdateLine(const UpdateArgs& a,
     next = a.lengths[sequence] % a.columns;
     if (next < 0) next += a.columns;
   }
-  const bool flat = a.flat && count >= kN;
-  FlatLine<T, kTaps, kBefore> tight;
-  FlatLine<T, kTaps, kTaps> roomy;
-  if (flat && a.columns == kBefore) {
-    tight.Load(state, rows);
-  } else if (flat && a.columns == kTaps) {
-    roomy.Load(state, rows);
-  } else {
 #pragma unroll
-    for (int k = 0; k < kBefore; ++k) {
-      int column = next - kBefore + k;
-      if (circle && column < 0) column += a.columns;
-      rows[k] = kBefore - k < width ? LoadChannels<T, kN>(state, a.state, column, count)
-                                    : ZeroRow<T, kN>();
-    }
+  for (int k = 0; k < kBefore; ++k) {
+    int column = next - kBefore + k;
+    if (circle && column < 0) column += a.columns;
+    rows[k] =
+        kBefore - k < width ? LoadChannels<T, kN>(state, a.state, column, count) : ZeroRow<T, kN>();
   }
   for (int t = 0; t < s.tokens; ++t) {
     if (t > 0) rows[kBefore] = LoadChannels<T, kN>(x, a.x, t, count);
@@ -114,7 +174,8 @@ ACCEL_DEVICE void UpdateLine(const UpdateArgs& a,
 #pragma unroll
     for (int i = 0; i < kN; ++i) {
       const auto under = [&](int k) { return Get(rows[k], i); };
-      result[i] = Activated<T>(Convolved<false>(taps, i, taps.used, under), a.weights.silu);
+      result[i] =
+          Activated<T>(Convolved(taps, i, AllTaps<kTaps>{taps.used}, under), a.weights.silu);
     }
     StoreChannels<T, kN>(out, a.out, t, count, Rounded<T, kN>(result));
     if (circle) {
@@ -124,14 +185,7 @@ ACCEL_DEVICE void UpdateLine(const UpdateArgs& a,
 #pragma unroll
     for (int k = 0; k < kBefore; ++k) rows[k] = rows[k + 1];
   }
-  if (circle || s.tokens == 0) return;
-  if (flat && a.columns == kBefore) {
-    tight.StoreShifted(state, rows[kBefore]);
-  } else if (flat && a.columns == kTaps) {
-    roomy.StoreShifted(state, rows[kBefore]);
-  } else {
-    Shift<T, kTaps>(state, a, x, count, rows);
-  }
+  if (!circle && s.tokens > 0) Shift<T, kTaps>(state, a, x, count, rows);
 }
 
 // A thread has a few channels of sizes.chunk sequences, one after the other.
@@ -139,15 +193,21 @@ template <class T, int kTaps>
 ACCEL_DEVICE void Update(const UpdateArgs& a) {
   constexpr int kN = kUpdateChannels;
   const Sizes& s = a.sizes;
-  const int64_t job = BlockId() * kThreads + ThreadId();
-  const int64_t first = job / s.groups * s.chunk;
+  const uint32_t job = static_cast<uint32_t>(BlockId()) * kThreads + ThreadId();
+  const uint32_t part = job / s.groups;
+  const int64_t first = int64_t{part} * s.chunk;
   if (first >= s.batch) return;
-  const int channel = static_cast<int>(job % s.groups) * kN;
+  const int channel = static_cast<int>(job - part * s.groups) * kN;
   const int count = Min(kN, s.channels - channel);
   const auto taps = LoadTaps<Accumulator<T>, kTaps, kN>(a.weights, channel, count);
   const int last = static_cast<int>(Min<int64_t>(first + s.chunk, s.batch));
+  const bool one = ByOneToken<T, kTaps>(a) && count == kN;
   for (int sequence = static_cast<int>(first); sequence < last; ++sequence) {
-    UpdateLine<T, kTaps>(a, taps, sequence, channel, count);
+    if (one) {
+      OneToken<T, kTaps>(a, taps, sequence, channel);
+    } else {
+      UpdateLine<T, kTaps>(a, taps, sequence, channel, count);
+    }
   }
 }
 

@@ -75,6 +75,10 @@ ACCEL_DEVICE T Shuffle(T value, int lane) {
   return __shfl_sync(0xffffffff, value, lane);
 }
 
+ACCEL_DEVICE uint32_t OrOfGroup(uint32_t bits) { return __reduce_or_sync(0xffffffff, bits); }
+ACCEL_DEVICE uint32_t Ballot(bool yes) { return __ballot_sync(0xffffffff, yes); }
+ACCEL_DEVICE int CountBits(uint32_t bits) { return __popc(bits); }
+
 ACCEL_DEVICE float Exp(float x) { return __expf(x); }
 ACCEL_DEVICE float Divide(float a, float b) { return __fdividef(a, b); }
 ACCEL_DEVICE float Fma(float a, float b, float c) { return fmaf(a, b, c); }
@@ -228,6 +232,19 @@ ACCEL_DEVICE T Shuffle(T value, int lane) {
   const int from = (WaveLane() & ~(kGroup - 1)) | (lane & (kGroup - 1));
   return __builtin_bit_cast(T, WavePermute(__builtin_bit_cast(Bits, value), from));
 }
+
+// The bits that any lane of the group has.
+ACCEL_DEVICE uint32_t OrOfGroup(uint32_t bits) {
+#pragma unroll
+  for (int d = kGroup / 2; d > 0; d /= 2) bits |= Shuffle(bits, (WaveLane() & (kGroup - 1)) ^ d);
+  return bits;
+}
+
+// Bit i: what lane i of the group says.
+ACCEL_DEVICE uint32_t Ballot(bool yes) {
+  return OrOfGroup(static_cast<uint32_t>(yes) << (WaveLane() & (kGroup - 1)));
+}
+ACCEL_DEVICE int CountBits(uint32_t bits) { return __builtin_popcount(bits); }
 
 ACCEL_DEVICE float ToFloat(BFloat16 x) { return FloatOf(static_cast<uint32_t>(x.bits) << 16); }
 ACCEL_DEVICE void FromFloat(float x, Half* to) { to->bits = RoundedToHalf(x); }

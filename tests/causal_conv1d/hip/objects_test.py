@@ -72,10 +72,10 @@ def test_no_kernel_needs_scratch_memory(arch: str) -> None:
 
 
 def test_forward_has_few_registers() -> None:
-    """64 let eight waves run on a SIMD of gfx942, 88 five."""
+    """64 let eight waves run on a SIMD of gfx942, 96 five."""
     for name, k in KERNELS["gfx942"].items():
         if "forward" in name:
-            assert k.vgprs <= (88 if "_seq_" in name else 64), name
+            assert k.vgprs <= (96 if "_seq_" in name else 64), name
 
 
 @pytest.mark.parametrize("arch", GPUS)
