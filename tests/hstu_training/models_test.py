@@ -171,7 +171,7 @@ def test_a_candidate_s_score_hangs_on_its_history_alone(dims: tuple[int, int, in
     torch.manual_seed(0)
     given = config(dtype=torch.float32)
     tables = embeddings(dict(zip(("city", "item", "action"), dims, strict=True)))
-    model = RankingGR(given, RankingConfig((4, 1)), tables)
+    model = RankingGR(given, RankingConfig((32, 1)), tables)
     tables.begin_step(0)
     loss = model(batch(), 3)  # items get their rows
     loss.backward()
