@@ -203,7 +203,12 @@ def _offsets(features: Any) -> Tensor:
     offsets: Tensor | None = None if known is None else known()
     if offsets is not None:
         return offsets
-    sums = features.lengths().view(-1).cumsum(0)
+    return _ends(features.lengths().view(-1))
+
+
+def _ends(lengths: Tensor) -> Tensor:
+    """0, then where each bag of such a length ends; int64."""
+    sums = lengths.cumsum(0)
     return torch.cat([sums.new_zeros(1), sums])
 
 
@@ -336,8 +341,7 @@ class _Collection(nn.Module):
         lengths = features.lengths().view(len(keys), -1)
         sizes = _known_sizes(features) or lengths.sum(1).tolist()
         parts = dict(zip(keys, values.split(sizes), strict=True))
-        chosen = torch.cat([lengths[keys.index(name)] for name in wanted]).to(torch.int64)
-        offsets = torch.cat([chosen.new_zeros(1), chosen.cumsum(0)])
+        offsets = _ends(torch.cat([lengths[keys.index(name)] for name in wanted]))
         if weights is not None:
             of = dict(zip(keys, weights.split(sizes), strict=True))
             weights = torch.cat([of[name] for name in wanted])
